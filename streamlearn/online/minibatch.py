@@ -1,0 +1,149 @@
+"""A minibatch: a block of examples in compressed sparse rows, in buffers that are used again and again.
+
+Parse kernels append to it, solvers read it. Its arrays are allocated once; ``clear()`` only resets the counters. The
+counters live in ``state`` (an int64 array) so that kernels can write them.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from streamlearn.messages import F32, I32, I64, U64
+
+__all__ = [
+    "FEATURES_PER_RECORD_MAX",
+    "REASONS",
+    "S_BAD",
+    "S_NNZ",
+    "S_RECORDS",
+    "S_ROWS",
+    "Minibatch",
+]
+
+# A record with more features than this is a bad record: it bounds the scratch that kernels keep for one example.
+FEATURES_PER_RECORD_MAX: Final = 1 << 16
+
+# Indices into ``Minibatch.state``. Kernels receive the array and use the same numbers as literals.
+S_ROWS: Final = 0  # examples in the minibatch
+S_NNZ: Final = 1  # features in the minibatch
+S_BAD: Final = 2  # bad records noted in bad_*
+S_RECORDS: Final = 3  # records consumed: examples + bad records (blank lines, comments and headers do not count)
+
+# Reason codes that parse kernels write into ``bad_reason``; the names are metric labels and stand in
+# ``bad_records.jsonl``. Append only: the numbers are in compiled kernels.
+REASONS: Final = (
+    "none",  # 0
+    "field_count",  # 1: too few or too many fields; bad_arg = the number found
+    "label",  # 2: not a label this format or rule allows
+    "number",  # 3: not a number, or not finite; bad_field = the column
+    "utf8",  # 4: a token is not valid UTF-8
+    "too_long",  # 5: longer than RECORD_BYTES_MAX
+    "quote",  # 6: an unterminated or misplaced quote
+    "syntax",  # 7: not an object / pair / line of this format
+    "feature_count",  # 8: more than FEATURES_PER_RECORD_MAX features
+    "time",  # 9: not a time; bad_field = the column
+    "weight",  # 10: negative or not finite weight
+)
+
+
+class Minibatch:
+    """Examples in compressed sparse rows (CSR), with the places of their records in the block they came from.
+
+    Parameters
+    ----------
+    rows_max : int
+        Examples it can hold.
+    nnz_max : int
+        Features it can hold, over all examples; at least :data:`FEATURES_PER_RECORD_MAX`.
+    has_values : bool
+        Whether features carry values; if not, every value is one and ``values`` is empty.
+
+    Attributes
+    ----------
+    keys : uint64[nnz_max]
+        Feature keys, never 0 (always odd); those of example ``i`` are ``keys[indptr[i]:indptr[i + 1]]``.
+    values : float32[nnz_max] or float32[0]
+    indptr : int64[rows_max + 1]
+    labels : float32[rows_max]
+        0 or 1 for classification.
+    weights : float32[rows_max]
+        1 where the format has none.
+    lines : int64[rows_max]
+        Index in the block's buffer of the first byte of each example's record.
+    bad_start, bad_reason, bad_field, bad_arg : int64, int32, int32, int64 [rows_max]
+        Where each bad record starts in the block's buffer, why (index into :data:`REASONS`), which column (-1: none)
+        and a number that goes with the reason (fields found).
+    state : int64[8]
+        Counters, see ``S_*``.
+    """
+
+    __slots__ = (
+        "bad_arg",
+        "bad_field",
+        "bad_reason",
+        "bad_start",
+        "has_values",
+        "indptr",
+        "keys",
+        "labels",
+        "lines",
+        "nnz_max",
+        "rows_max",
+        "state",
+        "values",
+        "weights",
+    )
+
+    def __init__(self, rows_max: int, nnz_max: int, *, has_values: bool) -> None:
+        assert rows_max > 0
+        assert nnz_max >= FEATURES_PER_RECORD_MAX
+        self.rows_max = rows_max
+        self.nnz_max = nnz_max
+        self.has_values = has_values
+        self.keys: U64 = np.zeros(nnz_max, np.uint64)
+        self.values: F32 = np.zeros(nnz_max if has_values else 0, np.float32)
+        self.indptr: I64 = np.zeros(rows_max + 1, np.int64)
+        self.labels: F32 = np.zeros(rows_max, np.float32)
+        self.weights: F32 = np.ones(rows_max, np.float32)
+        self.lines: I64 = np.zeros(rows_max, np.int64)
+        self.bad_start: I64 = np.zeros(rows_max, np.int64)
+        self.bad_reason: I32 = np.zeros(rows_max, np.int32)
+        self.bad_field: I32 = np.full(rows_max, -1, np.int32)
+        self.bad_arg: I64 = np.zeros(rows_max, np.int64)
+        self.state: I64 = np.zeros(8, np.int64)
+
+    def clear(self) -> None:
+        """Forget the examples; the buffers stay."""
+        self.state[:] = 0
+        self.indptr[0] = 0
+
+    @property
+    def rows(self) -> int:
+        """Number of examples."""
+        return int(self.state[S_ROWS])
+
+    @property
+    def nnz(self) -> int:
+        """Number of features over all examples."""
+        return int(self.state[S_NNZ])
+
+    @property
+    def bad(self) -> int:
+        """Number of bad records noted."""
+        return int(self.state[S_BAD])
+
+    @property
+    def records(self) -> int:
+        """Records consumed, good and bad."""
+        return int(self.state[S_RECORDS])
+
+    @property
+    def full(self) -> bool:
+        """Whether the next record might not fit (then parse kernels stop)."""
+        return (
+            self.rows >= self.rows_max
+            or self.bad >= self.rows_max
+            or self.nnz + FEATURES_PER_RECORD_MAX > self.nnz_max
+        )
