@@ -25,6 +25,7 @@ __all__ = [
     "I64",
     "Partition",
     "Position",
+    "Progress",
     "SegmentId",
     "U8",
     "U32",
@@ -155,3 +156,60 @@ class BadRecord:
     reason: str
     detail: str
     record: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a run is, as the progress view, ``/status`` and the metrics show it; made at most a few times a second.
+
+    Attributes
+    ----------
+    state : str
+        ``compiling``, ``learning``, ``following``, ``draining``, ``done``, ``failed``.
+    detail : str
+        What it is doing in words (``compiling kernels 3/7``, ``reading s3://…``); may be empty.
+    seconds : float
+        Wall time since the start of this process's run.
+    examples, bad_records, bytes, stored_bytes : int
+        Cumulative over the run (also before a resume); ``bytes`` are plain bytes learned from.
+    bytes_done, bytes_total : int
+        Stored bytes of this run's partitions done and in all, for the ETA; total is -1 where the end is unknown.
+    examples_per_second, bytes_per_second : float
+        Over the last few seconds.
+    weight : float
+        Sum of example weights.
+    loss, loss_window, baseline_loss, auc, auc_window, calibration, normalized_entropy : float
+        Progressive validation, cumulative unless ``_window``; NaN where nothing is known yet. ``loss`` is logloss.
+    last_label, last_prediction : float
+        Of the last example; NaN if none.
+    last_features : int
+    features : int
+        Rows in the table.
+    event_seconds : float
+        Event time of the last example since the epoch, where the format has one; else NaN.
+    """
+
+    state: str
+    detail: str
+    seconds: float
+    examples: int
+    bad_records: int
+    bytes: int
+    stored_bytes: int
+    bytes_done: int
+    bytes_total: int
+    examples_per_second: float
+    bytes_per_second: float
+    weight: float
+    loss: float
+    loss_window: float
+    baseline_loss: float
+    auc: float
+    auc_window: float
+    calibration: float
+    normalized_entropy: float
+    last_label: float
+    last_prediction: float
+    last_features: int
+    features: int
+    event_seconds: float
