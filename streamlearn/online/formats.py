@@ -1,18 +1,45 @@
 """Formats: what turns the bytes of a block into minibatches, and how features are named.
 
-A format is a table entry: a name and a function from the source's settings to a :class:`Format`. Its parse kernel goes
-over whole blocks straight to a CSR minibatch; no Python runs per record.
+A format is a table entry: a name and a function from the source's settings to a :class:`Format`.
+Its parse kernel goes over whole blocks straight to a CSR minibatch; no Python runs per record.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import Protocol
+from difflib import get_close_matches
+from importlib import import_module
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
-from streamlearn.messages import I32, I64, U8, U64
-from streamlearn.online.minibatch import Minibatch
+from streamlearn.errors import ConfigError
 
-__all__ = ["Described", "Format", "Parser"]
+if TYPE_CHECKING:
+    from streamlearn.config import SourceConfig
+    from streamlearn.messages import I32, I64, U8, U64
+    from streamlearn.online.minibatch import Minibatch
+
+__all__ = ["FORMATS", "Described", "Format", "Parser", "open_format"]
+
+# Name -> "module:class"; imported when asked for, since each brings kernels. The class takes a
+# SourceConfig.
+FORMATS: Final[dict[str, str]] = {
+    "criteo": "streamlearn.online.criteo:CriteoFormat",
+    "delimited": "streamlearn.online.delimited:DelimitedFormat",
+    "jsonl": "streamlearn.online.jsonl:JsonlFormat",
+    "libffm": "streamlearn.online.libffm:LibffmFormat",
+    "svmlight": "streamlearn.online.svmlight:SvmlightFormat",
+}
+# What else users call them. "tsv" is "delimited" whose delimiter is a tab (see DelimitedFormat).
+ALIASES: Final = {
+    "csv": "delimited",
+    "tsv": "delimited",
+    "json": "jsonl",
+    "ndjson": "jsonl",
+    "ffm": "libffm",
+    "libsvm": "svmlight",
+    "svm": "svmlight",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +52,8 @@ class Described:
     fields : int32[m]
         Index into ``Format.fields``; -1 where the text already says ``field=token``.
     ends : int64[m]
-        ``text[ends[i - 1]:ends[i]]`` (from 0 for the first) is the token of feature ``i``, as a user would read it.
+        ``text[ends[i - 1]:ends[i]]`` (from 0 for the first) is the token of feature ``i``, as a
+        user would read it.
     text : uint8[k]
     """
 
@@ -41,13 +69,13 @@ class Parser(Protocol):
     def parse(self, buffer: U8, start: int, end: int, out: Minibatch) -> int:
         """Append the records of ``buffer[start:end]`` to ``out``; return the index of the first byte not parsed.
 
-        ``buffer[end - 1]`` is a newline: every record is complete. Stops early where ``out`` is full. Bad records are
-        noted in ``out``, never raised. Never keeps a reference to ``buffer``.
+        ``buffer[end - 1]`` is a newline: every record is complete. Stops early where ``out`` is
+        full. Bad records are noted in ``out``, never raised. Never keeps a reference to ``buffer``.
         """
         ...
 
     def describe(self, buffer: U8, starts: I64, ends: I64) -> Described:
-        """Parse the given good records (newline excluded) once more and say which text made which key."""
+        """Parse good records (newline excluded) once more; say which text made which key."""
         ...
 
 
@@ -60,7 +88,7 @@ class Format(Protocol):
     has_header: bool
 
     def parser(self, header: bytes | None) -> Parser:
-        """Return a parser for an object whose first line is ``header`` (None where the format has no header).
+        """Return a parser for an object with this first line (None where there is no header).
 
         Raises
         ------
@@ -70,5 +98,63 @@ class Format(Protocol):
         ...
 
     def complaint(self, reason: int, field: int, arg: int, record: bytes) -> str:
-        """Return a sentence with expected and actual for a bad record (``label 'x7' is not 0 or 1``)."""
+        """Say what is wrong with a record, expected and actual (``label 'x7' is not 0 or 1``)."""
         ...
+
+
+def open_format(config: SourceConfig, sample: bytes | None = None) -> Format:
+    """Return the format that a source's settings ask for.
+
+    Parameters
+    ----------
+    config : SourceConfig
+        ``format`` is a name of :data:`FORMATS`, an alias, or ``auto``.
+    sample : bytes, optional
+        The first lines of the source, which decide where the format is ``auto``.
+
+    Raises
+    ------
+    ConfigError
+        There is no such format, ``auto`` cannot tell, or the format's own settings are wrong.
+    """
+    asked = config.format.lower()
+    name = ALIASES.get(asked, asked)
+    if name == "auto":
+        name = _recognise(config, sample)
+    if name not in FORMATS:
+        near = get_close_matches(asked, ["auto", *FORMATS, *ALIASES], n=1, cutoff=0.5)
+        names = ", ".join(["auto", *FORMATS])
+        raise ConfigError(
+            f"source.format: expected one of {names}, got {config.format!r}",
+            hint=f"did you mean {near[0]!r}?" if near else None,
+        )
+    module, _, attribute = FORMATS[name].partition(":")
+    return cast("Format", getattr(import_module(module), attribute)(config))
+
+
+_PAIR = re.compile(rb"^[+-]?[\d.]\S*( +\d+:\S+)+\s*$")
+_TRIPLE = re.compile(rb"^[+-]?[\d.]\S*( +[^\s:]+:[^\s:]+:\S+)+\s*$")
+
+
+def _recognise(config: SourceConfig, sample: bytes | None) -> str:
+    """Name the format of a sample's first line that is neither blank nor a comment."""
+    lines = [line for line in (sample or b"").split(b"\n") if line.strip()]
+    line = next((line for line in lines if not line.lstrip().startswith(b"#")), b"").rstrip(b"\r")
+    if config.header or config.columns:
+        # JSON takes columns as well; a header line is never an object
+        return "jsonl" if line.lstrip().startswith(b"{") and not config.header else "delimited"
+    if line.count(b"\t") == 39 and line[:2] in {b"0\t", b"1\t"}:
+        return "criteo"
+    if line.lstrip().startswith(b"{"):
+        return "jsonl"
+    if _TRIPLE.match(line):
+        return "libffm"
+    if _PAIR.match(line):
+        return "svmlight"
+    shown = line[:60].decode(errors="replace")
+    saw = f"the first line is {shown!r}" if line else "there is no line"
+    raise ConfigError(
+        f"source.format: auto cannot tell the format: {saw}",
+        hint="name it: --format delimited with source.header or source.columns, or another of "
+        + ", ".join(FORMATS),
+    )

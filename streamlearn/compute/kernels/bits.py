@@ -1,7 +1,7 @@
 """Words, masks, prefetch and hashing: the small vocabulary that the parse and table kernels share.
 
-Addresses are int64 (``array.ctypes.data`` plus bytes); nothing here checks bounds, its callers do. All of it is
-inlined by LLVM.
+Addresses are int64 (``array.ctypes.data`` plus bytes); nothing here checks bounds, its callers do.
+All of it is inlined by LLVM.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ __all__ = [
     "HAS_VBMI2",
     "clz",
     "compress_positions",
+    "cross_key",
     "ctz",
     "float_bits",
     "load8",
@@ -26,6 +27,7 @@ __all__ = [
     "load64",
     "mask_eq2",
     "mix",
+    "number_code",
     "popcount",
     "prefetch",
     "store64",
@@ -190,8 +192,9 @@ _M2 = np.uint64(0xBF58476D1CE4E5B9)
 def mix(word, seed):  # type: ignore[no-untyped-def]
     """Mix a word with a field's seed into a key: bijective in ``word`` up to its lowest bit, which is set.
 
-    A key is never 0 (0 marks an empty slot); its top bits, which place it in a table, are well mixed (two odd
-    multiplications around a folding shift, after Stafford's variants of the MurmurHash3 finaliser).
+    A key is never 0 (0 marks an empty slot); its top bits, which place it in a table, are well
+    mixed (two odd multiplications around a folding shift, after Stafford's variants of the
+    MurmurHash3 finaliser).
     """
     h = (word ^ seed) * _M1
     h ^= h >> uint64(32)
@@ -202,8 +205,8 @@ def mix(word, seed):  # type: ignore[no-untyped-def]
 def token_key(address, length, seed):  # type: ignore[no-untyped-def]
     """Return the key of the token of ``length`` bytes at ``address`` in the field with this seed.
 
-    Tokens of at most eight bytes are one zero-padded word; longer ones are folded eight bytes at a time, their length
-    mixed in at the end. May read (and ignore) up to seven bytes past the token.
+    Tokens of at most eight bytes are one zero-padded word; longer ones are folded eight bytes at a
+    time, their length mixed in at the end. May read (and ignore) up to seven bytes past the token.
     """
     if length <= 8:
         word = load64(address)
@@ -225,3 +228,26 @@ def token_key(address, length, seed):  # type: ignore[no-untyped-def]
     h = (load64(address + length - 8) ^ state) * _M1
     state = (h ^ (h >> uint64(32))) * _M2
     return mix(uint64(length), state)
+
+
+@njit(nogil=True, cache=True, inline="always")
+def cross_key(first, second, seed):  # type: ignore[no-untyped-def]
+    """Return the key of the cross of two features, given their keys in the order in which the cross names them.
+
+    ``mix(first + second * M2, seed)``: not symmetric, so ``a*b`` and ``b*a`` differ even under one
+    seed.
+    """
+    return mix(first + second * _M2, seed)
+
+
+@njit(nogil=True, cache=True, inline="always")
+def number_code(value):  # type: ignore[no-untyped-def]
+    """Return the log-bucket of a finite float32, as a small number below 2**11: four buckets an octave.
+
+    The code is sign, exponent and two bits of mantissa: [1, 1.25) [1.25, 1.5) [1.5, 1.75) [1.75, 2)
+    [2, 2.5) ...; the integers 0 to 8 each have their own, fractions go on downwards in the same
+    steps, a negative number has the bucket of its magnitude with the sign kept. Zero of either sign
+    and magnitudes below 2**-128 are code 0.
+    """
+    code = float_bits(value) >> uint64(21)
+    return uint64(0) if code == uint64(1024) else code
