@@ -25,6 +25,7 @@ __all__ = [
     "load8",
     "load32",
     "load64",
+    "log_bucket",
     "mask_eq2",
     "mix",
     "number_code",
@@ -248,6 +249,23 @@ def number_code(value):  # type: ignore[no-untyped-def]
     [2, 2.5) ...; the integers 0 to 8 each have their own, fractions go on downwards in the same
     steps, a negative number has the bucket of its magnitude with the sign kept. Zero of either sign
     and magnitudes below 2**-128 are code 0.
+    """
+    code = float_bits(value) >> uint64(21)
+    return uint64(0) if code == uint64(1024) else code
+
+
+@njit(nogil=True, cache=True, inline="always")
+def log_bucket(value):  # type: ignore[no-untyped-def]
+    """Return the bucket of a float32 on a logarithmic scale, four to an octave, as uint64 in [0, 2048).
+
+    The code is the float's sign, exponent and first two bits of its fraction: ``bits >> 21``. So for value > 0 with
+    value = m * 2**e and 1 <= m < 2,
+
+        code = 4 * (e + 127) + floor(4 * (m - 1))
+
+    and bucket ``code`` is the range [f(code << 21), f((code + 1) << 21)), f making a float32 of its bits. Negative
+    values have the mirrored buckets, 1024 higher. 0, -0 and all below 2**-128 in size share bucket 0. Fractions have
+    buckets like any other number; infinities and NaN are the caller's to reject.
     """
     code = float_bits(value) >> uint64(21)
     return uint64(0) if code == uint64(1024) else code
