@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import msgspec
 
-__all__ = ["ComputeConfig", "HttpConfig", "JobConfig", "ModelConfig", "OutputConfig", "SourceConfig", "TablesConfig"]
+__all__ = [
+    "ComputeConfig",
+    "HttpConfig",
+    "JobConfig",
+    "ModelConfig",
+    "OutputConfig",
+    "SourceConfig",
+    "TablesConfig",
+]
 
 
 class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -64,8 +72,10 @@ class TablesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 class ComputeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """[compute]: lanes."""
 
-    lanes: int = 0  # 1: all in one lane; 2: parse lane -> learn lane; 0: 2 where there are two cores
-    learn_lanes: int = 1  # > 1: lock-free learning lanes, each parsing its own partitions (not deterministic)
+    # 1: all in one lane; 2: parse lane -> learn lane; 0: 2 where there are two cores
+    lanes: int = 0
+    # > 1: lock-free learning lanes, each parsing its own partitions (not deterministic)
+    learn_lanes: int = 1
     minibatch: int = 1024
 
 

@@ -1,8 +1,9 @@
 """Errors, split by whose fault they are.
 
-An error that a user can cause is a :class:`StreamlearnError`: one sentence that says what failed, optionally the
-other side's own words (``cause``) and the next step (``hint``). The command line prints exactly these three and
-exits with ``exit_code``; nothing else prints a traceback away. Our own mistakes stay ``AssertionError``.
+An error that a user can cause is a :class:`StreamlearnError`: one sentence that says what failed,
+optionally the other side's own words (``cause``) and the next step (``hint``). The command line
+prints exactly these three and exits with ``exit_code``; nothing else prints a traceback away. Our
+own mistakes stay ``AssertionError``.
 """
 
 from __future__ import annotations

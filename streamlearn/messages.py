@@ -1,7 +1,7 @@
 """The vocabulary that crosses parts: frozen values that every package may name.
 
-Nothing here decides anything, touches a socket or owns memory, but for :class:`Block`, whose buffer belongs to
-whoever holds the block until ``release()``.
+Nothing here decides anything, touches a socket or owns memory, but for :class:`Block`, whose buffer
+belongs to whoever holds the block until ``release()``.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from numpy.typing import NDArray
 __all__ = [
     "BLOCK_HEADROOM_BYTES",
     "BLOCK_TAILROOM_BYTES",
-    "RECORD_BYTES_MAX",
-    "BadRecord",
-    "Block",
     "F32",
     "F64",
     "I32",
     "I64",
+    "RECORD_BYTES_MAX",
+    "U8",
+    "U32",
+    "U64",
+    "BadRecord",
+    "Block",
     "Partition",
     "Position",
     "Progress",
     "SegmentId",
-    "U8",
-    "U32",
-    "U64",
 ]
 
 U8: TypeAlias = NDArray[np.uint8]
@@ -42,8 +42,9 @@ F64: TypeAlias = NDArray[np.float64]
 
 SegmentId = NewType("SegmentId", int)
 
-# The longest record (line) taken; a longer one is a bad record. One MiB holds a JSON event of any sane logger, and
-# it is also the room kept in front of a block's data for the unfinished record of the block before.
+# The longest record (line) taken; a longer one is a bad record. One MiB holds a JSON event of any
+# sane logger, and it is also the room kept in front of a block's data for the unfinished record of
+# the block before.
 RECORD_BYTES_MAX = 1 << 20
 BLOCK_HEADROOM_BYTES = RECORD_BYTES_MAX
 # Parse kernels load 64 bytes at a time and may look this far past the end of the data.
@@ -59,12 +60,14 @@ class Partition:
     Attributes
     ----------
     uri : str
-        Where the object is, as a user would write it (``s3://bucket/key``, an absolute path, ``-``).
+        Where the object is, as a user would write it (``s3://bucket/key``, an absolute path,
+        ``-``).
     start, end : int
-        Byte range ``[start, end)`` of the *plain* (decompressed) bytes; ``end`` is -1 for "to the end", which is
-        the only value for compressed objects.
+        Byte range ``[start, end)`` of the *plain* (decompressed) bytes; ``end`` is -1 for "to the
+        end", which is the only value for compressed objects.
     version : str
-        What pins the content: an ETag, or ``size-mtime`` of a file. Empty where nothing can pin it (stdin).
+        What pins the content: an ETag, or ``size-mtime`` of a file. Empty where nothing can pin it
+        (stdin).
     size : int
         Bytes of the object as stored (compressed), -1 where unknown.
     """
@@ -78,7 +81,8 @@ class Partition:
     @property
     def name(self) -> str:
         """Stable name of the partition: the URI, with the range where there is one."""
-        return self.uri if self.start == 0 and self.end < 0 else f"{self.uri}#{self.start}-{self.end}"
+        whole = self.start == 0 and self.end < 0
+        return self.uri if whole else f"{self.uri}#{self.start}-{self.end}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,8 @@ class Position:
     Attributes
     ----------
     offset : int
-        Plain (decompressed) byte offset in the *object* (not in the range) of the first record not yet learned.
+        Plain (decompressed) byte offset in the *object* (not in the range) of the first record not
+        yet learned.
     records : int
         Records of this partition before ``offset``, good or bad, headers not counted.
     done : bool
@@ -104,9 +109,10 @@ class Position:
 class Block:
     """A run of plain bytes of one partition, in a buffer with room before and after.
 
-    ``buffer[start:end]`` are the bytes; ``buffer[:start]`` is at least :data:`BLOCK_HEADROOM_BYTES` long, so that
-    the unfinished record of the block before can be put in front without a copy of the block, and at least
-    :data:`BLOCK_TAILROOM_BYTES` may be read (and one newline written) after ``end``.
+    ``buffer[start:end]`` are the bytes; ``buffer[:start]`` is at least :data:`BLOCK_HEADROOM_BYTES`
+    long, so that the unfinished record of the block before can be put in front without a copy of
+    the block, and at least :data:`BLOCK_TAILROOM_BYTES` may be read (and one newline written) after
+    ``end``.
 
     Attributes
     ----------
@@ -143,8 +149,8 @@ class BadRecord:
     offset : int
         Plain byte offset of the record's first byte in the object.
     reason : str
-        Short machine-readable reason, of a bounded set (a metric label): ``field_count``, ``label``, ``number``,
-        ``utf8``, ``too_long``, ``quote``, ``syntax``, ``feature_count``.
+        Short machine-readable reason, of a bounded set (a metric label): ``field_count``,
+        ``label``, ``number``, ``utf8``, ``too_long``, ``quote``, ``syntax``, ``feature_count``.
     detail : str
         Human sentence with expected and actual (``label 'x7' is not 0 or 1``).
     record : bytes
@@ -160,7 +166,9 @@ class BadRecord:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a run is, as the progress view, ``/status`` and the metrics show it; made at most a few times a second.
+    """Where a run is, as the progress view, ``/status`` and the metrics show it.
+
+    Made at most a few times a second.
 
     Attributes
     ----------
@@ -173,13 +181,15 @@ class Progress:
     examples, bad_records, bytes, stored_bytes : int
         Cumulative over the run (also before a resume); ``bytes`` are plain bytes learned from.
     bytes_done, bytes_total : int
-        Stored bytes of this run's partitions done and in all, for the ETA; total is -1 where the end is unknown.
+        Stored bytes of this run's partitions done and in all, for the ETA; total is -1 where the
+        end is unknown.
     examples_per_second, bytes_per_second : float
         Over the last few seconds.
     weight : float
         Sum of example weights.
     loss, loss_window, baseline_loss, auc, auc_window, calibration, normalized_entropy : float
-        Progressive validation, cumulative unless ``_window``; NaN where nothing is known yet. ``loss`` is logloss.
+        Progressive validation, cumulative unless ``_window``; NaN where nothing is known yet.
+        ``loss`` is logloss.
     last_label, last_prediction : float
         Of the last example; NaN if none.
     last_features : int

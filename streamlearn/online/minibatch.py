@@ -1,7 +1,7 @@
-"""A minibatch: a block of examples in compressed sparse rows, in buffers that are used again and again.
+"""A minibatch: a block of examples in compressed sparse rows, in buffers that are used again.
 
-Parse kernels append to it, solvers read it. Its arrays are allocated once; ``clear()`` only resets the counters. The
-counters live in ``state`` (an int64 array) so that kernels can write them.
+Parse kernels append to it, solvers read it. Its arrays are allocated once; ``clear()`` only resets
+the counters. The counters live in ``state`` (an int64 array) so that kernels can write them.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ __all__ = [
     "Minibatch",
 ]
 
-# A record with more features than this is a bad record: it bounds the scratch that kernels keep for one example.
+# A record with more features than this is a bad record: it bounds the scratch that kernels keep for
+# one example.
 FEATURES_PER_RECORD_MAX: Final = 1 << 16
 
 # Indices into ``Minibatch.state``. Kernels receive the array and use the same numbers as literals.
 S_ROWS: Final = 0  # examples in the minibatch
 S_NNZ: Final = 1  # features in the minibatch
 S_BAD: Final = 2  # bad records noted in bad_*
-S_RECORDS: Final = 3  # records consumed: examples + bad records (blank lines, comments and headers do not count)
+S_RECORDS: Final = 3  # records consumed, good and bad (not blank lines, comments, headers)
 
-# Reason codes that parse kernels write into ``bad_reason``; the names are metric labels and stand in
-# ``bad_records.jsonl``. Append only: the numbers are in compiled kernels.
+# Reason codes that parse kernels write into ``bad_reason``; the names are metric labels and stand
+# in ``bad_records.jsonl``. Append only: the numbers are in compiled kernels.
 REASONS: Final = (
     "none",  # 0
     "field_count",  # 1: too few or too many fields; bad_arg = the number found
@@ -49,7 +50,7 @@ REASONS: Final = (
 
 
 class Minibatch:
-    """Examples in compressed sparse rows (CSR), with the places of their records in the block they came from.
+    """Examples in compressed sparse rows (CSR), with the places of their records in their block.
 
     Parameters
     ----------
@@ -63,7 +64,8 @@ class Minibatch:
     Attributes
     ----------
     keys : uint64[nnz_max]
-        Feature keys, never 0 (always odd); those of example ``i`` are ``keys[indptr[i]:indptr[i + 1]]``.
+        Feature keys, never 0 (always odd); those of example ``i`` are ``keys[indptr[i]:indptr[i +
+        1]]``.
     values : float32[nnz_max] or float32[0]
     indptr : int64[rows_max + 1]
     labels : float32[rows_max]
@@ -73,8 +75,8 @@ class Minibatch:
     lines : int64[rows_max]
         Index in the block's buffer of the first byte of each example's record.
     bad_start, bad_reason, bad_field, bad_arg : int64, int32, int32, int64 [rows_max]
-        Where each bad record starts in the block's buffer, why (index into :data:`REASONS`), which column (-1: none)
-        and a number that goes with the reason (fields found).
+        Where each bad record starts in the block's buffer, why (index into :data:`REASONS`), which
+        column (-1: none) and a number that goes with the reason (fields found).
     state : int64[8]
         Counters, see ``S_*``.
     """

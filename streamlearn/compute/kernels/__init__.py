@@ -1,8 +1,9 @@
 """Numba functions of arrays; nothing here imports the rest of the package.
 
-Numba's on-disk cache looks only at the file that a kernel stands in. A kernel that uses a helper of another file would
-go stale unnoticed, so the cache directory is named after a digest of all files here: change any of them and every
-kernel is compiled anew. ``NUMBA_CACHE_DIR``, where set, is the parent of that directory.
+Numba's on-disk cache looks only at the file that a kernel stands in. A kernel that uses a helper of
+another file would go stale unnoticed, so the cache directory is named after a digest of all files
+here: change any of them and every kernel is compiled anew. ``NUMBA_CACHE_DIR``, where set, is the
+parent of that directory.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def _digest() -> str:
 
 
 def _cache_dir() -> Path:
-    """Return a directory that can be written: the user's choice, the user's cache, or a temporary one."""
+    """Return a writable directory: the user's choice, the user's cache, or a temporary one."""
     home = os.environ.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser())
     parents = [Path(home) / "streamlearn" / "kernels"]
     if chosen := os.environ.get("NUMBA_CACHE_DIR"):
@@ -44,4 +45,5 @@ def _cache_dir() -> Path:
 
 
 CACHE_DIR = _cache_dir()
-numba.config.CACHE_DIR = str(CACHE_DIR)  # read when a kernel is decorated, hence before any is imported
+# Read when a kernel is decorated, hence set before any is imported.
+numba.config.CACHE_DIR = str(CACHE_DIR)

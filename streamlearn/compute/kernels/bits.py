@@ -86,9 +86,7 @@ def prefetch(_context: Any, address: Any) -> Any:
             ir.FunctionType(ir.VoidType(), [pointer, _I32, _I32, _I32]),
             "llvm.prefetch.p0",
         )
-        builder.call(
-            function, [builder.inttoptr(args[0], pointer), _I32(1), _I32(3), _I32(1)]
-        )
+        builder.call(function, [builder.inttoptr(args[0], pointer), _I32(1), _I32(3), _I32(1)])
         return ctx.get_dummy_value()
 
     return types.void(types.int64), generate
@@ -126,7 +124,10 @@ def float_bits(_context: Any, value: Any) -> Any:
 
 @intrinsic
 def mask_eq2(_context: Any, address: Any, first: Any, second: Any) -> Any:
-    """Return a bit for each of 64 bytes from ``address`` that equals either of two bytes; bit 0 is the first byte."""
+    """Return a bit for each of 64 bytes from ``address`` that equals either of two bytes.
+
+    Bit 0 is the first byte.
+    """
 
     def generate(_ctx: Any, builder: Any, _sig: Any, args: Any) -> Any:
         kind = ir.VectorType(_I8, 64)
@@ -146,7 +147,10 @@ def mask_eq2(_context: Any, address: Any, first: Any, second: Any) -> Any:
 
 @intrinsic
 def compress_positions(_context: Any, mask: Any, offset: Any, target: Any) -> Any:
-    """Write ``offset + i`` as uint32 for the first 32 set bits ``i`` of a mask; needs AVX-512 VBMI2, room for 32."""
+    """Write ``offset + i`` as uint32 for the first 32 set bits ``i`` of a mask.
+
+    Needs AVX-512 VBMI2, and room for 32 at the target.
+    """
 
     def generate(ctx: Any, builder: Any, _sig: Any, args: Any) -> Any:
         mask, offset, target = args
@@ -191,7 +195,9 @@ _M2 = np.uint64(0xBF58476D1CE4E5B9)
 
 @njit(nogil=True, cache=True, inline="always")
 def mix(word, seed):  # type: ignore[no-untyped-def]
-    """Mix a word with a field's seed into a key: bijective in ``word`` up to its lowest bit, which is set.
+    """Mix a word with a field's seed into a key.
+
+    Bijective in ``word`` up to the lowest bit of the key, which is set.
 
     A key is never 0 (0 marks an empty slot); its top bits, which place it in a table, are well
     mixed (two odd multiplications around a folding shift, after Stafford's variants of the
@@ -233,7 +239,7 @@ def token_key(address, length, seed):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True, inline="always")
 def cross_key(first, second, seed):  # type: ignore[no-untyped-def]
-    """Return the key of the cross of two features, given their keys in the order in which the cross names them.
+    """Return the key of the cross of two features, given their keys in the order of the cross.
 
     ``mix(first + second * M2, seed)``: not symmetric, so ``a*b`` and ``b*a`` differ even under one
     seed.
@@ -243,7 +249,7 @@ def cross_key(first, second, seed):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True, inline="always")
 def number_code(value):  # type: ignore[no-untyped-def]
-    """Return the log-bucket of a finite float32, as a small number below 2**11: four buckets an octave.
+    """Return the log-bucket of a finite float32: four buckets an octave, below 2**11.
 
     The code is sign, exponent and two bits of mantissa: [1, 1.25) [1.25, 1.5) [1.5, 1.75) [1.75, 2)
     [2, 2.5) ...; the integers 0 to 8 each have their own, fractions go on downwards in the same
@@ -258,14 +264,15 @@ def number_code(value):  # type: ignore[no-untyped-def]
 def log_bucket(value):  # type: ignore[no-untyped-def]
     """Return the bucket of a float32 on a logarithmic scale, four to an octave, as uint64 in [0, 2048).
 
-    The code is the float's sign, exponent and first two bits of its fraction: ``bits >> 21``. So for value > 0 with
-    value = m * 2**e and 1 <= m < 2,
+    The code is the float's sign, exponent and first two bits of its fraction: ``bits >> 21``. So
+    for value > 0 with value = m * 2**e and 1 <= m < 2,
 
         code = 4 * (e + 127) + floor(4 * (m - 1))
 
-    and bucket ``code`` is the range [f(code << 21), f((code + 1) << 21)), f making a float32 of its bits. Negative
-    values have the mirrored buckets, 1024 higher. 0, -0 and all below 2**-128 in size share bucket 0. Fractions have
-    buckets like any other number; infinities and NaN are the caller's to reject.
+    and bucket ``code`` is the range [f(code << 21), f((code + 1) << 21)), f making a float32 of its
+    bits. Negative values have the mirrored buckets, 1024 higher. 0, -0 and all below 2**-128 in
+    size share bucket 0. Fractions have buckets like any other number; infinities and NaN are the
+    caller's to reject.
     """
     code = float_bits(value) >> uint64(21)
     return uint64(0) if code == uint64(1024) else code

@@ -1,8 +1,9 @@
-"""What a source is: replayable partitions, read as blocks of plain bytes; and what lies under it: a store of objects.
+"""What a source is, replayable partitions read as blocks, and the store of objects under it.
 
-A *store* (files, HTTP, S3) lists objects and fills a piece of memory with a piece of an object; it knows nothing of
-records, compression or read-ahead. Everything above that is written once, over any store: splitting large plain
-objects into partitions, recognising compression, reading ahead within a memory bound, and resuming at a position.
+A *store* (files, HTTP, S3) lists objects and fills a piece of memory with a piece of an object; it
+knows nothing of records, compression or read-ahead. Everything above that is written once, over any
+store: splitting large plain objects into partitions, recognising compression, reading ahead within
+a memory bound, and resuming at a position.
 """
 
 from __future__ import annotations
@@ -41,17 +42,21 @@ class StoredObject:
 class Store(Protocol):
     """Objects that can be listed and read by byte range."""
 
-    ranged: bool  # whether fetches of one object may go on in parallel and start anywhere (False: a pipe)
+    ranged: bool  # whether fetches may go on in parallel and start anywhere (False: a pipe)
 
     async def list(self) -> list[StoredObject]:
-        """List what the URI matches, in a stable order (by URI); raises SourceMissingError where nothing matches."""
+        """List what the URI matches, in a stable order (by URI).
+
+        Raises SourceMissingError where nothing matches.
+        """
         ...
 
     async def fetch(self, stored: StoredObject, start: int, into: memoryview) -> int:
-        """Fill ``into`` with the stored bytes from ``start`` on; return how many (fewer only where the object ends).
+        """Fill ``into`` with the stored bytes from ``start`` on; return how many.
 
-        Retries by itself what can be retried, at the byte where it stopped. Raises ObjectChangedError where the object
-        is no longer ``stored.version``, SourceError otherwise.
+        Fewer than asked for only where the object ends.
+        Retries by itself what can be retried, at the byte where it stopped. Raises
+        ObjectChangedError where the object is no longer ``stored.version``, SourceError otherwise.
         """
         ...
 
@@ -74,20 +79,24 @@ class Source(Protocol):
         ...
 
     def follow(self) -> AsyncIterator[Partition]:
-        """Yield partitions as they appear after ``partitions()``, for ever; known ones are not repeated."""
+        """Yield partitions as they appear after ``partitions()``, for ever, each once."""
         ...
 
     def read(self, partition: Partition, position: Position) -> AsyncIterator[Block]:
-        """Yield the plain bytes of a partition from ``position.offset`` on, in order; the last block says so.
+        """Yield the plain bytes of a partition from ``position.offset`` on, in order.
 
-        Blocks begin and end anywhere in a record, at multiples of the block size from the partition's start. A
-        partition that is a range ``[start, end)`` is read on past ``end`` to the end of the record that begins before
-        it, and from the first record that begins at or after ``start``.
+        The last block says that it is the last.
+
+        Blocks begin and end anywhere in a record, at multiples of the block size from the
+        partition's start. A partition that is a range ``[start, end)`` is read on past ``end`` to
+        the end of the record that begins before it, and from the first record that begins at or
+        after ``start``.
 
         Raises
         ------
         DataError
-            The bytes are damaged (corrupt or truncated compression); everything before the damage has been yielded.
+            The bytes are damaged (corrupt or truncated compression); everything before the damage
+            has been yielded.
         ObjectChangedError, SourceError
             As the store says.
         """
