@@ -1,0 +1,413 @@
+"""Fused kernels of L1 logistic regression on a local table: find, score, learn, insert on the way; per example.
+
+Equations (y in {0, 1}; s the score; g = (p - y) weight; per coordinate g_j = g x_j; McMahan et al., "Ad Click
+Prediction: a View from the Trenches", KDD 2013, Algorithm 1):
+
+    FTRL      w = 0 if |z| <= l1 else -(z - sign(z) l1) / ((beta + sqrt(n)) / alpha + l2)
+              z += g_j - (sqrt(n + g_j^2) - sqrt(n)) / alpha * w;   n += g_j^2
+    AdaGrad   n += g_j^2;  r = alpha / (beta + sqrt(n));  v = w - r (g_j + l2 w);  w = sign(v) max(0, |v| - r l1)
+    SGD       r = alpha;                                  v = w - r (g_j + l2 w);  w = sign(v) max(0, |v| - r l1)
+
+The intercept is a coordinate like the others, but for l1 = l2 = 0.
+
+Memory: an example's rows are gathered into small buffers, computed in vector loops over them, and scattered back, while
+the rows of the examples ``AHEAD`` further on are prefetched. A key that stands twice in an example counts twice in the
+score, and its later occurrence's update wins.
+
+Lock-free lanes: rows are inserted by compare-and-swap and counted atomically, so several lanes may run these kernels on
+one table at once; updates of one row by two lanes at the same moment may then be lost (Hogwild), rows never are.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import float32, int64, njit, uint8, uint32, uint64
+
+from streamlearn.compute.kernels.bits import prefetch
+from streamlearn.compute.kernels.table import atomic_add, compare_and_swap, preserve
+
+__all__ = ["AHEAD", "LANES", "learn_exact", "learn_hashed", "score_exact", "score_hashed", "weights_of"]
+
+# Reassociation lets LLVM vectorise the sums; NaN and infinity keep their meaning (no nnan, no ninf): the parsers refuse
+# both, and a score is clipped before it is used.
+FAST = {"nsz", "arcp", "contract", "afn", "reassoc"}
+
+# Examples ahead whose rows are prefetched: at about 300 ns an example, 6 are several memory latencies.
+AHEAD = 6
+# Scratch buffers are padded to whole vectors of 16 floats.
+LANES = 16
+
+
+
+
+
+
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _weigh(rule, zn, x, w, padded, inverse_alpha, base_rate, l1):
+    """Fill ``w[:padded]`` from the columns in ``zn`` and return the score. Padding is zero in ``zn``."""
+    score = float32(0)
+    if rule == 0:
+        for j in range(padded):
+            z = zn[2 * j]
+            size = max(abs(z) - l1, float32(0))
+            weight = -np.copysign(size, z) / (base_rate + np.sqrt(zn[2 * j + 1]) * inverse_alpha)
+            w[j] = weight
+            score += weight * x[j]
+    else:
+        for j in range(padded):
+            weight = zn[2 * j]
+            w[j] = weight
+            score += weight * x[j]
+    return score
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _teach(rule, zn, x, w, padded, gradient, alpha, inverse_alpha, beta, l1, l2):
+    """Apply the gradient to ``zn[:2 * padded]``; return how many weights left zero."""
+    left_zero = int64(0)
+    if rule == 0:
+        for j in range(padded):
+            g = gradient * x[j]
+            n = zn[2 * j + 1]
+            more = n + g * g
+            z = zn[2 * j] + g - (np.sqrt(more) - np.sqrt(n)) * inverse_alpha * w[j]
+            zn[2 * j] = z
+            zn[2 * j + 1] = more
+            left_zero += int64((w[j] == float32(0)) & (abs(z) > l1))
+    elif rule == 1:
+        for j in range(padded):
+            g = gradient * x[j]
+            more = zn[2 * j + 1] + g * g
+            rate = alpha / (beta + np.sqrt(more))
+            v = w[j] - rate * (g + l2 * w[j])
+            new = np.copysign(max(abs(v) - rate * l1, float32(0)), v)
+            zn[2 * j] = new
+            zn[2 * j + 1] = more
+            left_zero += int64((w[j] == float32(0)) & (new != float32(0)))
+    else:
+        for j in range(padded):
+            g = gradient * x[j]
+            v = w[j] - alpha * (g + l2 * w[j])
+            new = np.copysign(max(abs(v) - alpha * l1, float32(0)), v)
+            zn[2 * j] = new
+            left_zero += int64((w[j] == float32(0)) & (new != float32(0)))
+    return left_zero
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _intercept_weight(rule, intercept, beta, inverse_alpha):
+    if rule == 0:
+        return -intercept[0] / (beta * inverse_alpha + np.sqrt(intercept[1]) * inverse_alpha)
+    return intercept[0]
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _teach_intercept(rule, intercept, bias, gradient, alpha, inverse_alpha, beta):
+    more = intercept[1] + gradient * gradient
+    if rule == 0:
+        moved = (np.sqrt(more) - np.sqrt(intercept[1])) * inverse_alpha * bias
+        intercept[0] += gradient - moved
+    elif rule == 1:
+        intercept[0] -= alpha / (beta + np.sqrt(more)) * gradient
+    else:
+        intercept[0] -= alpha * gradient
+    intercept[1] = more
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _clipped_sigmoid(score):
+    clipped = max(min(score, float32(35)), float32(-35))
+    return float32(1) / (float32(1) + np.exp(-clipped))
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _buffer_values(values, o, m, padded, zn64, x):
+    """Make the buffers ready for an example of ``m`` features: values in, padding zero."""
+    if values.shape[0] > 0:
+        for j in range(m):
+            x[j] = values[o + j]
+    for j in range(m, padded):
+        zn64[j] = uint64(0)
+        x[j] = float32(0)
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _restore_ones(values, m, padded, x):
+    if values.shape[0] == 0:
+        for j in range(m, padded):
+            x[j] = float32(1)
+
+
+@njit(nogil=True, cache=True, fastmath=FAST)
+def learn_exact(
+    keys, values, indptr, labels, weights, state, words, places, segment_of, inserted, loads,
+    limits, intercept, rule, rates, tick, hints, zn64, zn, x, w, slots, scores, fresh,
+    saving, kept, side_lines, side_words, side_count,
+):  # fmt: skip
+    """Score and learn examples ``state[0]:state[1]`` of a minibatch on the exact table, in place.
+
+    Parameters
+    ----------
+    keys, values, indptr, labels, weights
+        A minibatch: uint64[nnz], float32[nnz] or [0] (all ones), int64[rows + 1], float32[rows],
+        float32[rows].
+    state : int64[4]
+        [0] first example, advanced to the first not learned; [1] end; [2] set to why it stopped:
+        0 all learned, 1 a segment wants to grow; [3] set to that segment.
+    words, places : uint64[4 * slots], uint64[256, 2]
+        The table, see ``kernels.table``.
+    segment_of : int32[256]
+        Segment by a key's top 8 bits.
+    inserted : int64[1]
+        Rows inserted; added to.
+    loads, limits : int64[segments]
+        Rows held by each segment, and the number above which it wants to grow.
+    intercept : float32[2]
+        The intercept's columns; ``rates[5]`` is 1 where there is one.
+    rule : int64
+        0 FTRL, 1 AdaGrad, 2 SGD.
+    rates : float32[8]
+        alpha, beta, l1, l2, 1 / alpha, intercept (0 or 1).
+    tick : uint64
+        Low half of the word that is written above the count of every row touched.
+    hints : uint32[nnz]
+        Scratch: the place of each key, computed when its line is prefetched.
+    zn64, zn : uint64[m], float32[2 * m]
+        Scratch, two views of the same memory; m at least the longest example padded to 16.
+    x, w, slots : float32[m], float32[m], int64[m]
+        Scratch; ``x`` is all ones where there are no values.
+    scores : float32[rows]
+        Written: the score (logit) of each example before it taught.
+    fresh : uint8[rows]
+        Written: how many weights left zero at this example (at most 255).
+    saving, kept, side_lines, side_words, side_count
+        Copy-on-write of a snapshot's cut (``kernels.table.preserve``) while ``saving`` is not 0; the
+        side arrays have room for a line a feature.
+
+    Notes
+    -----
+    Scores are clipped to +-35 for the gradient. O(nnz). Allocates nothing.
+    """
+    alpha, beta, l1, l2, inverse_alpha = rates[0], rates[1], rates[2], rates[3], rates[4]
+    base_rate = beta * inverse_alpha + l2
+    base = int64(words.ctypes.data)
+    loads_at = int64(loads.ctypes.data)
+    inserted_at = int64(inserted.ctypes.data)
+    first, end = state[0], state[1]
+    hinted = first
+    for r in range(first, end):
+        until = min(r + AHEAD, end - 1)
+        while hinted <= until:
+            for j in range(indptr[hinted], indptr[hinted + 1]):
+                key = keys[j]
+                prefix = int64(key >> uint64(56))
+                place = ((key >> uint64(32)) * places[prefix, 0] + places[prefix, 1]) >> uint64(32)
+                hints[j] = uint32(place)
+                prefetch(base + int64(place << uint64(5)))
+            hinted += 1
+        o = indptr[r]
+        m = indptr[r + 1] - o
+        grow = int64(-1)
+        for j in range(m):
+            key = keys[o + j]
+            slot = int64(hints[o + j])
+            while True:
+                held = words[slot * 4]
+                if held == key:
+                    break
+                if held & uint64(1) == uint64(0):
+                    segment = int64(segment_of[int64(key >> uint64(56))])
+                    if held != uint64(0):  # the fence: this example has taught nothing yet
+                        state[0] = r
+                        state[2] = 1
+                        state[3] = segment
+                        return
+                    if saving != 0:
+                        preserve(words, slot >> 1, kept, side_lines, side_words, side_count)
+                    was = compare_and_swap(base + slot * 32, uint64(0), key)
+                    if was == uint64(0):
+                        atomic_add(inserted_at, 1)
+                        if atomic_add(loads_at + segment * 8, 1) >= limits[segment]:
+                            grow = segment
+                        break
+                    if was == key:
+                        break
+                slot += 1
+            slots[j] = slot
+            zn64[j] = words[slot * 4 + 1]
+        padded = (m + LANES - 1) & ~(LANES - 1)
+        _buffer_values(values, o, m, padded, zn64, x)
+        score = _weigh(rule, zn, x, w, padded, inverse_alpha, base_rate, l1)
+        bias = float32(0)
+        if rates[5] > float32(0):
+            bias = _intercept_weight(rule, intercept, beta, inverse_alpha)
+            score += bias
+        scores[r] = score
+        gradient = (_clipped_sigmoid(score) - labels[r]) * weights[r]
+        left_zero = _teach(rule, zn, x, w, padded, gradient, alpha, inverse_alpha, beta, l1, l2)
+        fresh[r] = uint8(min(left_zero, 255))
+        if rates[5] > float32(0):
+            _teach_intercept(rule, intercept, bias, gradient, alpha, inverse_alpha, beta)
+        if saving != 0:
+            for j in range(m):
+                preserve(words, slots[j] >> 1, kept, side_lines, side_words, side_count)
+        for j in range(m):
+            at = slots[j] * 4
+            words[at + 1] = zn64[j]
+            words[at + 2] = ((words[at + 2] + uint64(1)) & uint64(0xFFFFFFFF)) | (tick << uint64(32))
+        _restore_ones(values, m, padded, x)
+        if grow >= 0:
+            state[0] = r + 1
+            state[2] = 1
+            state[3] = grow
+            return
+    state[0] = end
+    state[2] = 0
+
+
+@njit(nogil=True, cache=True, fastmath=FAST)
+def learn_hashed(
+    keys, values, indptr, labels, weights, state, words, shift, intercept, rule, rates, zn64, zn,
+    x, w, scores, fresh, saving, kept, side_lines, side_words, side_count,
+):  # fmt: skip
+    """Score and learn examples ``state[0]:state[1]`` of a minibatch on the hashed table, in place.
+
+    ``words`` is uint64[2 ** bits], two float32 columns a row, no keys; a key's row is its top ``bits`` bits
+    (``key >> shift``). The rest is as for :func:`learn_exact`.
+    """
+    alpha, beta, l1, l2, inverse_alpha = rates[0], rates[1], rates[2], rates[3], rates[4]
+    base_rate = beta * inverse_alpha + l2
+    base = int64(words.ctypes.data)
+    first, end = state[0], state[1]
+    hinted = first
+    for r in range(first, end):
+        until = min(r + AHEAD, end - 1)
+        while hinted <= until:
+            for j in range(indptr[hinted], indptr[hinted + 1]):
+                prefetch(base + int64((keys[j] >> shift) << uint64(3)))
+            hinted += 1
+        o = indptr[r]
+        m = indptr[r + 1] - o
+        for j in range(m):
+            zn64[j] = words[int64(keys[o + j] >> shift)]
+        padded = (m + LANES - 1) & ~(LANES - 1)
+        _buffer_values(values, o, m, padded, zn64, x)
+        score = _weigh(rule, zn, x, w, padded, inverse_alpha, base_rate, l1)
+        bias = float32(0)
+        if rates[5] > float32(0):
+            bias = _intercept_weight(rule, intercept, beta, inverse_alpha)
+            score += bias
+        scores[r] = score
+        gradient = (_clipped_sigmoid(score) - labels[r]) * weights[r]
+        left_zero = _teach(rule, zn, x, w, padded, gradient, alpha, inverse_alpha, beta, l1, l2)
+        fresh[r] = uint8(min(left_zero, 255))
+        if rates[5] > float32(0):
+            _teach_intercept(rule, intercept, bias, gradient, alpha, inverse_alpha, beta)
+        if saving != 0:
+            for j in range(m):
+                line = int64(keys[o + j] >> shift) >> 3
+                preserve(words, line, kept, side_lines, side_words, side_count)
+        for j in range(m):
+            words[int64(keys[o + j] >> shift)] = zn64[j]
+        _restore_ones(values, m, padded, x)
+    state[0] = end
+    state[2] = 0
+
+
+@njit(nogil=True, cache=True, fastmath=FAST)
+def score_exact(keys, values, indptr, rows, words, places, intercept, rule, rates, scores):
+    """Score ``rows`` examples on the exact table without learning; unknown keys weigh 0.
+
+    Parameters are those of :func:`learn_exact`; ``scores`` (float32[rows]) is written.
+    """
+    alpha, beta, l1, l2, inverse_alpha = rates[0], rates[1], rates[2], rates[3], rates[4]
+    base_rate = beta * inverse_alpha + l2
+    base = int64(words.ctypes.data)
+    zn = np.zeros(2, np.float32)
+    zn64 = zn.view(np.uint64)
+    one = np.ones(1, np.float32)
+    w = np.zeros(1, np.float32)
+    hinted = int64(0)
+    for r in range(rows):
+        until = min(r + AHEAD, rows - 1)
+        while hinted <= until:
+            for j in range(indptr[hinted], indptr[hinted + 1]):
+                key = keys[j]
+                prefix = int64(key >> uint64(56))
+                place = ((key >> uint64(32)) * places[prefix, 0] + places[prefix, 1]) >> uint64(32)
+                prefetch(base + int64(place << uint64(5)))
+            hinted += 1
+        score = float32(0)
+        if rates[5] > float32(0):
+            score = _intercept_weight(rule, intercept, beta, inverse_alpha)
+        for j in range(indptr[r], indptr[r + 1]):
+            key = keys[j]
+            prefix = int64(key >> uint64(56))
+            slot = int64(
+                ((key >> uint64(32)) * places[prefix, 0] + places[prefix, 1]) >> uint64(32)
+            )
+            while True:
+                held = words[slot * 4]
+                if held == key:
+                    zn64[0] = words[slot * 4 + 1]
+                    weight = _weigh(rule, zn, one, w, 1, inverse_alpha, base_rate, l1)
+                    score += weight * values[j] if values.shape[0] > 0 else weight
+                    break
+                if held & uint64(1) == uint64(0):
+                    break
+                slot += 1
+        scores[r] = score
+
+
+@njit(nogil=True, cache=True, fastmath=FAST)
+def score_hashed(keys, values, indptr, rows, words, shift, intercept, rule, rates, scores):
+    """Score ``rows`` examples on the hashed table without learning (see :func:`learn_hashed`)."""
+    alpha, beta, l1, l2, inverse_alpha = rates[0], rates[1], rates[2], rates[3], rates[4]
+    base_rate = beta * inverse_alpha + l2
+    base = int64(words.ctypes.data)
+    zn = np.zeros(2, np.float32)
+    zn64 = zn.view(np.uint64)
+    one = np.ones(1, np.float32)
+    w = np.zeros(1, np.float32)
+    hinted = int64(0)
+    for r in range(rows):
+        until = min(r + AHEAD, rows - 1)
+        while hinted <= until:
+            for j in range(indptr[hinted], indptr[hinted + 1]):
+                prefetch(base + int64((keys[j] >> shift) << uint64(3)))
+            hinted += 1
+        score = float32(0)
+        if rates[5] > float32(0):
+            score = _intercept_weight(rule, intercept, beta, inverse_alpha)
+        for j in range(indptr[r], indptr[r + 1]):
+            zn64[0] = words[int64(keys[j] >> shift)]
+            weight = _weigh(rule, zn, one, w, 1, inverse_alpha, base_rate, l1)
+            score += weight * values[j] if values.shape[0] > 0 else weight
+        scores[r] = score
+
+
+@njit(nogil=True, cache=True)
+def weights_of(columns, rule, rates, out):
+    """Derive the weight of rows from their two columns.
+
+    Parameters
+    ----------
+    columns : uint64[n]
+        Word 1 of each row: two float32.
+    rule, rates
+        As for :func:`learn_exact`.
+    out : float32[n]
+        Written.
+    """
+    inverse_alpha, l1 = rates[4], rates[2]
+    base_rate = rates[1] * inverse_alpha + rates[3]
+    one = np.ones(1, np.float32)
+    w = np.zeros(1, np.float32)
+    pair = np.zeros(1, np.uint64)
+    zn = pair.view(np.float32)
+    for i in range(columns.shape[0]):
+        pair[0] = columns[i]
+        _weigh(rule, zn, one, w, 1, inverse_alpha, base_rate, l1)
+        out[i] = w[0]

@@ -1,0 +1,167 @@
+"""L1 logistic regression over a local table: one example after the other, each scored before it teaches."""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+import numpy as np
+
+from streamlearn.compute.kernels import logistic as kernels
+from streamlearn.config import ModelConfig
+from streamlearn.messages import F32, I32, I64, U8, U64
+from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
+
+__all__ = ["RULES", "LogisticSolver", "Scratch"]
+
+# Update rules, as kernels number them.
+RULES: Final = {"ftrl": 0, "adagrad": 1, "sgd": 2}
+
+CutArguments = tuple[int, U64, I64, U64, I64]
+
+
+class Keeper(Protocol):
+    """What keeps a table's old lines for an open cut."""
+
+    def arguments(self, lines_max: int) -> CutArguments: ...
+
+
+class HashedRows(Protocol):
+    """A table of rows without keys, as this solver sees it."""
+
+    index: Final[str]
+    words: U64
+    shift: np.uint64
+    intercept: F32
+
+
+class ExactRows(Protocol):
+    """A table of rows by exact keys, as this solver sees it."""
+
+    index: Final[str]
+    words: U64
+    places: U64
+    segment_of: I32
+    loads: I64
+    limits: I64
+    inserted_count: I64
+    intercept: F32
+
+    def make_room(self, segment: int) -> None: ...
+
+
+class Scratch:
+    """Buffers of one learning lane.
+
+    Parameters
+    ----------
+    rows_max, nnz_max : int
+        Of the minibatches that it will see.
+
+    Attributes
+    ----------
+    scores : float32[rows_max]
+        Scores (logits) of the last minibatch's examples, before each taught.
+    fresh : uint8[rows_max]
+        How many weights left zero at each example.
+    """
+
+    def __init__(self, rows_max: int, nnz_max: int) -> None:
+        width = FEATURES_PER_RECORD_MAX + kernels.LANES
+        self.hints = np.zeros(nnz_max, np.uint32)
+        self.columns64 = np.zeros(width, np.uint64)
+        self.columns: F32 = self.columns64.view(np.float32)
+        self.x = np.ones(width, np.float32)
+        self.w = np.zeros(width, np.float32)
+        self.slots = np.zeros(width, np.int64)
+        self.state = np.zeros(4, np.int64)
+        self.scores: F32 = np.zeros(rows_max, np.float32)
+        self.fresh: U8 = np.zeros(rows_max, np.uint8)
+
+
+class LogisticSolver:
+    """Scores and learns minibatches on a table, by the model's update rule.
+
+    Parameters
+    ----------
+    model : ModelConfig
+        ``rule``, ``alpha``, ``beta``, ``l1``, ``l2``, ``intercept``.
+    table : ExactTable or HashedTable
+        Changed in place; several lanes may learn on one table (see ``compute.kernels.logistic``), except
+        while it grows: ``learn`` calls ``table.make_room`` where a segment is full.
+    """
+
+    def __init__(self, model: ModelConfig, table: ExactRows | HashedRows) -> None:
+        self.table = table
+        self._rule = RULES[model.rule]
+        self._rates = np.array(
+            [model.alpha, model.beta, model.l1, model.l2, 1 / model.alpha, model.intercept, 0, 0],
+            np.float32,
+        )
+
+    def learn(self, batch: Minibatch, scratch: Scratch, keeper: Keeper, tick: int) -> F32:
+        """Score each example, then learn it; return the scores (a view of ``scratch.scores``).
+
+        Parameters
+        ----------
+        tick : int
+            Written beside the count of each feature seen: minutes since the epoch, or any clock that the
+            caller likes, 0 <= tick < 2**32.
+
+        Raises
+        ------
+        TableFullError
+            The table may not grow; the examples before have been learned, ``scratch.state[0]`` says how many.
+        """
+        table, state, rows = self.table, scratch.state, batch.rows
+        state[0], state[1], state[2] = 0, rows, 0
+        while True:
+            cut = keeper.arguments(2 * batch.nnz)
+            if table.index == "hashed":
+                kernels.learn_hashed(
+                    batch.keys, batch.values, batch.indptr, batch.labels, batch.weights, state,
+                    table.words, table.shift, table.intercept, self._rule, self._rates,
+                    scratch.columns64, scratch.columns, scratch.x, scratch.w, scratch.scores,
+                    scratch.fresh, *cut,
+                )  # fmt: skip
+                break
+            kernels.learn_exact(
+                batch.keys, batch.values, batch.indptr, batch.labels, batch.weights, state,
+                table.words, table.places, table.segment_of, table.inserted_count, table.loads,
+                table.limits, table.intercept, self._rule, self._rates, np.uint64(tick),
+                scratch.hints, scratch.columns64, scratch.columns, scratch.x, scratch.w,
+                scratch.slots, scratch.scores, scratch.fresh, *cut,
+            )  # fmt: skip
+            if state[2] == 0:
+                break
+            table.make_room(int(state[3]))
+        return scratch.scores[:rows]
+
+    def score(self, batch: Minibatch, scratch: Scratch) -> F32:
+        """Score each example without learning; return the scores (a view of ``scratch.scores``)."""
+        table, rows = self.table, batch.rows
+        if table.index == "hashed":
+            kernels.score_hashed(
+                batch.keys, batch.values, batch.indptr, rows, table.words, table.shift,
+                table.intercept, self._rule, self._rates, scratch.scores,
+            )  # fmt: skip
+        else:
+            kernels.score_exact(
+                batch.keys, batch.values, batch.indptr, rows, table.words, table.places,
+                table.intercept, self._rule, self._rates, scratch.scores,
+            )  # fmt: skip
+        return scratch.scores[:rows]
+
+    def weights(self, columns: U64) -> F32:
+        """Derive the weights of rows from their columns (word 1 of a row, uint64[n])."""
+        out = np.empty(len(columns), np.float32)
+        kernels.weights_of(np.ascontiguousarray(columns), self._rule, self._rates, out)
+        return out
+
+    @property
+    def intercept(self) -> float:
+        """The intercept's weight; 0 where the model has none."""
+        if self._rates[5] == 0:
+            return 0.0
+        z, n = (float(v) for v in self.table.intercept)
+        alpha, beta = float(self._rates[0]), float(self._rates[1])
+        return -z / ((beta + np.sqrt(n)) / alpha) if self._rule == RULES["ftrl"] else z

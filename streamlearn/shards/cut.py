@@ -1,0 +1,178 @@
+"""A cut: a table as it was at one moment, taken piece by piece while it goes on changing.
+
+When a cut begins, nothing is copied. Until a *part* of the table (a segment, or a range of hashed rows) has been taken,
+whoever changes one of its 64-byte lines first keeps the old line (``compute.kernels.table.preserve``); a part is then
+copied as it stands and its kept lines are put back. A kernel pays for this only while a cut is open.
+
+Whoever owns the table calls everything here from the one lane that changes it, between two kernel calls.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+import numpy as np
+
+from streamlearn.messages import I64, U64
+from streamlearn.shards.table import ExactTable, HashedTable
+
+__all__ = ["Cut", "CutArguments", "Nothing", "Table"]
+
+Table = ExactTable | HashedTable
+
+# A part of a hashed table: 16 MB, the size of a segment.
+_PART_WORDS: Final = 1 << 21
+_SIDE_LINES_INITIAL: Final = 1 << 14
+
+CutArguments = tuple[int, U64, I64, U64, I64]
+
+
+class Keeper(Protocol):
+    """What learn kernels are given to keep old lines with."""
+
+    def arguments(self, lines_max: int) -> CutArguments:
+        """Return (saving, kept, side_lines, side_words, side_count), with room for ``lines_max`` more lines."""
+        ...
+
+
+class Nothing:
+    """No cut is open: kernels keep nothing."""
+
+    def __init__(self) -> None:
+        self._arguments: CutArguments = (
+            0,
+            np.zeros(1, np.uint64),
+            np.zeros(1, np.int64),
+            np.zeros((1, 8), np.uint64),
+            np.zeros(1, np.int64),
+        )
+
+    def arguments(self, lines_max: int) -> CutArguments:  # noqa: ARG002 - the protocol's
+        """Return arguments that say "not saving"."""
+        return self._arguments
+
+
+class Cut:
+    """The image of a table at the moment this object was made.
+
+    Parameters
+    ----------
+    table : ExactTable or HashedTable
+
+    Attributes
+    ----------
+    pending : list of int
+        Parts not taken yet, in the order in which they will be.
+    lines_kept : int
+        Old lines kept so far, 64 bytes each: the price of learning on.
+    """
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._kept: U64 = np.zeros(-(-len(table.words) // 512), np.uint64)
+        self._side_lines: I64 = np.empty(_SIDE_LINES_INITIAL, np.int64)
+        self._side_words: U64 = np.empty((_SIDE_LINES_INITIAL, 8), np.uint64)
+        self._side_count: I64 = np.zeros(1, np.int64)
+        self._sorted = 0  # side lines already handed to _by_part
+        self._by_part: dict[int, list[I64]] = {}
+        self._early: list[tuple[int, U64]] = []
+        self.intercept = table.intercept.copy()
+        if isinstance(table, ExactTable):
+            self.pending = list(table.key_order())
+            self._regions = {part: table.region(part) for part in self.pending}
+            self._starts = np.array([table.region(part)[0] for part in range(table.segments)])
+            table.before_change = self._before_change
+        else:
+            self.pending = list(range(-(-len(table.words) // _PART_WORDS)))
+
+    @property
+    def lines_kept(self) -> int:
+        """Old lines kept so far."""
+        return int(self._side_count[0])
+
+    def arguments(self, lines_max: int) -> CutArguments:
+        """Return what learn kernels keep old lines with; room for ``lines_max`` more is made."""
+        need = int(self._side_count[0]) + lines_max
+        if need > len(self._side_lines):
+            size = max(need, 2 * len(self._side_lines))
+            lines, words = np.empty(size, np.int64), np.empty((size, 8), np.uint64)
+            n = int(self._side_count[0])
+            lines[:n], words[:n] = self._side_lines[:n], self._side_words[:n]
+            self._side_lines, self._side_words = lines, words
+        return 1, self._kept, self._side_lines, self._side_words, self._side_count
+
+    def take(self) -> tuple[int, U64] | None:
+        """Take the next part: (part, its rows at the cut), or None where all are taken.
+
+        Rows are uint64[n, 4] by key for an exact table, uint64[n] for a hashed one.
+        """
+        if self._early:
+            return self._early.pop(0)
+        if not self.pending:
+            return None
+        part = self.pending.pop(0)
+        return part, self._take(part)
+
+    def close(self) -> None:
+        """End the cut: changes need not be kept any more."""
+        self.pending.clear()
+        if isinstance(self._table, ExactTable) and self._table.before_change == self._before_change:
+            self._table.before_change = None
+
+    def _before_change(self, segment: int) -> None:
+        """Take a segment before it is laid out anew."""
+        if segment in self.pending:
+            self.pending.remove(segment)
+            self._early.append((segment, self._take(segment)))
+
+    def _take(self, part: int) -> U64:
+        first, end = self._lines(part)
+        image = self._table.words[first * 8 : end * 8].copy().reshape(-1, 8)
+        self._sort_side()
+        for entries in self._by_part.pop(part, []):
+            lines = self._side_lines[entries]
+            inside = lines < end  # a segment has no rows beyond the region it had at the cut
+            image[lines[inside] - first] = self._side_words[entries[inside]]
+        self._mark(first, end)
+        if isinstance(self._table, HashedTable):
+            return image.reshape(-1)
+        rows = image.reshape(-1, 4)
+        rows = rows[(rows[:, 0] & np.uint64(1)) == 1]
+        ordered: U64 = rows[np.argsort(rows[:, 0], kind="stable")]
+        return ordered
+
+    def _lines(self, part: int) -> tuple[int, int]:
+        if isinstance(self._table, ExactTable):
+            first, end = self._regions[part]
+            return first // 2, (end + 1) // 2
+        first = part * _PART_WORDS // 8
+        return first, min(first + _PART_WORDS // 8, len(self._table.words) // 8)
+
+    def _sort_side(self) -> None:
+        """Hand the side lines that came since the last call to the parts that they belong to."""
+        count = int(self._side_count[0])
+        if count == self._sorted:
+            return
+        lines = self._side_lines[self._sorted : count]
+        if isinstance(self._table, ExactTable):
+            parts = np.searchsorted(self._starts, lines * 2, side="right") - 1
+        else:
+            parts = lines // (_PART_WORDS // 8)
+        order = np.argsort(parts, kind="stable")
+        for piece in np.split(order, np.flatnonzero(np.diff(parts[order])) + 1):
+            self._by_part.setdefault(int(parts[piece[0]]), []).append(piece + self._sorted)
+        self._sorted = count
+
+    def _mark(self, first: int, end: int) -> None:
+        """Set the bits of the lines ``[first, end)``: they need no keeping any more."""
+        full = np.uint64(0xFFFFFFFFFFFFFFFF)
+        low, high = first >> 6, end >> 6
+        head = full << np.uint64(first & 63)
+        tail = ~(full << np.uint64(end & 63)) if end & 63 else np.uint64(0)
+        if low == high:
+            self._kept[low] |= head & tail
+            return
+        self._kept[low] |= head
+        self._kept[low + 1 : high] = full
+        if end & 63:
+            self._kept[high] |= tail

@@ -1,0 +1,85 @@
+"""Reserved address space: pages that cost nothing until they are written, with huge pages advised where they are full.
+"""
+
+from __future__ import annotations
+
+import mmap
+from typing import Final
+
+import numpy as np
+
+from streamlearn.errors import ResourceError
+from streamlearn.messages import U64
+
+__all__ = ["HUGE_BYTES", "Reservation"]
+
+HUGE_BYTES: Final = 2 << 20
+_NORESERVE: Final = getattr(mmap, "MAP_NORESERVE", 0x4000)
+_HUGEPAGE: Final = getattr(mmap, "MADV_HUGEPAGE", None)
+_DONTNEED: Final = getattr(mmap, "MADV_DONTNEED", None)
+
+
+class Reservation:
+    """Private zero pages over a range of addresses, taken from memory only as they are written.
+
+    Parameters
+    ----------
+    size_bytes : int
+        Rounded up to whole huge pages.
+
+    Attributes
+    ----------
+    words : uint64[size_bytes / 8]
+        The memory, aligned to a huge page.
+
+    Raises
+    ------
+    ResourceError
+        The system refuses so many addresses (``ulimit -v``, strict overcommit).
+    """
+
+    def __init__(self, size_bytes: int) -> None:
+        self.size_bytes = -(-size_bytes // HUGE_BYTES) * HUGE_BYTES
+        try:
+            self._map = mmap.mmap(
+                -1,
+                self.size_bytes + HUGE_BYTES,
+                flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE,
+            )
+        except (OSError, ValueError, OverflowError) as error:
+            raise ResourceError(
+                f"cannot reserve {self.size_bytes / 1e9:.1f} GB of addresses for a table",
+                cause=str(error),
+                hint="lower tables.features_max or tables.bits, or raise the limit on virtual memory",
+            ) from error
+        whole = np.frombuffer(self._map, np.uint8)
+        self._skip = -whole.ctypes.data % HUGE_BYTES
+        self.words: U64 = whole[self._skip : self._skip + self.size_bytes].view(np.uint64)
+
+    def advise_huge(self, first_byte: int, end_byte: int) -> None:
+        """Advise huge pages for the whole huge pages within ``[first_byte, end_byte)``; a hint, never an error."""
+        first = -(-first_byte // HUGE_BYTES) * HUGE_BYTES
+        end = end_byte // HUGE_BYTES * HUGE_BYTES
+        self._advise(_HUGEPAGE, first, end)
+
+    def forget(self, first_byte: int, end_byte: int) -> None:
+        """Make the bytes zero again, and give back the pages that lie wholly within."""
+        first = -(-first_byte // mmap.PAGESIZE) * mmap.PAGESIZE
+        end = end_byte // mmap.PAGESIZE * mmap.PAGESIZE
+        if _DONTNEED is None or first >= end:
+            self.words[first_byte // 8 : end_byte // 8] = 0
+            return
+        self.words[first_byte // 8 : first // 8] = 0
+        self.words[end // 8 : end_byte // 8] = 0
+        try:
+            self._map.madvise(_DONTNEED, self._skip + first, end - first)
+        except OSError:
+            self.words[first // 8 : end // 8] = 0
+
+    def _advise(self, advice: int | None, first: int, end: int) -> None:
+        if advice is None or first >= end:
+            return
+        try:
+            self._map.madvise(advice, self._skip + first, end - first)
+        except OSError:  # a kernel without huge pages: slower, not wrong
+            return

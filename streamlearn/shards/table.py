@@ -1,0 +1,333 @@
+"""The parameter table: a gapped array in key order that grows where it stands, and its fixed-memory variant.
+
+A table of exact keys is up to 256 *segments*, each an equal range of the key space in a region of its own within
+reserved address space. A segment grows by a quarter when it is three quarters full; one that outgrows
+``SPLIT_SLOTS`` splits in two until there are 256, so that huge pages fit small tables and no growth takes long in
+large ones. Slots stay valid until their segment grows (``generations`` counts that).
+
+Both tables are memory of 64-byte lines, and a snapshot's :class:`~streamlearn.shards.cut.Cut` keeps lines, so it knows
+nothing of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final, Literal
+
+import numpy as np
+
+from streamlearn.compute.kernels import table as kernels
+from streamlearn.errors import TableFullError
+from streamlearn.messages import I32, I64, U64
+from streamlearn.shards.memory import Reservation
+
+__all__ = ["INITIAL_SLOTS", "LOAD_MAX", "SLOT_BYTES", "SPLIT_SLOTS", "ExactTable", "HashedTable"]
+
+SLOT_BYTES: Final = 32
+SEGMENTS_MAX: Final = 256
+# A segment wants to grow beyond this share of its slots: 32 bytes / 0.75 is 43 bytes a feature just before a growth
+# and 53 just after (a quarter more slots).
+LOAD_MAX: Final = 0.75
+GROWTH: Final = 1.25
+INITIAL_SLOTS: Final = 8192
+# 16 MB: growing that much takes a few milliseconds, and eight huge pages waste little of it.
+SPLIT_SLOTS: Final = 1 << 19
+# Slots behind a segment's capacity for probes that run over; a run of that length at a load of 0.75 does not happen
+# with mixed keys (the longest of 10**8 features is below 200), and if it does the segment grows.
+SLACK_SLOTS: Final = 1024
+# Places are 32-bit slot numbers.
+ADDRESS_SLOTS_MAX: Final = (1 << 32) - 1
+
+
+class ExactTable:
+    """Rows of 32 bytes by exact 64-bit keys.
+
+    Parameters
+    ----------
+    features_max : int
+        Named limit (``tables.features_max``): rows beyond it raise TableFullError or are made room for.
+    when_full : {"error", "evict"}
+        ``evict`` drops the least seen twentieth of a segment that may not grow any more.
+
+    Attributes
+    ----------
+    words : uint64[4 * slots]
+        The memory, see ``compute.kernels.table``.
+    places : uint64[256, 2]
+        (scale, offset) by a key's top 8 bits.
+    segment_of : int32[256]
+        Segment by a key's top 8 bits.
+    loads, limits, generations : int64[256]
+        Of each segment: rows held, rows above which it wants to grow, how often it grew.
+    intercept : float32[2]
+        Columns of the one row that every example has.
+    inserted, evicted : int
+        Rows inserted and evicted over the table's life.
+    """
+
+    index: Final = "exact"
+
+    def __init__(self, features_max: int, when_full: Literal["error", "evict"] = "error") -> None:
+        self.features_max = features_max
+        self.when_full = when_full
+        per_segment = int(features_max / SEGMENTS_MAX / LOAD_MAX * GROWTH * GROWTH) + 1
+        self._region_slots = max(per_segment, int(SPLIT_SLOTS * GROWTH), INITIAL_SLOTS) + SLACK_SLOTS + 1
+        self._region_slots += self._region_slots % 2  # whole lines
+        if self._region_slots * SEGMENTS_MAX > ADDRESS_SLOTS_MAX:
+            most = int(ADDRESS_SLOTS_MAX / SEGMENTS_MAX / GROWTH / GROWTH * LOAD_MAX) * SEGMENTS_MAX
+            raise TableFullError(
+                f"tables.features_max = {features_max:,} is more than one table can address "
+                f"({most:,})",
+                hint="spread the table over more shards",
+            )
+        self._memory = Reservation(self._region_slots * SEGMENTS_MAX * SLOT_BYTES)
+        self.words: U64 = self._memory.words
+        self.places: U64 = np.zeros((256, 2), np.uint64)
+        self.segment_of: I32 = np.zeros(256, np.int32)
+        self.loads: I64 = np.zeros(SEGMENTS_MAX, np.int64)
+        self.limits: I64 = np.zeros(SEGMENTS_MAX, np.int64)
+        self.generations: I64 = np.zeros(SEGMENTS_MAX, np.int64)
+        self.intercept = np.zeros(2, np.float32)
+        self.inserted_count: I64 = np.zeros(1, np.int64)
+        self.evicted = 0
+        self.growths = 0
+        self.before_change: Callable[[int], None] | None = None
+        self._capacities = [0] * SEGMENTS_MAX
+        self._bits = [0] * SEGMENTS_MAX  # leading key bits that a segment's keys share
+        self._lows = [0] * SEGMENTS_MAX  # those bits, as the first of the 256 ranges it owns
+        self._scratch: U64 = np.empty((0, 4), np.uint64)
+        self.segments = 1
+        self._place(0, bits=0, low=0, capacity=INITIAL_SLOTS)
+
+    @classmethod
+    def sized(
+        cls, features: int, features_max: int, when_full: Literal["error", "evict"] = "error"
+    ) -> ExactTable:
+        """Return an empty table laid out for ``features`` rows, so that loading them grows nothing."""
+        table = cls(features_max, when_full)
+        slots = int(features / LOAD_MAX * GROWTH) + INITIAL_SLOTS
+        bits = min(8, max(0, (slots // SPLIT_SLOTS).bit_length()))
+        table._clear(0)
+        table.segments = 1 << bits
+        for segment in range(table.segments):
+            table._place(segment, bits, segment << (8 - bits), (slots >> bits) + 1024)
+        return table
+
+    # --- what a segment is
+
+    def region(self, segment: int) -> tuple[int, int]:
+        """Return the slots ``[first, end)`` of a segment, slack included, the fence not."""
+        first = segment * self._region_slots
+        return first, first + self._capacities[segment] + SLACK_SLOTS
+
+    def rows(self, segment: int) -> U64:
+        """Return a copy of a segment's rows, uint64[n, 4], in the order of their slots (nearly that of keys)."""
+        first, end = self.region(segment)
+        out = np.empty((int(self.loads[segment]), 4), np.uint64)
+        n = kernels.pack(self.words, first, end, out)
+        assert n == len(out), (n, len(out))
+        return out
+
+    def key_order(self) -> Iterator[int]:
+        """Yield the segments in the order of their keys."""
+        return iter(sorted(range(self.segments), key=self._lows.__getitem__))
+
+    @property
+    def features(self) -> int:
+        """Rows held."""
+        return int(self.loads.sum())
+
+    @property
+    def capacity(self) -> int:
+        """Slots laid out now."""
+        return sum(self._capacities)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory laid out now."""
+        return (self.capacity + self.segments * (SLACK_SLOTS + 1)) * SLOT_BYTES
+
+    # --- finding and inserting
+
+    def find(self, keys: U64) -> I64:
+        """Return the slot of each key (uint64[n]), -1 where it has none."""
+        slots = np.empty(len(keys), np.int64)
+        kernels.find(self.words, self.places, np.ascontiguousarray(keys, np.uint64), slots)
+        return slots
+
+    def rows_at(self, slots: I64) -> U64:
+        """Return copies of the rows at ``slots`` (none negative), uint64[n, 4]."""
+        out = np.empty((len(slots), 4), np.uint64)
+        kernels.gather_rows(self.words, slots, out)
+        return out
+
+    def insert_rows(self, rows: U64) -> None:
+        """Insert rows with distinct keys that the table does not hold, uint64[n, 4]; what a snapshot loads by."""
+        prefixes = (rows[:, 0] >> np.uint64(56)).astype(np.int64)
+        order = np.argsort(prefixes, kind="stable")
+        bounds = np.searchsorted(prefixes[order], np.arange(257))
+        for low in range(256):
+            part = np.ascontiguousarray(rows[order[bounds[low] : bounds[low + 1]]])
+            at = 0
+            while at < len(part):
+                segment = int(self.segment_of[low])
+                room = int(self.limits[segment] - self.loads[segment])
+                if room <= 0:
+                    self.grow(segment)
+                    continue
+                piece = part[at : at + room]
+                _, end = self.region(segment)
+                scale, offset = self.places[low]
+                fits = kernels.lay_out(self.words, piece, len(piece), scale, offset, end)
+                assert fits, "rows of a snapshot crowd a segment beyond its slack"
+                self.loads[segment] += len(piece)
+                self.inserted_count[0] += len(piece)
+                at += len(piece)
+
+    def make_room(self, segment: int) -> None:
+        """Do what a kernel asks for when it stops at a full segment: grow it, or evict, or say that it is full.
+
+        Raises
+        ------
+        TableFullError
+            ``features_max`` rows are held and ``when_full`` is ``error``.
+        """
+        if self.features < self.features_max:
+            self.grow(segment)
+        elif self.when_full == "evict":
+            self._evict(segment)
+        else:
+            raise TableFullError(
+                f"the table is full: tables.features_max = {self.features_max:,} features",
+                hint="raise tables.features_max, set tables.when_full = 'evict', or use "
+                "tables.index = 'hashed'",
+            )
+
+    def grow(self, segment: int) -> None:
+        """Give a segment a quarter more slots, or split it in two; slots of its rows change."""
+        rows = self._take(segment)
+        bits, low = self._bits[segment], self._lows[segment]
+        capacity = int(self._capacities[segment] * GROWTH) + 1
+        while True:
+            if capacity > SPLIT_SLOTS and bits < 8:
+                if self._split(segment, rows, capacity):
+                    break
+            elif capacity + SLACK_SLOTS + 1 > self._region_slots:
+                self._restore(segment, rows)
+                raise TableFullError(
+                    f"a segment of the table is full at {len(rows):,} features "
+                    f"(tables.features_max = {self.features_max:,})",
+                    hint="raise tables.features_max",
+                )
+            else:
+                self._place(segment, bits, low, capacity)
+                if self._fill(segment, rows):
+                    break
+            capacity = int(capacity * GROWTH)
+        self.growths += 1
+
+    def _split(self, segment: int, rows: U64, capacity: int) -> bool:
+        bits, low = self._bits[segment] + 1, self._lows[segment]
+        middle = low + (256 >> bits)
+        upper = (rows[:, 0] >> np.uint64(56)) >= middle
+        other = self.segments
+        self._place(segment, bits, low, capacity // 2)
+        self._place(other, bits, middle, capacity // 2)
+        lower_rows, upper_rows = rows[~upper], rows[upper]
+        self.segments += 1
+        if self._fill(segment, lower_rows) and self._fill(other, upper_rows):
+            return True
+        for part in (segment, other):
+            self._clear(part)
+        self.segments -= 1
+        self._bits[segment] = bits - 1
+        return False
+
+    def _evict(self, segment: int) -> None:
+        rows = self._take(segment)
+        stay = int(kernels.evict(rows, len(rows), 0.05))
+        self.evicted += len(rows) - stay
+        self._restore(segment, rows[:stay])
+
+    def _take(self, segment: int) -> U64:
+        """Move a segment's rows to scratch memory and clear its region."""
+        if self.before_change is not None:
+            self.before_change(segment)
+        load = int(self.loads[segment])
+        if len(self._scratch) < load:
+            self._scratch = np.empty((int(load * GROWTH), 4), np.uint64)
+        first, end = self.region(segment)
+        n = kernels.pack(self.words, first, end, self._scratch)
+        assert n == load, (n, load)
+        self._clear(segment)
+        return self._scratch[:n]
+
+    def _clear(self, segment: int) -> None:
+        first, end = self.region(segment)
+        if self._capacities[segment]:
+            self._memory.forget(first * SLOT_BYTES, (end + 1) * SLOT_BYTES)
+
+    def _restore(self, segment: int, rows: U64) -> None:
+        self._place(segment, self._bits[segment], self._lows[segment], self._capacities[segment])
+        fits = self._fill(segment, rows)
+        assert fits, "rows that stood in a segment no longer fit it"
+
+    def _fill(self, segment: int, rows: U64) -> bool:
+        self.loads[segment] = len(rows)
+        scale, offset = self.places[self._lows[segment]]
+        _, end = self.region(segment)
+        if kernels.lay_out(self.words, rows, len(rows), scale, offset, end):
+            return True
+        self._clear(segment)
+        return False
+
+    def _place(self, segment: int, bits: int, low: int, capacity: int) -> None:
+        """Lay out an empty region: fence, places, limit, huge pages."""
+        self._bits[segment], self._lows[segment] = bits, low
+        self._capacities[segment] = capacity
+        self.generations[segment] += 1
+        first, end = self.region(segment)
+        self._memory.advise_huge(first * SLOT_BYTES, (end + 1) * SLOT_BYTES)
+        self.words[end * 4] = kernels.FENCE
+        width = 32 - bits
+        scale = capacity << (32 - width)
+        offset = ((first << 32) - (low << 24) * scale) % (1 << 64)
+        ranges = slice(low, low + (256 >> bits))
+        self.places[ranges, 0] = scale
+        self.places[ranges, 1] = np.uint64(offset)
+        self.segment_of[ranges] = segment
+        self.limits[segment] = int(capacity * LOAD_MAX)
+
+
+class HashedTable:
+    """``2 ** bits`` rows of 8 bytes (two float32 columns) without keys: fixed memory, no probing, collisions.
+
+    Attributes
+    ----------
+    words : uint64[2 ** bits]
+        A key's row is its top ``bits`` bits: ``words[key >> shift]``.
+    """
+
+    index: Final = "hashed"
+
+    def __init__(self, bits: int) -> None:
+        self.bits = bits
+        self.shift = np.uint64(64 - bits)
+        self._memory = Reservation(8 << bits)
+        self._memory.advise_huge(0, 8 << bits)
+        self.words: U64 = self._memory.words[: 1 << bits]
+        self.intercept = np.zeros(2, np.float32)
+
+    def find(self, keys: U64) -> I64:
+        """Return the row of each key."""
+        return np.asarray(keys, np.uint64).__rshift__(self.shift).astype(np.int64)
+
+    @property
+    def features(self) -> int:
+        """Rows that have been touched; a scan of the table."""
+        return int(np.count_nonzero(self.words))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the table."""
+        return 8 << self.bits
