@@ -67,7 +67,7 @@ class Parser(Protocol):
     """Parses the records of one object (whose header, where it has one, is known)."""
 
     def parse(self, buffer: U8, start: int, end: int, out: Minibatch) -> int:
-        """Append the records of ``buffer[start:end]`` to ``out``; return the index of the first byte not parsed.
+        """Append the records of ``buffer[start:end]`` to ``out``; return where it stopped.
 
         ``buffer[end - 1]`` is a newline: every record is complete. Stops early where ``out`` is
         full. Bad records are noted in ``out``, never raised. Never keeps a reference to ``buffer``.

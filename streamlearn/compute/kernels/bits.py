@@ -27,6 +27,7 @@ __all__ = [
     "load64",
     "log_bucket",
     "mask_eq2",
+    "mask_high",
     "mix",
     "number_code",
     "popcount",
@@ -143,6 +144,19 @@ def mask_eq2(_context: Any, address: Any, first: Any, second: Any) -> Any:
         return builder.bitcast(builder.or_(*masks), _I64)
 
     return types.uint64(types.int64, types.uint64, types.uint64), generate
+
+
+@intrinsic
+def mask_high(_context: Any, address: Any) -> Any:
+    """Return a bit for each of 64 bytes from ``address`` that is not ASCII; bit 0 is the first byte."""
+
+    def generate(_ctx: Any, builder: Any, _sig: Any, args: Any) -> Any:
+        kind = ir.VectorType(_I8, 64)
+        data = builder.load(_pointer(builder, args[0], kind), align=1)
+        zeros = ir.Constant(kind, [_I8(0)] * 64)
+        return builder.bitcast(builder.icmp_signed("<", data, zeros), _I64)
+
+    return types.uint64(types.int64), generate
 
 
 @intrinsic
