@@ -127,16 +127,13 @@ def logit_loss(scores, labels, losses, predictions):
     subtracted). O(n).
     """
     for i in range(scores.size):
-        s = np.float64(scores[i])
-        a = abs(s)
-        # NaN passes: the comparison is false
-        a = min(a, _LOGIT_MAX)
-        t = _exp_negative(a)
+        s = float(scores[i])
+        t = _exp_negative(min(abs(s), _LOGIT_MAX))  # in this order a NaN passes
         inverse = 1.0 / (1.0 + t)
         predictions[i] = inverse if s >= 0.0 else t * inverse
-        # y s without 0 * inf: the loss of a right answer is only the logarithm
-        wrong = (max(0.0, s)) if labels[i] < 0.5 else (-s if s < 0.0 else 0.0)
-        losses[i] = _log1p(t) + wrong
+        # max(s, 0) - y s without 0 * inf: what being on the wrong side of 0 costs
+        against = s if labels[i] < 0.5 else -s
+        losses[i] = _log1p(t) + max(against, 0.0)
 
 
 @njit(nogil=True, cache=True)
@@ -211,8 +208,11 @@ def score_logits(scores, labels, weights, losses, predictions, sums, histogram, 
     sums[4] += n
     for i in range(n):
         at = (scores[i] + limit) * scale
-        at = max(0.0, at)
-        at = min(last, at)
+        # not "at < 0": a NaN must find its way to the first bin, not to an address
+        if not at > 0.0:
+            at = 0.0
+        elif at > last:
+            at = last
         side = 1 if labels[i] > 0.5 else 0
         histogram[2 * np.int64(at) + side] += weights[i]
 
