@@ -97,6 +97,7 @@ class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             character=True,
         ),
     ] = '"'
+    trim: Annotated[bool, about("Strip spaces around the fields of delimited records.")] = False
     columns: Annotated[
         dict[str, str],
         about(

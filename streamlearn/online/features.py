@@ -8,7 +8,7 @@ functions of :mod:`streamlearn.compute.kernels.bits`:
 feature                         key                                name of the field
 ==============================  =================================  ==============================
 category                        ``token_key(token, seed)``         the column (``origin``)
-number, log-bucketed            ``mix(number_code(value), seed)``  the column (``distance``)
+number, log-bucketed            ``mix(log_bucket(value), seed)``   the column (``distance``)
 number, raw (key has a value)   ``mix(0, seed)``                   the column (``distance``)
 hour of a time, 0 to 23         ``mix(hour, seed)``                ``when.hour``
 weekday of a time, Monday is 0  ``mix(weekday, seed)``             ``when.weekday``

@@ -29,7 +29,6 @@ __all__ = [
     "mask_eq2",
     "mask_high",
     "mix",
-    "number_code",
     "popcount",
     "prefetch",
     "store64",
@@ -259,19 +258,6 @@ def cross_key(first, second, seed):  # type: ignore[no-untyped-def]
     seed.
     """
     return mix(first + second * _M2, seed)
-
-
-@njit(nogil=True, cache=True, inline="always")
-def number_code(value):  # type: ignore[no-untyped-def]
-    """Return the log-bucket of a finite float32: four buckets an octave, below 2**11.
-
-    The code is sign, exponent and two bits of mantissa: [1, 1.25) [1.25, 1.5) [1.5, 1.75) [1.75, 2)
-    [2, 2.5) ...; the integers 0 to 8 each have their own, fractions go on downwards in the same
-    steps, a negative number has the bucket of its magnitude with the sign kept. Zero of either sign
-    and magnitudes below 2**-128 are code 0.
-    """
-    code = float_bits(value) >> uint64(21)
-    return uint64(0) if code == uint64(1024) else code
 
 
 @njit(nogil=True, cache=True, inline="always")
