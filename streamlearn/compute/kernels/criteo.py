@@ -50,7 +50,7 @@ _OVER_NINE = np.uint64(0x7676767676767676)  # lifts a byte above 9 to its highes
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _digits_value(aligned):  # type: ignore[no-untyped-def]
+def _digits_value(aligned):
     """Return the number of eight decimal digits, one a byte, the first digit lowest."""
     pairs = ((aligned * uint64(2561)) >> uint64(8)) & uint64(0x00FF00FF00FF00FF)
     fours = ((pairs * uint64(6553601)) >> uint64(16)) & uint64(0x0000FFFF0000FFFF)
@@ -58,7 +58,7 @@ def _digits_value(aligned):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _integer(address, length):  # type: ignore[no-untyped-def]
+def _integer(address, length):
     """Return whether ``-?[0-9]{1,18}`` stands there, and its bucket."""
     at = int64(address)
     stop = at + length
@@ -77,7 +77,7 @@ def _integer(address, length):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _record(begin, end, seeds, target):  # type: ignore[no-untyped-def]
+def _record(begin, end, seeds, target):
     """Read whatever stands in ``[begin, end)``, the line's end excluded.
 
     Returns
@@ -119,7 +119,7 @@ def _record(begin, end, seeds, target):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _record_sequential(begin, seeds, target):  # type: ignore[no-untyped-def]
+def _record_sequential(begin, seeds, target):
     """Read a well-formed record field after field, each where the one before ended.
 
     Returns
@@ -195,7 +195,7 @@ def _record_sequential(begin, seeds, target):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _record_indexed(origin, begin, stops, seeds, target):  # type: ignore[no-untyped-def]
+def _record_indexed(origin, begin, stops, seeds, target):
     """Read a record whose 40 field ends are known: 39 tabs, then the end of the line.
 
     Parameters
@@ -254,12 +254,12 @@ def _record_indexed(origin, begin, stops, seeds, target):  # type: ignore[no-unt
 
 
 @njit(nogil=True, cache=True)
-def _full(state, rows_max, nnz_max):  # type: ignore[no-untyped-def]
+def _full(state, rows_max, nnz_max):
     return state[0] >= rows_max or state[2] >= rows_max or state[1] + _FEATURES_MAX > nnz_max
 
 
 @njit(nogil=True, cache=True)
-def _keep(position, first, features, indptr, labels, weights, lines, state):  # type: ignore[no-untyped-def]
+def _keep(position, first, features, indptr, labels, weights, lines, state):
     """Add the record at ``position``, whose first byte is ``first``, as a row."""
     row = state[0]
     state[1] += features
@@ -272,7 +272,7 @@ def _keep(position, first, features, indptr, labels, weights, lines, state):  # 
 
 
 @njit(nogil=True, cache=True)
-def _take_any(base, position, stop, seeds, keys, indptr, labels, weights, lines, bad_start, bad_reason, bad_field, bad_arg, state):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+def _take_any(base, position, stop, seeds, keys, indptr, labels, weights, lines, bad_start, bad_reason, bad_field, bad_arg, state):  # fmt: skip  # noqa: E501
     """Take the line at ``[position, stop)``: a row, a bad record, or nothing if it is blank."""
     end = stop - (stop > position and load8(base + stop - 1) == uint64(13))
     if end == position:
@@ -292,7 +292,7 @@ def _take_any(base, position, stop, seeds, keys, indptr, labels, weights, lines,
 
 
 @njit(nogil=True, cache=True)
-def parse_portable(buffer, start, end, seeds, keys, indptr, labels, weights, lines, bad_start, bad_reason, bad_field, bad_arg, state):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+def parse_portable(buffer, start, end, seeds, keys, indptr, labels, weights, lines, bad_start, bad_reason, bad_field, bad_arg, state):  # fmt: skip  # noqa: E501
     """Append the records of ``buffer[start:end]`` to a minibatch, until it is full.
 
     Parameters
@@ -328,7 +328,7 @@ def parse_portable(buffer, start, end, seeds, keys, indptr, labels, weights, lin
 
 
 @njit(nogil=True, cache=True)
-def _scan(address, size, stops, newlines):  # type: ignore[no-untyped-def]
+def _scan(address, size, stops, newlines):
     """Find the tabs and newlines of ``size`` bytes.
 
     Parameters
@@ -357,11 +357,11 @@ def _scan(address, size, stops, newlines):  # type: ignore[no-untyped-def]
                 stops[found + i] = at + int64(ctz(rest))
                 rest &= rest - uint64(1)
         # a line is seldom shorter than 64 bytes: one newline or none, without a branch
-        newlines[lines] = found + int64(popcount(mask & (breaks - uint64(1))))
+        newlines[lines] = found + int64(popcount(mask & ~breaks & (breaks - uint64(1))))
         lines += breaks != uint64(0)
         breaks &= breaks - uint64(1)
         while breaks != uint64(0):
-            newlines[lines] = found + int64(popcount(mask & (breaks - uint64(1))))
+            newlines[lines] = found + int64(popcount(mask & ~breaks & (breaks - uint64(1))))
             lines += 1
             breaks &= breaks - uint64(1)
         found += count
@@ -371,7 +371,7 @@ def _scan(address, size, stops, newlines):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _parse_vbmi2(buffer, start, end, seeds, keys, indptr, labels, weights, lines, bad_start, bad_reason, bad_field, bad_arg, state):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+def _parse_vbmi2(buffer, start, end, seeds, keys, indptr, labels, weights, lines, bad_start, bad_reason, bad_field, bad_arg, state):  # fmt: skip  # noqa: E501
     """Do what :func:`parse_portable` does; needs AVX-512 VBMI2."""
     base = int64(buffer.ctypes.data)
     seeds_at = int64(seeds.ctypes.data)
@@ -419,7 +419,7 @@ parse = parse_vbmi2
 
 
 @njit(nogil=True, cache=True)
-def describe(buffer, starts, ends, seeds, bucket_text, bucket_ends, keys, fields, text_ends, text):  # type: ignore[no-untyped-def]  # noqa: E501
+def describe(buffer, starts, ends, seeds, bucket_text, bucket_ends, keys, fields, text_ends, text):
     """Say which text made which key in the good records ``buffer[starts[i]:ends[i]]``.
 
     Parameters
