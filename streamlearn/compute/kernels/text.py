@@ -11,9 +11,12 @@ from numba import float32, float64, int64, njit, uint64
 
 from streamlearn.compute.kernels.bits import ctz, load8, load64, mask_eq2
 
-__all__ = ["line_end", "number", "utf8_valid"]
+__all__ = ["decimal", "line_end", "number", "utf8_valid"]
 
 _HIGH = np.uint64(0x8080808080808080)
+_ZEROS = np.uint64(0x3030303030303030)
+# sets the high bit of a byte that is 10 or more
+_TO_HIGH = np.uint64(0x7676767676767676)
 
 # 10**k to the nearest float64, exact up to k = 22. With at most 19 digits before the power, 10**-64
 # is the smallest that can still reach float32's least positive value and 10**38 the largest.
@@ -78,28 +81,29 @@ def utf8_valid(address, length):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def number(address, length):  # type: ignore[no-untyped-def]
-    """Read a decimal number; return whether it is one, and finite, and its float32.
+def decimal(address, length):  # type: ignore[no-untyped-def]
+    """Read a decimal number as float64; NaN where it is not one.
 
     Grammar: ``[+-]? (digits [. digits?] | . digits) ([eE] [+-]? digits)?``, all of the text; so no
-    blanks, ``nan``, ``inf`` or hexadecimal. What rounds to infinity is not finite.
-
-    Returns
-    -------
-    valid : bool
-    value : float32
-        0 where not valid.
+    blanks, ``nan``, ``inf`` or hexadecimal. Magnitudes of 10**60 and above are no numbers here
+    either, and those below 10**-61 may become 0: the range of float32 and some more.
 
     Notes
     -----
     Digits from the twentieth significant one on are dropped, the rest is m * 10**e or m / 10**-e in
     float64. Conversion of m, the power and the operation each err by at most 2**-53 of the value
-    and the dropped digits by 10**-18, together less than 2**-50; the float32 is thus within
-    0.5 + 2**-25 of a unit in its last place: correctly rounded but for numbers that lie that close
-    to the middle of two floats. Numbers of up to 15 digits with up to 22 of them behind the point
-    have one rounding to float64 before the one to float32.
+    and the dropped digits by 10**-18, together less than 2**-50. Numbers of up to 15 digits with up
+    to 22 of them behind the point are correctly rounded.
     """
     at = int64(address)
+    if 0 < length <= 8:
+        # Up to eight digits at once, padded with zeros in front: pairs, then fours, then eights.
+        shift = uint64(8 * (8 - length))
+        word = (load64(at) << shift) ^ (_ZEROS << shift)
+        if ((word + _TO_HIGH) | word) & _HIGH == uint64(0):
+            word = (word * uint64(2561)) >> uint64(8) & uint64(0x00FF00FF00FF00FF)
+            word = (word * uint64(6553601)) >> uint64(16) & uint64(0x0000FFFF0000FFFF)
+            return float64((word * uint64(42949672960001)) >> uint64(32))
     stop = at + length
     negative = False
     if at < stop:
@@ -129,10 +133,10 @@ def number(address, length):  # type: ignore[no-untyped-def]
             break
         at += 1
     if digits == 0:
-        return False, float32(0)
+        return np.nan
     if at < stop:
         if load8(at) | uint64(32) != uint64(101):
-            return False, float32(0)
+            return np.nan
         at += 1
         downward = False
         if at < stop:
@@ -141,12 +145,12 @@ def number(address, length):  # type: ignore[no-untyped-def]
             if downward or sign == uint64(43):
                 at += 1
         if at >= stop:
-            return False, float32(0)
+            return np.nan
         power = 0
         while at < stop:
             digit = load8(at) - uint64(48)
             if digit > uint64(9):
-                return False, float32(0)
+                return np.nan
             power = min(power * 10 + int64(digit), 1 << 30)
             at += 1
         exponent += -power if downward else power
@@ -156,10 +160,27 @@ def number(address, length):  # type: ignore[no-untyped-def]
     elif exponent < 0:
         value /= _POWERS[-exponent]
     elif exponent > 40:
-        return False, float32(0)
+        return np.nan
     else:
         value *= _POWERS[exponent]
-    single = float32(-value if negative else value)
+    return -value if negative else value
+
+
+@njit(nogil=True, cache=True)
+def number(address, length):  # type: ignore[no-untyped-def]
+    """Read a decimal number (see :func:`decimal`); return whether it is one and its float32.
+
+    What rounds to infinity is not finite, hence not valid. The float32 is within 0.5 + 2**-25 of a
+    unit in its last place: correctly rounded but for numbers that lie that close to the middle of
+    two floats.
+
+    Returns
+    -------
+    valid : bool
+    value : float32
+        0 where not valid.
+    """
+    single = float32(decimal(address, length))
     if not np.isfinite(single):
         return False, float32(0)
     return True, single

@@ -1,0 +1,323 @@
+r"""Delimited text (CSV, TSV) with a schema; see :mod:`streamlearn.online.schema` for the kinds.
+
+What a record is:
+
+* A line, ended by ``\n`` or ``\r\n``. Blank lines are no records.
+* Its fields stand between delimiters. A field may be quoted (RFC 4180: quote doubled inside), with
+  the delimiter in it but no newline: a record whose quote does not end on its line, or has a quote
+  where none may be, is a bad record (``quote``). With ``quote = ""`` quotes mean nothing.
+* Spaces belong to tokens; with ``trim`` those around a token do not (nor those around its quotes).
+* With a header a record has as many fields as the header; without, at least as many as the schema
+  names.
+* An empty token is a missing one: no feature, but for a label or weight a bad record.
+"""
+
+from __future__ import annotations
+
+import csv
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from streamlearn.compute.kernels import delimited as kernels
+from streamlearn.errors import ConfigError, DataError
+from streamlearn.messages import RECORD_BYTES_MAX
+from streamlearn.online.buckets import BUCKET_TEXT_BYTES_MAX, bucket_texts
+from streamlearn.online.features import field_seed
+from streamlearn.online.formats import Described
+from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
+from streamlearn.online.schema import BoundSchema, Part, read_schema
+
+if TYPE_CHECKING:
+    from streamlearn.config import SourceConfig
+    from streamlearn.messages import I64, U8
+
+__all__ = ["DelimitedFormat", "DelimitedParser"]
+
+_KINDS: Final[dict[tuple[Part, ...], int]] = {
+    ("category",): kernels.CATEGORY,
+    ("number",): kernels.NUMBER,
+    ("raw",): kernels.RAW,
+    ("hour", "weekday"): kernels.TIME,
+    ("hour",): kernels.HOUR,
+    ("weekday",): kernels.WEEKDAY,
+}
+_WEEKDAYS: Final = np.frombuffer(b"MonTueWedThuFriSatSun", np.uint8)
+_SHOWN_MAX: Final = 60
+
+
+class DelimitedFormat:
+    """Records of delimited fields.
+
+    Parameters
+    ----------
+    config : SourceConfig
+        ``header``, ``delimiter``, ``quote``, ``trim``, ``columns``, ``label`` and ``cross`` matter;
+        where ``format`` is ``tsv`` the delimiter is a tab unless another is given.
+
+    Raises
+    ------
+    ConfigError
+        The schema or a character is wrong.
+    """
+
+    name = "delimited"
+
+    def __init__(self, config: SourceConfig) -> None:
+        delimiter = config.delimiter
+        if config.format == "tsv" and delimiter == ",":
+            delimiter = "\t"
+        self.delimiter = _character("delimiter", delimiter)
+        self.quote = _character("quote", config.quote) if config.quote else ""
+        if self.delimiter == self.quote:
+            raise ConfigError(f"source.quote: {self.quote!r} is the delimiter already")
+        self.trim = config.trim
+        self.schema = read_schema(config)
+        self.has_values = self.schema.has_values
+        self.has_header = config.header
+        # Fields keep their numbers: a header met later may only add to them.
+        self._fields = {field: i for i, field in enumerate(self.schema.fields)}
+        self._columns: dict[str, int] = {}
+        self._count = 0
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the fields; grows with headers where the schema names no columns."""
+        return tuple(self._fields)
+
+    def parser(self, header: bytes | None) -> DelimitedParser:
+        """Return a parser for an object with this header; see ``Format``."""
+        bound = self.schema.bind(self._names(header) if self.has_header else None)
+        self._count = bound.count
+        for feature in bound.features:
+            self._fields.setdefault(feature.field, len(self._fields))
+        for column in bound.columns:
+            self._columns.setdefault(column, len(self._columns))
+        return DelimitedParser(self, bound, self._fields, self._columns)
+
+    def complaint(self, reason: int, field: int, arg: int, record: bytes) -> str:
+        """Say what is wrong with a record; ``arg`` numbers the column, ``field`` is its place."""
+        match reason:
+            case 1:
+                least = "" if self.has_header else "at least "
+                return f"expected {least}{self._count} fields, found {arg}"
+            case 5:
+                return f"record of {arg} bytes is longer than the {RECORD_BYTES_MAX} allowed"
+            case 6:
+                return (
+                    f"a quote {self.quote} does not end on its line or stands inside a field "
+                    f"without quotes in {_shown(record)}"
+                )
+        column = list(self._columns)[arg]
+        token = _shown(self._token(record, field))
+        match reason:
+            case 2:
+                label = self.schema.label
+                name = "label" if column == label.column and not label.text else column
+                return f"{name} {token} is not {label.expected}"
+            case 3:
+                return f"{column} {token} is not a finite number"
+            case 4:
+                return f"{column} {token} is not valid UTF-8"
+            case 9:
+                return f"{column} {token} is not a time (2026-11-23T18:05, seconds or YYMMDDHH)"
+            case 10:
+                return f"weight {token} is not a number of at least 0"
+            case _:
+                raise AssertionError(reason)
+
+    def _names(self, header: bytes | None) -> list[str]:
+        assert header is not None, "a format with a header needs one"
+        try:
+            line = header.rstrip(b"\r\n").decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise DataError(f"the header {_shown(header)} is not valid UTF-8") from error
+        names = self._split(line)
+        return [name.strip(" ") for name in names] if self.trim else names
+
+    def _token(self, record: bytes, field: int) -> bytes:
+        fields = self._split(record.rstrip(b"\r\n").decode("latin-1"))
+        token = fields[field] if 0 <= field < len(fields) else ""
+        return (token.strip(" ") if self.trim else token).encode("latin-1")
+
+    def _split(self, line: str) -> list[str]:
+        if not self.quote or self.quote not in line:
+            return line.split(self.delimiter)
+        reader = csv.reader(
+            [line],
+            delimiter=self.delimiter,
+            quotechar=self.quote,
+            skipinitialspace=self.trim,
+        )
+        return next(reader, [])
+
+
+class DelimitedParser:
+    """Parses blocks of one object; has working space of its own, so only one lane may use it.
+
+    Parameters
+    ----------
+    source : DelimitedFormat
+    bound : BoundSchema
+        The schema, applied to the object's header.
+    fields, columns : dict
+        The format's numbers of fields and columns.
+
+    Raises
+    ------
+    DataError
+        There are more features in a record than may be.
+    """
+
+    def __init__(
+        self,
+        source: DelimitedFormat,
+        bound: BoundSchema,
+        fields: dict[str, int],
+        columns: dict[str, int],
+    ) -> None:
+        ops: list[tuple[str, tuple[Part, ...]]] = []
+        slots: list[int] = []  # by feature: 2 op, or 2 op + 1 for weekdays
+        for feature in bound.features:
+            if ops and ops[-1][0] == feature.column:
+                ops[-1] = (feature.column, (*ops[-1][1], feature.part))
+            else:
+                ops.append((feature.column, (feature.part,)))
+            slots.append(2 * (len(ops) - 1) + (feature.part == "weekday"))
+        features_max = len(bound.features) + len(bound.crosses)
+        if features_max > FEATURES_PER_RECORD_MAX:
+            raise DataError(
+                f"a record has {features_max} features, more than the {FEATURES_PER_RECORD_MAX} "
+                "allowed",
+                hint="name the columns to use in source.columns",
+            )
+        label, weight = bound.label, bound.weight
+        mode = kernels.COMPARE[label.comparison] if label.comparison else 0
+        settings = np.zeros(kernels.N_SETTINGS, np.int64)
+        settings[:] = (
+            ord(source.delimiter),
+            ord(source.quote or "\n"),
+            source.trim,
+            bound.count,
+            bound.exact,
+            source.has_values,
+            bound.columns[label.column],
+            columns[label.column],
+            mode,
+            bound.columns[weight] if weight else -1,
+            columns[weight] if weight else -1,
+            RECORD_BYTES_MAX,
+        )
+        seeds = np.zeros((len(ops), 2), np.uint64)
+        slot_fields = np.full(2 * len(ops), -1, np.int32)
+        for feature, slot in zip(bound.features, slots, strict=True):
+            seeds[slot >> 1, slot & 1] = field_seed(feature.field)
+            slot_fields[slot] = fields[feature.field]
+        self._ops = len(ops)
+        self._parts = sum(len(cross) for cross in bound.crosses)
+        self._features = features_max
+        common = (
+            settings,
+            np.array([_KINDS[parts] for _, parts in ops], np.int8),
+            np.array([bound.columns[column] for column, _ in ops], np.int32),
+        )
+        crossing = (
+            seeds,
+            np.cumsum([len(cross) for cross in bound.crosses], dtype=np.int64),
+            np.array([slots[i] for cross in bound.crosses for i in cross], np.int64),
+            np.array([field_seed(field) for field in bound.cross_fields], np.uint64),
+        )
+        space = (
+            np.zeros(bound.count + 1, np.int64),
+            np.zeros(2 * len(ops), np.uint64),
+            np.zeros(RECORD_BYTES_MAX + 64, np.uint8),
+        )
+        tokens = label.tokens
+        self._parse_arguments = (
+            *common,
+            np.array([columns[column] for column, _ in ops], np.int32),
+            *crossing,
+            float(label.threshold if mode else label.otherwise),
+            np.frombuffer(bytearray(b"".join(tokens)), np.uint8),
+            np.cumsum([len(token) for token in tokens], dtype=np.int64),
+            np.array(list(tokens.values()), np.float64),
+            *space,
+        )
+        self._describe_arguments = (*common, *crossing, *space)
+        self._slot_fields = slot_fields
+        self._cross_fields = np.array([fields[f] for f in bound.cross_fields], np.int32)
+
+    def parse(self, buffer: U8, start: int, end: int, out: Minibatch) -> int:
+        """Append the records of ``buffer[start:end]`` to ``out``; see ``Parser``."""
+        if start >= end:
+            return start
+        assert buffer[end - 1] == ord("\n"), "the last record is not complete"
+        return int(
+            kernels.parse_records(
+                buffer,
+                start,
+                end,
+                *self._parse_arguments,
+                out.keys,
+                out.values,
+                out.indptr,
+                out.labels,
+                out.weights,
+                out.lines,
+                out.bad_start,
+                out.bad_reason,
+                out.bad_field,
+                out.bad_arg,
+                out.state,
+                out.nnz_max - FEATURES_PER_RECORD_MAX,
+            )
+        )
+
+    def describe(self, buffer: U8, starts: I64, ends: I64) -> Described:
+        """Parse good records once more and say which text made which key; see ``Parser``."""
+        text, text_ends = bucket_texts(whole=False)
+        length = int((ends - starts).sum())
+        features = self._features * starts.size
+        # Each token is in the text once, and once more for each cross that it is part of.
+        room = (length + BUCKET_TEXT_BYTES_MAX * self._ops * starts.size) + self._parts * (
+            length + BUCKET_TEXT_BYTES_MAX * starts.size
+        )
+        keys = np.zeros(features, np.uint64)
+        field = np.zeros(features, np.int32)
+        out_ends = np.zeros(features, np.int64)
+        out_text = np.zeros(room, np.uint8)
+        settings = self._parse_arguments[0]
+        count = kernels.describe_records(
+            buffer,
+            starts,
+            ends,
+            *self._describe_arguments,
+            np.zeros(self._features, np.uint64),
+            np.zeros(self._features if settings[kernels.S_VALUES] else 0, np.float32),
+            text,
+            text_ends,
+            _WEEKDAYS,
+            self._slot_fields,
+            self._cross_fields,
+            keys,
+            field,
+            out_ends,
+            out_text,
+        )
+        used = int(out_ends[count - 1]) if count else 0
+        return Described(keys[:count], field[:count], out_ends[:count], out_text[:used])
+
+
+def _character(setting: str, text: str) -> str:
+    text = {"\\t": "\t", "tab": "\t"}.get(text, text)
+    if len(text) != 1 or ord(text) > 127 or text in "\r\n":
+        raise ConfigError(
+            f"source.{setting}: expected one ASCII character other than a newline, got {text!r}"
+        )
+    return text
+
+
+def _shown(token: bytes) -> str:
+    """Quote a token for a message, cut and with what is not UTF-8 escaped."""
+    cut = "…" if len(token) > _SHOWN_MAX else ""
+    return "'" + token[:_SHOWN_MAX].decode(errors="backslashreplace") + cut + "'"

@@ -1,0 +1,458 @@
+"""The schema of delimited records: which column is the label, what the others give as features.
+
+:func:`read_schema` reads ``source.columns``, ``source.label`` and ``source.cross`` before any data
+is there and reports what is wrong with them; :meth:`Schema.bind` applies the schema to the columns
+of one object.
+
+Kinds of columns:
+
+``label``
+    0 or 1: one of ``0 1 0.0 1.0 -1 +1 -1.0 +1.0 true false yes no y n t f``, the words in small
+    letters, in capitals or with a capital first. Whatever else makes a bad record.
+``weight``
+    The example's weight, a number >= 0.
+``categorical``
+    The token as it stands is a feature.
+``number``, ``number:log``
+    The logarithmic bucket of a number is a feature: four to an octave, sign kept.
+``number:raw``
+    A feature with the number as its value.
+``time``, ``time:hour``, ``time:weekday``
+    Hour (0 to 23) and weekday are two features, ``when.hour`` and ``when.weekday``.
+``ignore``
+    No feature, though a label's rule may use it.
+
+A label's rule is ``COLUMN > NUMBER`` with ``>``, ``>=``, ``<``, ``<=``, ``==`` or ``!=``,
+``COLUMN == "text"`` (or ``!=``), ``COLUMN in ["a", "b"]`` (or ``not in``), or the mere name of the
+label's column. A number compares as a number (``1.0`` is ``1``), a text byte by byte. The rule's
+column is no feature, since it would tell the label.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Final, Literal
+
+from streamlearn.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from streamlearn.config import SourceConfig
+
+__all__ = [
+    "KINDS",
+    "LABEL_TOKENS",
+    "BoundSchema",
+    "Feature",
+    "LabelRule",
+    "Part",
+    "Schema",
+    "read_label_rule",
+    "read_schema",
+]
+
+KINDS: Final = (
+    "label",
+    "weight",
+    "categorical",
+    "number",
+    "number:log",
+    "number:raw",
+    "time",
+    "time:hour",
+    "time:weekday",
+    "ignore",
+)
+
+Part = Literal["category", "number", "raw", "hour", "weekday"]
+
+_PARTS: Final[dict[str, tuple[Part, ...]]] = {
+    "categorical": ("category",),
+    "number": ("number",),
+    "number:log": ("number",),
+    "number:raw": ("raw",),
+    "time": ("hour", "weekday"),
+    "time:hour": ("hour",),
+    "time:weekday": ("weekday",),
+}
+
+
+def _label_tokens() -> dict[bytes, float]:
+    tokens = {b"0": 0.0, b"1": 1.0, b"-1": 0.0, b"+1": 1.0}
+    tokens |= {b"0.0": 0.0, b"1.0": 1.0, b"-1.0": 0.0, b"+1.0": 1.0}
+    for no, yes in (("false", "true"), ("no", "yes"), ("n", "y"), ("f", "t")):
+        for form in (str.lower, str.capitalize, str.upper):
+            tokens[form(no).encode()] = 0.0
+            tokens[form(yes).encode()] = 1.0
+    return tokens
+
+
+# The tokens that a label may be where no rule says otherwise; the most frequent first.
+LABEL_TOKENS: Final = _label_tokens()
+
+
+@dataclass(frozen=True, slots=True)
+class LabelRule:
+    """How a column makes the label.
+
+    Attributes
+    ----------
+    column : str
+    text : str
+        The rule as the user wrote it; empty where the column's tokens are the label.
+    comparison : str
+        ``>``, ``>=``, ``<``, ``<=``, ``==``, ``!=`` with a number, or empty for tokens.
+    threshold : float
+        The number it compares with.
+    tokens : dict
+        Token -> label, where tokens decide.
+    otherwise : float
+        The label of any other token; -1 where there is none (a bad record).
+    """
+
+    column: str
+    text: str
+    comparison: str
+    threshold: float
+    tokens: Mapping[bytes, float]
+    otherwise: float
+
+    @property
+    def expected(self) -> str:
+        """What a label must be, in words."""
+        if self.comparison:
+            return f"a number (the rule is {self.text})"
+        if self.otherwise >= 0:
+            return f"present (the rule is {self.text})"
+        return "0 or 1, -1 or 1, true or false, yes or no"
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """A feature that a column gives.
+
+    Attributes
+    ----------
+    field : str
+        The name of its field: the column's, with ``.hour`` or ``.weekday`` for times.
+    column : str
+    part : str
+        ``category``, ``number``, ``raw``, ``hour`` or ``weekday``.
+    """
+
+    field: str
+    column: str
+    part: Part
+
+
+@dataclass(frozen=True, slots=True)
+class BoundSchema:
+    """A schema applied to the columns of one object.
+
+    Attributes
+    ----------
+    columns : dict
+        Column name -> place, of all columns that matter.
+    count : int
+        How many columns a record has.
+    exact : bool
+        Whether it has exactly as many; else at least.
+    label : LabelRule
+    weight : str
+        Name of the weight's column, or empty.
+    features : tuple of Feature
+        In the order of the columns.
+    crosses : tuple of tuple of int
+        Indices into ``features``, in the order of each cross.
+    cross_fields : tuple of str
+    """
+
+    columns: Mapping[str, int]
+    count: int
+    exact: bool
+    label: LabelRule
+    weight: str
+    features: tuple[Feature, ...]
+    crosses: tuple[tuple[int, ...], ...]
+    cross_fields: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """What the settings say of the columns.
+
+    Attributes
+    ----------
+    kinds : dict
+        Column name (or number as text) -> kind. Empty: every column but the label's is categorical.
+    label : LabelRule
+    crosses : tuple of tuple of str
+        Names of fields.
+    header : bool
+        Whether columns are named by a header; else by number.
+    """
+
+    kinds: Mapping[str, str]
+    label: LabelRule
+    crosses: tuple[tuple[str, ...], ...]
+    header: bool
+
+    @property
+    def has_values(self) -> bool:
+        """Whether a feature may have another value than one."""
+        return "number:raw" in self.kinds.values()
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of all fields; with empty ``kinds`` only the crosses, the rest is in the header."""
+        fields = [feature.field for feature in _features(self.kinds)]
+        return (*fields, *("*".join(cross) for cross in self.crosses))
+
+    def bind(self, names: Sequence[str] | None) -> BoundSchema:
+        """Apply the schema to an object's columns.
+
+        Parameters
+        ----------
+        names : sequence of str, optional
+            The names in the object's header; None where it has none.
+
+        Raises
+        ------
+        DataError
+            The header lacks a column that the schema names, or has one twice.
+        ConfigError
+            A cross names a field that there is not.
+        """
+        if names is None:
+            places = {name: int(name) for name in (*self.kinds, self.label.column)}
+            count, exact = max(places.values()) + 1, False
+        else:
+            places = dict(zip(reversed(names), range(len(names) - 1, -1, -1), strict=True))
+            count, exact = len(names), True
+            for name, path in self._needed(names):
+                if name not in places:
+                    raise DataError(
+                        f"the header has no column {name!r}, which {path} names",
+                        hint=_near(name, names) or f"its columns are {', '.join(names[:40])}",
+                    )
+                if names.count(name) > 1:
+                    raise DataError(f"the header has the column {name!r} twice")
+        kinds: Mapping[str, str] = self.kinds
+        if not kinds:
+            kinds = dict.fromkeys(places, "categorical") | {self.label.column: "label"}
+        kinds = {name: kinds[name] for name in sorted(kinds, key=places.__getitem__)}
+        features = tuple(_features(kinds))
+        weight = next((name for name, kind in kinds.items() if kind == "weight"), "")
+        return BoundSchema(
+            columns=places,
+            count=count,
+            exact=exact,
+            label=self.label,
+            weight=weight,
+            features=features,
+            crosses=_resolve(self.crosses, features),
+            cross_fields=tuple("*".join(cross) for cross in self.crosses),
+        )
+
+    def _needed(self, names: Sequence[str]) -> Iterable[tuple[str, str]]:
+        yield from ((name, f"source.columns.{name}") for name in self.kinds)
+        yield self.label.column, "source.label"
+        if not self.kinds:
+            yield from ((name, "source.columns") for name in names)
+
+
+def read_schema(config: SourceConfig) -> Schema:
+    """Return the schema that a source's settings describe.
+
+    Raises
+    ------
+    ConfigError
+        A kind, a rule or a cross is wrong, or no column is the label.
+    """
+    for name, kind in config.columns.items():
+        path = f"source.columns.{name}"
+        if kind not in KINDS:
+            raise ConfigError(
+                f"{path}: expected one of {', '.join(KINDS)}, got {kind!r}", hint=_near(kind, KINDS)
+            )
+        if not config.header and not re.fullmatch(r"0|[1-9]\d{0,5}", name):
+            raise ConfigError(
+                f"{path}: expected a column's number from 0, since source.header is false, "
+                f"got {name!r}",
+                hint="set source.header = true where the first line names the columns",
+            )
+    for kind in ("label", "weight"):
+        several = [name for name, other in config.columns.items() if other == kind]
+        if len(several) > 1:
+            raise ConfigError(f"source.columns.{several[1]}: {several[0]!r} is the {kind} already")
+    label = _read_label(config)
+    if not config.columns and not config.header:
+        raise ConfigError(
+            "source.columns: expected a column's number and kind for each column, got none",
+            hint="or set source.header = true where the first line names the columns",
+        )
+    schema = Schema(
+        kinds=dict(config.columns),
+        label=label,
+        crosses=tuple(_read_cross(i, text) for i, text in enumerate(config.cross)),
+        header=config.header,
+    )
+    repeated = sorted({field for field in schema.fields if schema.fields.count(field) > 1})
+    if repeated:
+        raise ConfigError(f"source.cross: two fields have the name {repeated[0]!r}")
+    if schema.kinds:
+        _resolve(schema.crosses, tuple(_features(schema.kinds)))
+    return schema
+
+
+def _read_label(config: SourceConfig) -> LabelRule:
+    """Return the rule of the label, explicit or by a column's kind."""
+    labelled = next((name for name, kind in config.columns.items() if kind == "label"), None)
+    if not config.label:
+        if labelled is None:
+            raise ConfigError(
+                "source.columns: expected one column of kind label, got none",
+                hint="or give the label's column or rule as source.label (delay > 15)",
+            )
+        return LabelRule(labelled, "", "", 0.0, LABEL_TOKENS, -1.0)
+    rule = read_label_rule(config.label)
+    if labelled not in {None, rule.column}:
+        raise ConfigError(
+            f"source.label: the rule is about {rule.column!r}, but source.columns.{labelled} is "
+            "the label"
+        )
+    kind = config.columns.get(rule.column, "label")
+    if kind not in {"label", "ignore"}:
+        raise ConfigError(
+            f"source.columns.{rule.column}: expected label or ignore, since the label's rule "
+            f"{config.label!r} uses it, got {kind!r}"
+        )
+    if not config.header and not rule.column.isdecimal():
+        raise ConfigError(
+            f"source.label: expected a column's number from 0, since source.header is false, "
+            f"got {rule.column!r}",
+            hint="set source.header = true where the first line names the columns",
+        )
+    return rule
+
+
+_RULE = re.compile(
+    r"""\s*(?:"(?P<quoted>[^"]+)"|(?P<column>[^\s<>=!"]+))
+    (?:\s*(?P<operator>==|!=|>=|<=|=|>|<|\bnot\s+in\b|\bin\b)\s*(?P<operand>\S.*?))?\s*""",
+    re.VERBOSE,
+)
+
+
+def read_label_rule(text: str) -> LabelRule:
+    """Return the rule that a text says (``delay > 15``, ``class != "normal."``, ``clicked``).
+
+    Raises
+    ------
+    ConfigError
+        It is no such rule.
+    """
+    match = _RULE.fullmatch(text)
+    if match is None or match["operator"] == "=":
+        raise ConfigError(
+            f'source.label: expected a rule like delay > 15 or class != "normal.", got {text!r}',
+            hint="write == where two things are compared" if match else None,
+        )
+    column = match["quoted"] or match["column"]
+    if match["operator"] is None:
+        return LabelRule(column, "", "", 0.0, LABEL_TOKENS, -1.0)
+    operator = " ".join(match["operator"].split())
+    operand = match["operand"]
+    if operator in {"in", "not in"}:
+        tokens = _read_list(operand)
+    elif re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", operand):
+        threshold = float(operand)
+        if not math.isfinite(threshold):
+            raise ConfigError(f"source.label: {operand} is too large a number in {text!r}")
+        return LabelRule(column, text.strip(), operator, threshold, {}, -1.0)
+    elif operator in {"==", "!="}:
+        tokens = [_read_text(operand)]
+    else:
+        raise ConfigError(
+            f"source.label: expected a number after {operator}, got {operand!r}",
+            hint="texts are compared with == , != , in and not in",
+        )
+    inside = 1.0 if operator in {"==", "in"} else 0.0
+    return LabelRule(
+        column, text.strip(), "", 0.0, {t.encode(): inside for t in tokens}, 1.0 - inside
+    )
+
+
+def _read_text(operand: str) -> str:
+    if operand[0] not in "\"'":
+        return operand
+    try:
+        value = ast.literal_eval(operand)
+    except (SyntaxError, ValueError):
+        value = None
+    if not isinstance(value, str):
+        raise ConfigError(f"source.label: expected a quoted text, got {operand}")
+    return value
+
+
+def _read_list(operand: str) -> list[str]:
+    try:
+        values = ast.literal_eval(operand)
+    except (SyntaxError, ValueError):
+        values = None
+    if (
+        not isinstance(values, list | tuple)
+        or not values
+        or not all(isinstance(value, str | int | float) for value in values)
+    ):
+        raise ConfigError(f'source.label: expected a list like ["a", "b"], got {operand}')
+    return [str(value) for value in values]
+
+
+def _read_cross(index: int, text: str) -> tuple[str, ...]:
+    parts = tuple(part.strip() for part in text.split("*"))
+    if len(parts) < 2 or not all(parts):
+        raise ConfigError(
+            f"source.cross[{index}]: expected fields with * between them "
+            f"(origin*destination), got {text!r}"
+        )
+    if len(set(parts)) < len(parts):
+        raise ConfigError(f"source.cross[{index}]: {text!r} names a field twice")
+    return parts
+
+
+def _features(kinds: Mapping[str, str]) -> Iterable[Feature]:
+    for name, kind in kinds.items():
+        for part in _PARTS.get(kind, ()):
+            yield Feature(f"{name}.{part}" if part in {"hour", "weekday"} else name, name, part)
+
+
+def _resolve(
+    crosses: Sequence[Sequence[str]], features: Sequence[Feature]
+) -> tuple[tuple[int, ...], ...]:
+    """Turn names of fields into indices of features."""
+    index = {feature.field: i for i, feature in enumerate(features)}
+    for i, cross in enumerate(crosses):
+        for field in cross:
+            path = f"source.cross[{i}]"
+            if field not in index:
+                derived = [name for name in index if name.startswith(f"{field}.")]
+                raise ConfigError(
+                    f"{path}: expected fields, got {field!r}, which is none",
+                    hint=f"did you mean {derived[0]!r}?" if derived else _near(field, index),
+                )
+            if features[index[field]].part == "raw":
+                raise ConfigError(
+                    f"{path}: {field!r} is number:raw, which cannot be crossed",
+                    hint=f'make it number: source.columns.{field} = "number"',
+                )
+    return tuple(tuple(index[field] for field in cross) for cross in crosses)
+
+
+def _near(name: str, names: Iterable[str]) -> str | None:
+    near = get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else None
