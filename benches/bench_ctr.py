@@ -131,7 +131,7 @@ def compare(log: Path, rounds: int, names: list[str]) -> list[dict[str, Any]]:
             if contender.bits:
                 # the converter's kernel writes to a file that nobody reads: its time alone counts
                 converting = vw.convert(log, Path(os.devnull))
-                used = vw.run(log, text, _vw_flags(contender.bits))
+                used = vw.run(text, _vw_flags(contender.bits))
                 used["cpu_seconds"] += converting
                 used["seconds"] += converting
                 result = {**used, "process_cpu_seconds": used["cpu_seconds"], "features": None}
@@ -149,7 +149,7 @@ def compare(log: Path, rounds: int, names: list[str]) -> list[dict[str, Any]]:
             )
     for contender in chosen:
         if contender.bits:
-            judged = vw.run(log, text, _vw_flags(contender.bits), auc=True)
+            judged = vw.run(text, _vw_flags(contender.bits), labels=vw.labels_of(log))
             aucs[contender.name] = judged["auc"]
     return [_row(name, runs, known, aucs.get(name)) for name, runs in results.items()]
 

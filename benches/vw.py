@@ -35,7 +35,7 @@ from sklearn.metrics import roc_auc_score
 import process
 from streamlearn.compute.kernels.bits import load64, log_bucket, store64
 
-__all__ = ["convert", "run"]
+__all__ = ["convert", "labels_of", "run"]
 
 # A tab and an integer become a blank, a field's character and at most four digits; a token keeps
 # its length and gains two characters.
@@ -141,27 +141,23 @@ def convert(source: Path, target: Path) -> float:
     return seconds
 
 
-def _auc(source: Path, predictions: Path) -> float:
-    """Return the AUC of predictions against the labels, the first character of each line."""
-    with source.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
-        labels = [line[0] == ord("1") for line in iter(raw.readline, b"")]
-    scores = np.fromstring(predictions.read_text(), np.float32, sep="\n")
-    return float(roc_auc_score(np.array(labels), scores))
+def labels_of(log: Path) -> np.ndarray:
+    """Return the labels of a Criteo log, bool[records]: the first character of each line."""
+    with log.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
+        return np.array([line[0] == ord("1") for line in iter(raw.readline, b"")])
 
 
-def run(source: Path, text: Path, flags: list[str], *, auc: bool = False) -> dict[str, Any]:
+def run(text: Path, flags: list[str], *, labels: np.ndarray | None = None) -> dict[str, Any]:
     """Let VW learn from converted text; return its loss, CPU and wall seconds and peak memory.
 
     Parameters
     ----------
-    source : Path
-        The raw log, for the labels of the AUC.
     text : Path
-        What :func:`convert` made of it.
+        A log in VW's format.
     flags : list of str
         Further flags of VW: ``--ftrl -b 24 --ftrl_alpha 0.1``.
-    auc : bool
-        Whether to write predictions and judge them (slower: do not time such a run).
+    labels : bool[records], optional
+        Write predictions and judge them against these (slower: do not time such a run).
 
     Raises
     ------
@@ -172,16 +168,19 @@ def run(source: Path, text: Path, flags: list[str], *, auc: bool = False) -> dic
         predictions = Path(scratch) / "predictions"
         command = [sys.executable, "-m", "vowpalwabbit", "-d", str(text), "--no_stdin"]
         command += ["--loss_function", "logistic", "--link", "logistic", *flags]
-        if auc:
+        if labels is not None:
             command += ["-p", str(predictions)]
         used = process.run(command)
         loss = re.search(r"average loss = ([\d.]+)", used.stderr)
         examples = re.search(r"number of examples = (\d+)", used.stderr)
         if loss is None or examples is None:
             raise RuntimeError(f"vw said no loss: {used.stderr[-400:]}")
+        auc = None
+        if labels is not None:
+            auc = float(roc_auc_score(labels, np.loadtxt(predictions, np.float32)))
         return {
             "logloss": float(loss[1]),
-            "auc": _auc(source, predictions) if auc else None,
+            "auc": auc,
             "seconds": used.seconds,
             "cpu_seconds": used.cpu_seconds,
             "peak_rss_bytes": used.peak_rss_bytes,
@@ -205,7 +204,7 @@ def main() -> None:
     os.sync()  # dirty pages would be written back during the run
     flags = ["--ftrl", "-b", str(args.bits), "--ftrl_alpha", str(args.alpha)]
     flags += ["--ftrl_beta", str(args.beta), "--l1", str(args.l1), "--l2", str(args.l2)]
-    result = run(args.source, text, flags, auc=args.auc)
+    result = run(text, flags, labels=labels_of(args.source) if args.auc else None)
     print(json.dumps({**result, "convert_cpu_seconds": converting}))
 
 
