@@ -479,7 +479,18 @@ def _from_file(path: Path) -> Iterable[Given]:
                 hint=f"write its settings under [{section}]",
             )
         for name, value in table.items():
-            yield Given(f"{section}.{name}", value, "job file", place, text=False)
+            here = path.parent
+            said = _beside(here, value) if (section, name) == ("source", "uri") else value
+            yield Given(f"{section}.{name}", said, "job file", place, text=False)
+
+
+def _beside(folder: Path, value: Any) -> Any:
+    """Take relative paths among the URIs of a job file from where the job file is."""
+    if isinstance(value, list):
+        return [_beside(folder, one) for one in value]
+    if not isinstance(value, str) or value in {"", "-"} or value.startswith("~") or "://" in value:
+        return value
+    return str(folder / value)
 
 
 def _from_environment(environ: Mapping[str, str]) -> Iterable[Given]:
