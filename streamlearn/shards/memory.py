@@ -62,24 +62,22 @@ class Reservation:
         end = end_byte // HUGE_BYTES * HUGE_BYTES
         self._advise(_HUGEPAGE, first, end)
 
-    def forget(self, first_byte: int, end_byte: int) -> None:
-        """Make the bytes zero again, and give back the pages that lie wholly within."""
-        first = -(-first_byte // mmap.PAGESIZE) * mmap.PAGESIZE
-        end = end_byte // mmap.PAGESIZE * mmap.PAGESIZE
-        if _DONTNEED is None or first >= end:
-            self.words[first_byte // 8 : end_byte // 8] = 0
-            return
-        self.words[first_byte // 8 : first // 8] = 0
-        self.words[end // 8 : end_byte // 8] = 0
-        try:
-            self._map.madvise(_DONTNEED, self._skip + first, end - first)
-        except OSError:
-            self.words[first // 8 : end // 8] = 0
+    def clear(self, first_byte: int, end_byte: int) -> None:
+        """Make the bytes zero again.
 
-    def _advise(self, advice: int | None, first: int, end: int) -> None:
+        The last, partial huge page is given back whole (what lies in it behind ``end_byte`` must be zero or of no
+        use), so that it can be taken as one huge page once the region covers it.
+        """
+        tail = max(end_byte // HUGE_BYTES * HUGE_BYTES, -(-first_byte // HUGE_BYTES) * HUGE_BYTES)
+        if tail < end_byte and self._advise(_DONTNEED, tail, tail + HUGE_BYTES):
+            end_byte = tail
+        self.words[first_byte // 8 : end_byte // 8] = 0
+
+    def _advise(self, advice: int | None, first: int, end: int) -> bool:
         if advice is None or first >= end:
-            return
+            return False
         try:
             self._map.madvise(advice, self._skip + first, end - first)
         except OSError:  # a kernel without huge pages: slower, not wrong
-            return
+            return False
+        return True

@@ -19,16 +19,19 @@ import numpy as np
 from streamlearn.compute.kernels import table as kernels
 from streamlearn.errors import TableFullError
 from streamlearn.messages import I32, I64, U64
-from streamlearn.shards.memory import Reservation
+from streamlearn.shards.memory import HUGE_BYTES, Reservation
 
 __all__ = ["INITIAL_SLOTS", "LOAD_MAX", "SLOT_BYTES", "SPLIT_SLOTS", "ExactTable", "HashedTable"]
 
 SLOT_BYTES: Final = 32
 SEGMENTS_MAX: Final = 256
-# A segment wants to grow beyond this share of its slots: 32 bytes / 0.75 is 43 bytes a feature just before a growth
-# and 53 just after (a quarter more slots).
-LOAD_MAX: Final = 0.75
-GROWTH: Final = 1.25
+# A segment wants to grow beyond this share of its slots, and then gets this many times as many: 32 bytes / 0.8 is 40
+# bytes a feature just before a growth and 55 just after. A growth moves every row of the segment, so a row is moved
+# 1 / (GROWTH - 1) times on average: 2.7 here, 4 with a quarter more at a time.
+LOAD_MAX: Final = 0.8
+GROWTH: Final = 1.37
+# While a table is small (32 MB), its segments double: fewer moves where memory does not matter.
+SMALL_SLOTS: Final = 1 << 20
 INITIAL_SLOTS: Final = 8192
 # 16 MB: growing that much takes a few milliseconds, and eight huge pages waste little of it.
 SPLIT_SLOTS: Final = 1 << 19
@@ -72,7 +75,8 @@ class ExactTable:
         self.when_full = when_full
         per_segment = int(features_max / SEGMENTS_MAX / LOAD_MAX * GROWTH * GROWTH) + 1
         self._region_slots = max(per_segment, int(SPLIT_SLOTS * GROWTH), INITIAL_SLOTS) + SLACK_SLOTS + 1
-        self._region_slots += self._region_slots % 2  # whole lines
+        huge_slots = HUGE_BYTES // SLOT_BYTES
+        self._region_slots = -(-self._region_slots // huge_slots) * huge_slots
         if self._region_slots * SEGMENTS_MAX > ADDRESS_SLOTS_MAX:
             most = int(ADDRESS_SLOTS_MAX / SEGMENTS_MAX / GROWTH / GROWTH * LOAD_MAX) * SEGMENTS_MAX
             raise TableFullError(
@@ -123,10 +127,11 @@ class ExactTable:
     def rows(self, segment: int) -> U64:
         """Return a copy of a segment's rows, uint64[n, 4], in the order of their slots (nearly that of keys)."""
         first, end = self.region(segment)
-        out = np.empty((int(self.loads[segment]), 4), np.uint64)
+        load = int(self.loads[segment])
+        out = np.empty((load + 1, 4), np.uint64)
         n = kernels.pack(self.words, first, end, out)
-        assert n == len(out), (n, len(out))
-        return out
+        assert n == load, (n, load)
+        return out[:n]
 
     def key_order(self) -> Iterator[int]:
         """Yield the segments in the order of their keys."""
@@ -178,8 +183,10 @@ class ExactTable:
                 piece = part[at : at + room]
                 _, end = self.region(segment)
                 scale, offset = self.places[low]
-                fits = kernels.lay_out(self.words, piece, len(piece), scale, offset, end)
-                assert fits, "rows of a snapshot crowd a segment beyond its slack"
+                taken = kernels.lay_out(
+                    self.words, piece, len(piece), 0, 256, scale, offset, end
+                )
+                assert taken == len(piece), "rows of a snapshot crowd a segment beyond its slack"
                 self.loads[segment] += len(piece)
                 self.inserted_count[0] += len(piece)
                 at += len(piece)
@@ -207,7 +214,8 @@ class ExactTable:
         """Give a segment a quarter more slots, or split it in two; slots of its rows change."""
         rows = self._take(segment)
         bits, low = self._bits[segment], self._lows[segment]
-        capacity = int(self._capacities[segment] * GROWTH) + 1
+        factor = GROWTH if self.capacity > SMALL_SLOTS // 2 else 2.0
+        capacity = int(self._capacities[segment] * factor) + 1
         while True:
             if capacity > SPLIT_SLOTS and bits < 8:
                 if self._split(segment, rows, capacity):
@@ -228,17 +236,15 @@ class ExactTable:
 
     def _split(self, segment: int, rows: U64, capacity: int) -> bool:
         bits, low = self._bits[segment] + 1, self._lows[segment]
-        middle = low + (256 >> bits)
-        upper = (rows[:, 0] >> np.uint64(56)) >= middle
         other = self.segments
         self._place(segment, bits, low, capacity // 2)
-        self._place(other, bits, middle, capacity // 2)
-        lower_rows, upper_rows = rows[~upper], rows[upper]
+        self._place(other, bits, low + (256 >> bits), capacity // 2)
         self.segments += 1
-        if self._fill(segment, lower_rows) and self._fill(other, upper_rows):
+        if self._fill(segment, rows) and self._fill(other, rows):
             return True
-        for part in (segment, other):
-            self._clear(part)
+        self._clear(segment)
+        self._clear(other)
+        self.loads[other] = 0
         self.segments -= 1
         self._bits[segment] = bits - 1
         return False
@@ -254,8 +260,10 @@ class ExactTable:
         if self.before_change is not None:
             self.before_change(segment)
         load = int(self.loads[segment])
-        if len(self._scratch) < load:
-            self._scratch = np.empty((int(load * GROWTH), 4), np.uint64)
+        if len(self._scratch) <= load:
+            reservation = Reservation(int(load * 2 + 1) * SLOT_BYTES)
+            reservation.advise_huge(0, reservation.size_bytes)
+            self._scratch = reservation.words.reshape(-1, 4)
         first, end = self.region(segment)
         n = kernels.pack(self.words, first, end, self._scratch)
         assert n == load, (n, load)
@@ -265,7 +273,7 @@ class ExactTable:
     def _clear(self, segment: int) -> None:
         first, end = self.region(segment)
         if self._capacities[segment]:
-            self._memory.forget(first * SLOT_BYTES, (end + 1) * SLOT_BYTES)
+            self._memory.clear(first * SLOT_BYTES, (end + 1) * SLOT_BYTES)
 
     def _restore(self, segment: int, rows: U64) -> None:
         self._place(segment, self._bits[segment], self._lows[segment], self._capacities[segment])
@@ -273,25 +281,28 @@ class ExactTable:
         assert fits, "rows that stood in a segment no longer fit it"
 
     def _fill(self, segment: int, rows: U64) -> bool:
-        self.loads[segment] = len(rows)
-        scale, offset = self.places[self._lows[segment]]
+        """Lay out those of ``rows`` that belong to an empty segment; False, and empty again, where they crowd."""
+        low = self._lows[segment]
+        high = low + (256 >> self._bits[segment])
+        scale, offset = self.places[low]
         _, end = self.region(segment)
-        if kernels.lay_out(self.words, rows, len(rows), scale, offset, end):
-            return True
-        self._clear(segment)
-        return False
+        taken = kernels.lay_out(self.words, rows, len(rows), low, high, scale, offset, end)
+        self.loads[segment] = max(taken, 0)
+        if taken < 0:
+            self._clear(segment)
+        return taken >= 0
 
     def _place(self, segment: int, bits: int, low: int, capacity: int) -> None:
         """Lay out an empty region: fence, places, limit, huge pages."""
         self._bits[segment], self._lows[segment] = bits, low
+        capacity += capacity % 2
         self._capacities[segment] = capacity
         self.generations[segment] += 1
         first, end = self.region(segment)
         self._memory.advise_huge(first * SLOT_BYTES, (end + 1) * SLOT_BYTES)
         self.words[end * 4] = kernels.FENCE
-        width = 32 - bits
-        scale = capacity << (32 - width)
-        offset = ((first << 32) - (low << 24) * scale) % (1 << 64)
+        scale = capacity // 2 << bits
+        offset = ((first // 2 << 32) - (low << 24) * scale) % (1 << 64)
         ranges = slice(low, low + (256 >> bits))
         self.places[ranges, 0] = scale
         self.places[ranges, 1] = np.uint64(offset)

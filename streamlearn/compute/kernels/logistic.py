@@ -173,7 +173,7 @@ def learn_exact(
     tick : uint64
         Low half of the word that is written above the count of every row touched.
     hints : uint32[nnz]
-        Scratch: the place of each key, computed when its line is prefetched.
+        Scratch: the line of each key, computed when it is prefetched.
     zn64, zn : uint64[m], float32[2 * m]
         Scratch, two views of the same memory; m at least the longest example padded to 16.
     x, w, slots : float32[m], float32[m], int64[m]
@@ -205,14 +205,21 @@ def learn_exact(
                 prefix = int64(key >> uint64(56))
                 place = ((key >> uint64(32)) * places[prefix, 0] + places[prefix, 1]) >> uint64(32)
                 hints[j] = uint32(place)
-                prefetch(base + int64(place << uint64(5)))
+                prefetch(base + int64(place << uint64(6)))
             hinted += 1
         o = indptr[r]
         m = indptr[r + 1] - o
         grow = int64(-1)
         for j in range(m):
             key = keys[o + j]
-            slot = int64(hints[o + j])
+            slot = int64(hints[o + j]) * 2
+            # both slots of the line at once: which of the two is a coin toss, a branch on it would miss
+            second = int64(words[slot * 4 + 4] == key)
+            if second | int64(words[slot * 4] == key):
+                slot += second
+                slots[j] = slot
+                zn64[j] = words[slot * 4 + 1]
+                continue
             while True:
                 held = words[slot * 4]
                 if held == key:
@@ -337,7 +344,7 @@ def score_exact(keys, values, indptr, rows, words, places, intercept, rule, rate
                 key = keys[j]
                 prefix = int64(key >> uint64(56))
                 place = ((key >> uint64(32)) * places[prefix, 0] + places[prefix, 1]) >> uint64(32)
-                prefetch(base + int64(place << uint64(5)))
+                prefetch(base + int64(place << uint64(6)))
             hinted += 1
         score = float32(0)
         if rates[5] > float32(0):
@@ -345,9 +352,8 @@ def score_exact(keys, values, indptr, rows, words, places, intercept, rule, rate
         for j in range(indptr[r], indptr[r + 1]):
             key = keys[j]
             prefix = int64(key >> uint64(56))
-            slot = int64(
-                ((key >> uint64(32)) * places[prefix, 0] + places[prefix, 1]) >> uint64(32)
-            )
+            line = ((key >> uint64(32)) * places[prefix, 0] + places[prefix, 1]) >> uint64(32)
+            slot = int64(line << uint64(1))
             while True:
                 held = words[slot * 4]
                 if held == key:
