@@ -25,6 +25,7 @@ __all__ = [
     "Setting",
     "about",
     "convert",
+    "joined",
     "parse_size",
     "shown",
     "struct_settings",
@@ -277,6 +278,24 @@ def convert(
     return value
 
 
+def joined(setting: Setting, items: Sequence[str]) -> Any:
+    """Return the list or table that a flag given several times means.
+
+    Raises
+    ------
+    ConfigError
+        An item is not what the setting takes.
+    """
+    try:
+        parts = [_typed(setting, item) for item in items]
+    except ValueError as error:
+        given = Given(setting.path, list(items), "flag", f"flag {setting.flag}", text=True)
+        raise wrong(setting, given) from error
+    if setting.shape == "table":
+        return {name: item for part in parts for name, item in part.items()}
+    return [item for part in parts for item in part]
+
+
 def _meant(setting: Setting, one: Given) -> Any:
     """Return the value that was meant (a size, an item written as text); raises ValueError."""
     value = _typed(setting, one.value) if one.text else one.value
@@ -343,7 +362,7 @@ def parse_size(text: str) -> int:
 
 
 def wrong(setting: Setting, one: Given) -> ConfigError:
-    """Return the error for a value that is not allowed, with the nearest choice where there is one."""
+    """Return the error for a value that is not allowed, with the nearest of its choices."""
     close = difflib.get_close_matches(str(one.value), setting.choices, 1)
     return ConfigError(
         f"`{one.path}` must be {setting.expected}, but is {shown(one.value)}{one.where}",
