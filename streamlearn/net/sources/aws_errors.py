@@ -116,7 +116,8 @@ def aws_exceptions() -> tuple[type[Exception], ...]:
     from botocore.exceptions import BotoCoreError, ClientError
 
     # aiobotocore reads the bodies of error answers outside its own translation of exceptions.
-    return (ClientError, BotoCoreError, aiohttp.ClientError, TimeoutError, OSError)
+    # It also follows a redirect that names no region by asking for the region, for ever.
+    return (ClientError, BotoCoreError, aiohttp.ClientError, TimeoutError, OSError, RecursionError)
 
 
 def failure_of(error: Exception) -> Failure:
@@ -126,6 +127,8 @@ def failure_of(error: Exception) -> Failure:
 
     if isinstance(error, exceptions.ClientError):
         return _answered(error.response)
+    if isinstance(error, RecursionError):
+        return Failure(301, "Redirect", "the endpoint redirects without saying where to", "")
     words = str(error) or type(error).__name__
     code = type(error).__name__
     retry = ""

@@ -1,6 +1,6 @@
 """S3 servers for tests: real ones on free loopback ports, and a front that spoils their answers.
 
-Name this module in ``pytest_plugins`` to have its fixtures.
+Their fixtures are known to every test of this folder by its conftest.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from streamlearn.net.sources.s3 import S3Store
 BUCKET = "logs"
 KEY_ID = "AKIDLOOPBACKTEST0001"
 
-_AWS_VARIABLES = [
+_AWS_VARIABLES = (
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
@@ -38,17 +38,17 @@ _AWS_VARIABLES = [
     "AWS_ENDPOINT_URL",
     "AWS_ENDPOINT_URL_S3",
     "AWS_ENDPOINT_URL_SQS",
+    "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS",
     "AWS_WEB_IDENTITY_TOKEN_FILE",
     "AWS_ROLE_ARN",
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-    "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS",
     "AWS_CA_BUNDLE",
     "HTTP_PROXY",
     "HTTPS_PROXY",
     "http_proxy",
     "https_proxy",
-]
+)
 
 
 @pytest.fixture
@@ -128,8 +128,9 @@ class Fault:
     ----------
     kind : str
         ``pass``; ``status`` (an S3 error is the whole answer); after ``bytes`` of the body
-        ``reset`` (RST), ``truncate`` (FIN) or ``stall`` (silence); ``short`` (a well-formed answer that is
-        shorter than was asked); ``whole`` (the Range is ignored); ``etag`` (another ETag).
+        ``reset`` (RST), ``truncate`` (FIN) or ``stall`` (silence); ``short`` (a well-formed
+        answer that is shorter than was asked); ``whole`` (the Range is ignored); ``etag``
+        (another ETag).
     """
 
     kind: str = "pass"
@@ -137,6 +138,7 @@ class Fault:
     status: int = 503
     code: str = "SlowDown"
     message: str = "Please reduce your request rate."
+    region: str = ""
 
 
 @dataclass
@@ -212,7 +214,10 @@ class FaultFront:
 
 def _error_answer(fault: Fault) -> web.Response:
     text = f"<Error><Code>{fault.code}</Code><Message>{fault.message}</Message></Error>"
-    return web.Response(status=fault.status, text=text, content_type="application/xml")
+    headers = {"x-amz-bucket-region": fault.region} if fault.region else {}
+    return web.Response(
+        status=fault.status, text=text, content_type="application/xml", headers=headers
+    )
 
 
 @pytest.fixture
@@ -281,22 +286,3 @@ async def read_all(store: S3Store, piece_bytes: int = 1 << 20) -> bytes:
             parts.append(bytes(buffer[:got]))
             offset += got
     return b"".join(parts)
-
-
-__all__ = [
-    "BUCKET",
-    "KEY_ID",
-    "Bucket",
-    "Fault",
-    "FaultFront",
-    "Stores",
-    "aws_environ",
-    "bare_environ",
-    "fault_front",
-    "hadro_bucket",
-    "localbucket",
-    "moto_endpoint",
-    "read_all",
-    "replace_config",
-    "stores",
-]

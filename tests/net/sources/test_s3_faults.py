@@ -7,8 +7,6 @@ import pytest
 from streamlearn.errors import ObjectChangedError, SourceError, SourceMissingError
 from tests.net.sources.s3_servers import BUCKET, Fault, read_all
 
-pytest_plugins = ("tests.net.sources.s3_servers",)
-
 CONTENT = random.Random(1).randbytes(50_000)
 
 
@@ -154,18 +152,27 @@ async def test_refusal_is_not_retried_and_says_what_is_needed(faulty, fault_fron
         ("SignatureDoesNotMatch", 403, "signature is refused", "AWS_SECRET_ACCESS_KEY"),
         ("RequestTimeTooSkewed", 403, "clock is wrong", "set the clock"),
         ("InvalidObjectState", 403, "archived", "restore"),
-        ("PermanentRedirect", 301, "another region", "--region"),
+        ("PermanentRedirect", 301, "another region", "set --region eu-north-1"),
     ],
 )
 async def test_refusals_are_explained(
     localbucket, fault_front, stores, code, status, sentence, hint
 ):
-    fault_front.always = Fault("status", status=status, code=code, message="own words")
+    fault_front.always = Fault(
+        "status", status=status, code=code, message="own words", region="eu-north-1"
+    )
     store = stores.open(f"s3://{BUCKET}/d/", endpoint_url=fault_front.endpoint)
     with pytest.raises(SourceMissingError, match=sentence) as caught:
         await store.list()
     assert hint in caught.value.hint
     assert caught.value.cause == "own words"
+
+
+async def test_redirect_without_a_region_is_a_clear_error(localbucket, fault_front, stores):
+    fault_front.always = Fault("status", status=301, code="PermanentRedirect")
+    store = stores.open(f"s3://{BUCKET}/d/", endpoint_url=fault_front.endpoint)
+    with pytest.raises(SourceMissingError, match="another region"):
+        await store.list()
 
 
 async def test_server_that_ignores_ranges_is_read_from_the_start_only(faulty):
