@@ -21,11 +21,11 @@ import numpy as np
 
 from streamlearn.compute.kernels import delimited as kernels
 from streamlearn.errors import ConfigError, DataError
-from streamlearn.messages import RECORD_BYTES_MAX
+from streamlearn.messages import BLOCK_TAILROOM_BYTES, RECORD_BYTES_MAX
 from streamlearn.online.buckets import BUCKET_TEXT_BYTES_MAX, bucket_texts
 from streamlearn.online.features import field_seed
 from streamlearn.online.formats import Described
-from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
+from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, S_NNZ, S_ROWS, Minibatch
 from streamlearn.online.schema import BoundSchema, Part, read_schema
 
 if TYPE_CHECKING:
@@ -185,10 +185,10 @@ class DelimitedParser:
                 ops.append((feature.column, (feature.part,)))
             slots.append(2 * (len(ops) - 1) + (feature.part == "weekday"))
         features_max = len(bound.features) + len(bound.crosses)
-        if features_max > FEATURES_PER_RECORD_MAX:
+        # one place more than is ever used: the kernel writes a key before it knows that there is one
+        if features_max >= FEATURES_PER_RECORD_MAX:
             raise DataError(
-                f"a record has {features_max} features, more than the {FEATURES_PER_RECORD_MAX} "
-                "allowed",
+                f"a record has {features_max} features, not less than {FEATURES_PER_RECORD_MAX}",
                 hint="name the columns to use in source.columns",
             )
         label, weight = bound.label, bound.weight
@@ -216,34 +216,34 @@ class DelimitedParser:
         self._ops = len(ops)
         self._parts = sum(len(cross) for cross in bound.crosses)
         self._features = features_max
-        common = (
+        self._settings = settings
+        self._common = (
             settings,
             np.array([_KINDS[parts] for _, parts in ops], np.int8),
             np.array([bound.columns[column] for column, _ in ops], np.int32),
         )
-        crossing = (
-            seeds,
+        self._crosses = (
             np.cumsum([len(cross) for cross in bound.crosses], dtype=np.int64),
             np.array([slots[i] for cross in bound.crosses for i in cross], np.int64),
-            np.array([field_seed(field) for field in bound.cross_fields], np.uint64),
         )
-        space = (
+        self._space = (
             np.zeros(bound.count + 1, np.int64),
-            np.zeros(2 * len(ops), np.uint64),
             np.zeros(RECORD_BYTES_MAX + 64, np.uint8),
         )
         tokens = label.tokens
-        self._parse_arguments = (
-            *common,
+        self._arguments = (
+            *self._common,
             np.array([columns[column] for column, _ in ops], np.int32),
-            *crossing,
+            seeds,
+            *self._crosses,
+            np.array([field_seed(field) for field in bound.cross_fields], np.uint64),
             float(label.threshold if mode else label.otherwise),
             np.frombuffer(bytearray(b"".join(tokens)), np.uint8),
             np.cumsum([len(token) for token in tokens], dtype=np.int64),
-            np.array(list(tokens.values()), np.float64),
-            *space,
+            np.array(list(tokens.values()), np.int64),
+            np.zeros(2 * len(ops), np.uint64),
+            *self._space,
         )
-        self._describe_arguments = (*common, *crossing, *space)
         self._slot_fields = slot_fields
         self._cross_fields = np.array([fields[f] for f in bound.cross_fields], np.int32)
 
@@ -257,7 +257,7 @@ class DelimitedParser:
                 buffer,
                 start,
                 end,
-                *self._parse_arguments,
+                *self._arguments,
                 out.keys,
                 out.values,
                 out.indptr,
@@ -275,37 +275,59 @@ class DelimitedParser:
 
     def describe(self, buffer: U8, starts: I64, ends: I64) -> Described:
         """Parse good records once more and say which text made which key; see ``Parser``."""
-        text, text_ends = bucket_texts(whole=False)
-        length = int((ends - starts).sum())
-        features = self._features * starts.size
-        # Each token is in the text once, and once more for each cross that it is part of.
-        room = (length + BUCKET_TEXT_BYTES_MAX * self._ops * starts.size) + self._parts * (
-            length + BUCKET_TEXT_BYTES_MAX * starts.size
+        records = [buffer[a:b].tobytes() + b"\n" for a, b in zip(starts, ends, strict=True)]
+        sizes = np.array([len(record) for record in records], np.int64)
+        size = int(sizes.sum())
+        # a copy, so that each record ends with a newline whatever follows it in the buffer
+        copied = np.zeros(size + BLOCK_TAILROOM_BYTES, np.uint8)
+        copied[:size] = np.frombuffer(b"".join(records), np.uint8)
+        n, m = len(records), self._features * len(records) + 1
+        keys, state = np.zeros(m, np.uint64), np.zeros(8, np.int64)
+        values = np.zeros(m if self._settings[kernels.S_VALUES] else 0, np.float32)
+        rows, lines, bad = np.zeros(n + 1, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int32)
+        kernels.parse_records(
+            copied,
+            0,
+            size,
+            *self._arguments,
+            keys,
+            values,
+            rows,
+            np.zeros(n, np.float32),
+            np.zeros(n, np.float32),
+            lines,
+            np.zeros(n, np.int64),
+            bad,
+            bad,
+            np.zeros(n, np.int64),
+            state,
+            m,
         )
-        keys = np.zeros(features, np.uint64)
-        field = np.zeros(features, np.int32)
-        out_ends = np.zeros(features, np.int64)
-        out_text = np.zeros(room, np.uint8)
-        settings = self._parse_arguments[0]
+        lines = lines[: state[S_ROWS]]
+        stops = np.cumsum(sizes)[np.searchsorted(np.cumsum(sizes), lines, side="right")] - 1
+        # Each token is in the text once, and once more for each cross that it is part of.
+        longest = BUCKET_TEXT_BYTES_MAX + 1
+        room = size + longest * self._ops * n + self._parts * (size + longest * n)
+        fields, text_ends = np.zeros(m, np.int32), np.zeros(m, np.int64)
+        text = np.zeros(room, np.uint8)
         count = kernels.describe_records(
-            buffer,
-            starts,
-            ends,
-            *self._describe_arguments,
-            np.zeros(self._features, np.uint64),
-            np.zeros(self._features if settings[kernels.S_VALUES] else 0, np.float32),
-            text,
-            text_ends,
+            copied,
+            lines,
+            stops,
+            *self._common,
+            *self._crosses,
+            *self._space,
+            *bucket_texts(whole=False),
             _WEEKDAYS,
             self._slot_fields,
             self._cross_fields,
-            keys,
-            field,
-            out_ends,
-            out_text,
+            fields,
+            text_ends,
+            text,
         )
-        used = int(out_ends[count - 1]) if count else 0
-        return Described(keys[:count], field[:count], out_ends[:count], out_text[:used])
+        assert count == state[S_NNZ], "a feature has no text"
+        used = int(text_ends[count - 1]) if count else 0
+        return Described(keys[:count], fields[:count], text_ends[:count], text[:used])
 
 
 def _character(setting: str, text: str) -> str:

@@ -57,6 +57,7 @@ _COUNT, _LABEL, _NUMBER, _UTF8, _TOO_LONG, _QUOTE, _TIME, _WEIGHT = 1, 2, 3, 4, 
 _NEWLINE, _RETURN, _SPACE = uint64(10), uint64(13), uint64(32)
 _SIXES = uint64(0x7676767676767676)
 _HIGHS = uint64(0x8080808080808080)
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 _NO_HOUR = 31
 
 
@@ -267,10 +268,10 @@ def _unquote(line, stop, settings, bounds, scratch):
 
 
 @njit(nogil=True, cache=True)
-def _field(bounds, column, trim):
-    """Return address and length of a field's token."""
-    at = bounds[column] + 1
-    end = bounds[column + 1]
+def _token(bounds, column, trim):
+    """Return address and length of a column's token, given the address of the bounds."""
+    at = int64(load64(bounds + 8 * column)) + 1
+    end = int64(load64(bounds + 8 * column + 8))
     if trim:
         while at < end and load8(at) == _SPACE:
             at += 1
@@ -280,130 +281,36 @@ def _field(bounds, column, trim):
 
 
 @njit(nogil=True, cache=True)
-def _label(at, length, mode, threshold, tokens, token_ends, token_labels):
-    """Return a label 0 or 1, -1 where the token makes none."""
-    if mode == 0:
-        begin = 0
-        for i in range(token_ends.size):
-            if token_ends[i] - begin == length:
-                same = True
-                for j in range(length):
-                    if load8(at + j) != uint64(tokens[begin + j]):
-                        same = False
-                        break
-                if same:
-                    return token_labels[i]
-            begin = token_ends[i]
-        return -1.0 if length == 0 else threshold
-    value = decimal(at, length)
-    if np.isnan(value):
-        return -1.0
-    holds = (
-        (mode == 1 and value > threshold)
-        or (mode == 2 and value >= threshold)
-        or (mode == 3 and value < threshold)
-        or (mode == 4 and value <= threshold)
-        or (mode == 5 and value == threshold)
-        or (mode == 6 and value != threshold)
-    )
-    return 1.0 if holds else 0.0
+def _member(at, length, tokens, ends, labels, count, otherwise):
+    """Return the label of a token by a table (given by addresses), -1 where it has none."""
+    begin = 0
+    for i in range(count):
+        end = int64(load64(ends + 8 * i))
+        if end - begin == length:
+            same = 0
+            while same < length and load8(at + same) == load8(tokens + begin + same):
+                same += 1
+            if same == length:
+                return int64(load64(labels + 8 * i))
+        begin = end
+    return -1 if length == 0 else otherwise
 
 
 @njit(nogil=True, cache=True)
-def _featurize(
-    bounds,
-    high,
-    settings,
-    kinds,
-    columns,
-    seeds,
-    cross_ends,
-    cross_slots,
-    cross_seeds,
-    slots,
-    keys,
-    values,
-    nnz,
-):
-    """Append a record's features to ``keys`` from ``nnz`` on; return where they end.
-
-    Also leaves each op's keys (0: none) in ``slots[2 op]`` and, for weekdays, ``slots[2 op + 1]``.
-    A bad field ends it: then the result is ``-(16 op + reason)``.
-    """
-    trim = settings[S_TRIM] != 0
-    has_values = settings[S_VALUES] != 0
-    for op in range(kinds.size):
-        kind = kinds[op]
-        column = columns[op]
-        at = bounds[column] + 1
-        length = bounds[column + 1] - at
-        if trim:
-            at, length = _field(bounds, column, trim)
-        slots[2 * op] = uint64(0)
-        slots[2 * op + 1] = uint64(0)
-        if length == 0:
-            continue
-        value = float32(1)
-        if kind == CATEGORY:
-            if high != uint64(0) and not utf8_valid(at, length):
-                return -(16 * op + _UTF8)
-            key = token_key(at, length, seeds[op, 0])
-        elif kind <= RAW:
-            valid, value = number(at, length)
-            if not valid:
-                return -(16 * op + _NUMBER)
-            if kind == NUMBER:
-                key = mix(log_bucket(value), seeds[op, 0])
-                value = float32(1)
-            else:
-                key = mix(uint64(0), seeds[op, 0])
-        else:
-            when = parse_time(at, length)
-            if when < 0:
-                return -(16 * op + _TIME)
-            hour = when & 31
-            if kind != HOUR:
-                key = mix(uint64(when >> 5), seeds[op, 1])
-                slots[2 * op + 1] = key
-                if kind == WEEKDAY or hour == _NO_HOUR:
-                    keys[nnz] = key
-                    if has_values:
-                        values[nnz] = value
-                    nnz += 1
-                    continue
-                # the hour comes first, so that features stand in the order of their fields
-                keys[nnz + 1] = key
-                key = mix(uint64(hour), seeds[op, 0])
-                slots[2 * op] = key
-                keys[nnz] = key
-                if has_values:
-                    values[nnz] = value
-                    values[nnz + 1] = value
-                nnz += 2
-                continue
-            if hour == _NO_HOUR:
-                continue
-            key = mix(uint64(hour), seeds[op, 0])
-        slots[2 * op] = key
-        keys[nnz] = key
-        if has_values:
-            values[nnz] = value
-        nnz += 1
-    begin = 0
-    for cross in range(cross_ends.size):
-        key = slots[cross_slots[begin]]
-        missing = key == uint64(0)
-        for part in range(begin + 1, cross_ends[cross]):
-            other = slots[cross_slots[part]]
-            missing |= other == uint64(0)
-            key = cross_key(key, other, cross_seeds[cross])
-        begin = cross_ends[cross]
-        if not missing:
-            keys[nnz] = key
-            if has_values:
-                values[nnz] = float32(1)
-            nnz += 1
-    return nnz
+def _compare(at, length, mode, threshold):
+    """Return the label that comparing a number makes, -1 where the token is no number."""
+    value = decimal(at, length)
+    if np.isnan(value):
+        return -1
+    if mode == 1:
+        return int64(value > threshold)
+    if mode == 2:
+        return int64(value >= threshold)
+    if mode == 3:
+        return int64(value < threshold)
+    if mode == 4:
+        return int64(value <= threshold)
+    return int64(value == threshold) if mode == 5 else int64(value != threshold)
 
 
 @njit(nogil=True, cache=True)
@@ -423,8 +330,8 @@ def parse_records(
     label_tokens,
     label_ends,
     label_values,
-    bounds,
     slots,
+    bounds,
     scratch,
     keys,
     values,
@@ -461,9 +368,9 @@ def parse_records(
         ``2 op + 1`` for a weekday.
     threshold : float
         What a label is compared with; where labels are tokens, the label of all other tokens.
-    label_tokens, label_ends, label_values : uint8[k], int64[m], float64[m]
+    label_tokens, label_ends, label_values : uint8[k], int64[m], int64[m]
         Tokens that make a label: ``label_tokens[label_ends[i - 1]:label_ends[i]]``.
-    bounds, slots, scratch : int64[columns + 1], uint64[2 ops], uint8[record bytes + 64]
+    slots, bounds, scratch : uint64[2 ops], int64[columns + 1], uint8[record bytes + 64]
         Working space.
     keys, values, ..., state
         The minibatch's arrays (see ``Minibatch``), appended to in place.
@@ -480,7 +387,15 @@ def parse_records(
     trim = settings[S_TRIM] != 0
     n_columns = settings[S_COLUMNS]
     exact = settings[S_EXACT] != 0
+    has_values = settings[S_VALUES] != 0
     label_column, label_mode = settings[S_LABEL], settings[S_LABEL_MODE]
+    otherwise = int64(threshold)
+    # Helpers get addresses: each array given to a function costs two atomic counts of references.
+    bounds_at = int64(bounds.ctypes.data)
+    tokens_at = int64(label_tokens.ctypes.data)
+    ends_at = int64(label_ends.ctypes.data)
+    labels_at = int64(label_values.ctypes.data)
+    tokens = label_ends.size
     weight_column = settings[S_WEIGHT]
     rows_max = labels.size
     rows, nnz, bad, records = state[0], state[1], state[2], state[3]
@@ -529,50 +444,87 @@ def parse_records(
                 bounds[found] = at
         if reason == 0 and (found < n_columns or (exact and found > n_columns)):
             reason, arg = _COUNT, found
-        label, weight = 0.0, 1.0
+        label, weight, after = 0, 1.0, nnz
         if reason == 0 and label_column >= 0:
-            at, length = _field(bounds, label_column, trim)
-            label = _label(
-                at, length, label_mode, threshold, label_tokens, label_ends, label_values
-            )
+            at, length = _token(bounds_at, label_column, trim)
+            if label_mode == 0:
+                label = _member(at, length, tokens_at, ends_at, labels_at, tokens, otherwise)
+            else:
+                label = _compare(at, length, label_mode, threshold)
             if label < 0:
                 reason, field, arg = _LABEL, label_column, settings[S_LABEL_ID]
         if reason == 0 and weight_column >= 0:
-            at, length = _field(bounds, weight_column, trim)
+            at, length = _token(bounds_at, weight_column, trim)
             weight = decimal(at, length)
-            if not weight >= 0:
+            if not 0 <= weight <= _FLOAT32_MAX:
                 reason, field, arg = _WEIGHT, weight_column, settings[S_WEIGHT_ID]
-        if reason == 0:
-            after = _featurize(
-                bounds,
-                high,
-                settings,
-                kinds,
-                columns,
-                seeds,
-                cross_ends,
-                cross_slots,
-                cross_seeds,
-                slots,
-                keys,
-                values,
-                nnz,
-            )
-            if after >= 0:
-                labels[rows] = label
-                weights[rows] = weight
-                lines[rows] = line - base
-                rows += 1
-                indptr[rows] = after
-                nnz = after
-                continue
-            op = -after >> 4
-            reason, field, arg = -after & 15, int64(columns[op]), int64(ids[op])
-        bad_start[bad] = line - base
-        bad_reason[bad] = reason
-        bad_field[bad] = field
-        bad_arg[bad] = arg
-        bad += 1
+        op = 0
+        while reason == 0 and op < kinds.size:
+            kind = kinds[op]
+            at, length = _token(bounds_at, columns[op], trim)
+            key, second, value = uint64(0), uint64(0), float32(1)
+            if length == 0:
+                pass
+            elif kind == CATEGORY:
+                if high != uint64(0) and not utf8_valid(at, length):
+                    reason = _UTF8
+                key = token_key(at, length, seeds[op, 0])
+            elif kind <= RAW:
+                valid, single = number(at, length)
+                reason = 0 if valid else _NUMBER
+                if kind == NUMBER:
+                    key = mix(log_bucket(single), seeds[op, 0])
+                else:
+                    key, value = mix(uint64(0), seeds[op, 0]), single
+            else:
+                when = parse_time(at, length)
+                reason = 0 if when >= 0 else _TIME
+                if kind != WEEKDAY and when & 31 != _NO_HOUR:
+                    key = mix(uint64(when & 31), seeds[op, 0])
+                if kind != HOUR:
+                    second = mix(uint64(when >> 5), seeds[op, 1])
+            if reason != 0:
+                field, arg = int64(columns[op]), int64(ids[op])
+            # Written in any case, kept where there is one: a key is never 0.
+            slots[2 * op] = key
+            slots[2 * op + 1] = second
+            keys[after] = key
+            if has_values:
+                values[after] = value
+            after += 1 if key != uint64(0) else 0
+            if second != uint64(0):
+                keys[after] = second
+                if has_values:
+                    values[after] = float32(1)
+                after += 1
+            op += 1
+        if reason != 0:
+            bad_start[bad] = line - base
+            bad_reason[bad] = reason
+            bad_field[bad] = field
+            bad_arg[bad] = arg
+            bad += 1
+            continue
+        part = 0
+        for cross in range(cross_ends.size):
+            key = slots[cross_slots[part]]
+            missing = key == uint64(0)
+            part += 1
+            while part < cross_ends[cross]:
+                other = slots[cross_slots[part]]
+                missing |= other == uint64(0)
+                key = cross_key(key, other, cross_seeds[cross])
+                part += 1
+            keys[after] = key
+            if has_values:
+                values[after] = float32(1)
+            after += 0 if missing else 1
+        labels[rows] = label
+        weights[rows] = weight
+        lines[rows] = line - base
+        rows += 1
+        indptr[rows] = after
+        nnz = after
     state[0], state[1], state[2], state[3] = rows, nnz, bad, records
     return begin - base
 
@@ -594,43 +546,40 @@ def describe_records(
     settings,
     kinds,
     columns,
-    seeds,
     cross_ends,
     cross_slots,
-    cross_seeds,
     bounds,
-    slots,
     scratch,
-    keys,
-    values,
     bucket_text,
     bucket_ends,
     weekday_text,
-    fields,
+    slot_fields,
     cross_fields,
-    out_keys,
-    out_fields,
-    out_ends,
-    out_text,
+    fields,
+    text_ends,
+    text,
 ):
-    """Write the keys of good records with the text that made each; return how many there are.
+    """Write the texts of the features of good records, in the order in which they are parsed.
 
     Parameters
     ----------
-    buffer, settings, ..., scratch
+    buffer, settings, kinds, columns, cross_ends, cross_slots, bounds, scratch
         As for :func:`parse_records`.
     starts, ends : int64[r]
         The records in ``buffer``, without newline.
-    keys, values : uint64[features], float32[features] or float32[0]
-        Room for one record.
     bucket_text, bucket_ends : uint8[k], int64[2048]
         The texts of all buckets, one after the other, and where each ends.
     weekday_text : uint8[21]
         Three letters a weekday, Monday first.
-    fields, cross_fields : int32[2 ops], int32[crosses]
+    slot_fields, cross_fields : int32[2 ops], int32[crosses]
         The fields' numbers, by slot and by cross.
-    out_keys, out_fields, out_ends, out_text : uint64[m], int32[m], int64[m], uint8[t]
-        Room for all features of all records and their texts; written.
+    fields, text_ends, text : int32[m], int64[m], uint8[t]
+        Written: for each feature its field and where its text ends; room for all.
+
+    Returns
+    -------
+    int
+        How many features there are: as many as :func:`parse_records` makes of these records.
 
     Notes
     -----
@@ -638,84 +587,68 @@ def describe_records(
     letters; that of a number with a value is empty; a cross's has ``*`` between its parts'.
     """
     base = int64(buffer.ctypes.data)
+    bounds_at = int64(bounds.ctypes.data)
     trim = settings[S_TRIM] != 0
-    begins = np.zeros(slots.size, np.int64)
-    stops = np.zeros(slots.size, np.int64)
+    # where each slot's text is; -1: the slot has no feature
+    begins = np.zeros(2 * kinds.size, np.int64)
+    stops = np.zeros(2 * kinds.size, np.int64)
     count, to = 0, 0
     for record in range(starts.size):
         stop = base + ends[record]
         if ends[record] > starts[record] and load8(stop - 1) == _RETURN:
             stop -= 1
-        if _unquote(base + starts[record], stop, settings, bounds, scratch) < settings[S_COLUMNS]:
-            continue
-        if (
-            _featurize(
-                bounds,
-                uint64(0),
-                settings,
-                kinds,
-                columns,
-                seeds,
-                cross_ends,
-                cross_slots,
-                cross_seeds,
-                slots,
-                keys,
-                values,
-                0,
-            )
-            < 0
-        ):
-            continue
-        for slot in range(slots.size):
+        _unquote(base + starts[record], stop, settings, bounds, scratch)
+        for slot in range(2 * kinds.size):
             kind = kinds[slot >> 1]
-            if slots[slot] == uint64(0):
-                continue
-            at, length = _field(bounds, columns[slot >> 1], trim)
+            at, length = _token(bounds_at, columns[slot >> 1], trim)
             begins[slot] = to
+            stops[slot] = -1
+            if length == 0 or (slot & 1 == 1 and kind != TIME and kind != WEEKDAY):
+                continue
             if kind == CATEGORY:
                 for i in range(length):
-                    out_text[to] = load8(at + i)
+                    text[to] = load8(at + i)
                     to += 1
             elif kind == NUMBER:
                 code = int64(log_bucket(number(at, length)[1]))
                 begin = bucket_ends[code - 1] if code > 0 else 0
-                to = _append(out_text, to, begin, bucket_ends[code], bucket_text)
+                to = _append(text, to, begin, bucket_ends[code], bucket_text)
             elif kind != RAW:
                 when = parse_time(at, length)
+                hour = when & 31
                 if slot & 1 == 1:
-                    to = _append(out_text, to, 3 * (when >> 5), 3 * (when >> 5) + 3, weekday_text)
+                    to = _append(text, to, 3 * (when >> 5), 3 * (when >> 5) + 3, weekday_text)
+                elif kind == WEEKDAY or hour == _NO_HOUR:
+                    continue
                 else:
-                    hour = when & 31
                     if hour >= 10:
-                        out_text[to] = 48 + hour // 10
+                        text[to] = 48 + hour // 10
                         to += 1
-                    out_text[to] = 48 + hour % 10
+                    text[to] = 48 + hour % 10
                     to += 1
             stops[slot] = to
-            out_keys[count] = slots[slot]
-            out_fields[count] = fields[slot]
-            out_ends[count] = to
+            fields[count] = slot_fields[slot]
+            text_ends[count] = to
             count += 1
-        begin = 0
+        part = 0
         for cross in range(cross_ends.size):
-            key = uint64(0)
-            missing = False
-            for part in range(begin, cross_ends[cross]):
+            first = part
+            begin = to
+            while part < cross_ends[cross]:
                 slot = cross_slots[part]
-                other = slots[slot]
-                missing |= other == uint64(0)
-                key = other if part == begin else cross_key(key, other, cross_seeds[cross])
-            if not missing:
-                for part in range(begin, cross_ends[cross]):
-                    if part > begin:
-                        out_text[to] = 42
-                        to += 1
-                    slot = cross_slots[part]
-                    to = _append(out_text, to, begins[slot], stops[slot], out_text)
-                out_keys[count] = key
-                out_fields[count] = cross_fields[cross]
-                out_ends[count] = to
-                count += 1
-            begin = cross_ends[cross]
+                if stops[slot] < 0:
+                    to = -1
+                    break
+                if part > first:
+                    text[to] = 42
+                    to += 1
+                to = _append(text, to, begins[slot], stops[slot], text)
+                part += 1
+            part = cross_ends[cross]
+            if to < 0:
+                to = begin
+                continue
+            fields[count] = cross_fields[cross]
+            text_ends[count] = to
+            count += 1
     return count
