@@ -10,6 +10,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 
 from streamlearn.config import SourceConfig
@@ -50,7 +51,9 @@ class AwsService:
     endpoint_url : str, optional
         Where requests go unless the AWS contract names another place.
     region : str, optional
-        As for ``endpoint_url``.
+        Where requests go unless the job names another region.
+    origin : str, optional
+        Who says so, of these two.
     sleep : callable, optional
         ``sleep(seconds)``, awaited between attempts.
     uniform : callable, optional
@@ -71,6 +74,7 @@ class AwsService:
         *,
         endpoint_url: str = "",
         region: str = "",
+        origin: str = "",
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         uniform: Callable[[float, float], float] = random.uniform,
         read_seconds: float = READ_SECONDS_MAX,
@@ -80,6 +84,7 @@ class AwsService:
         self._config = config
         self._endpoint_url = endpoint_url
         self._region = region
+        self._origin = origin
         self._sleep = sleep
         self._uniform = uniform
         self._read_seconds = read_seconds
@@ -102,7 +107,14 @@ class AwsService:
             if self._access is None:
                 # Importing botocore takes some tenths of a second: not on the event loop.
                 await asyncio.to_thread(_import_client)
-                self._access = await resolve_access(self._service, self._config)
+                access = await resolve_access(self._service, self._config)
+                if self._region and not self._config.region:
+                    access = replace(access, region=self._region, region_origin=self._origin)
+                if self._endpoint_url and not access.endpoint_url:
+                    access = replace(
+                        access, endpoint_url=self._endpoint_url, endpoint_origin=self._origin
+                    )
+                self._access = access
             return self._access
 
     async def client(self) -> Any:
@@ -202,22 +214,19 @@ class AwsService:
             request_checksum_calculation="when_required",
             **({"signature_version": UNSIGNED} if access.anonymous else {}),
         )
-        region = access.region
-        if self._region and access.region_origin != "region":
-            region = self._region
         try:
             return await self._resources.enter_async_context(
                 access.session.create_client(
                     self._service,
-                    region_name=region,
-                    endpoint_url=access.endpoint_url or self._endpoint_url or None,
+                    region_name=access.region,
+                    endpoint_url=access.endpoint_url or None,
                     config=settings,
                 )
             )
         except (BotoCoreError, ValueError) as error:
             raise ConfigError(
                 f"there can be no connection to {access.endpoint_url or self._service} "
-                f"in region {region}",
+                f"in region {access.region}",
                 cause=str(error),
                 hint="check the endpoint (http://HOST:PORT or https://HOST) and the region",
             ) from error

@@ -201,6 +201,11 @@ def _meaning(failure: Failure, access: AwsAccess, region: str) -> tuple[str, str
 def _access_hint(access: AwsAccess) -> str:
     if access.anonymous:
         return "without --anonymous your AWS credentials are used"
+    if access.service == "sqs":
+        return (
+            f"the credentials from {access.credentials_origin} need sqs:GetQueueUrl, "
+            "sqs:ReceiveMessage and sqs:DeleteMessage"
+        )
     return (
         f"the credentials from {access.credentials_origin} need s3:ListBucket and s3:GetObject; "
         "a bucket whose readers pay needs --requester-pays"

@@ -47,6 +47,8 @@ class AwsAccess:
 
     Attributes
     ----------
+    service : str
+        ``s3`` or ``sqs``.
     session : aiobotocore.session.AioSession
     endpoint_url, endpoint_origin : str
         Empty URL: Amazon's own endpoint of the region.
@@ -57,6 +59,7 @@ class AwsAccess:
     anonymous : bool
     """
 
+    service: str
     session: Any
     endpoint_url: str
     endpoint_origin: str
@@ -103,7 +106,8 @@ async def resolve_access(
             hint="check AWS_PROFILE, ~/.aws/config and ~/.aws/credentials",
         ) from error
     credentials_origin, key_id = "none (anonymous)", ""
-    if not config.anonymous:
+    anonymous = config.anonymous and service == "s3"  # no queue takes unsigned requests
+    if not anonymous:
         try:
             async with asyncio.timeout(CREDENTIALS_SECONDS_MAX):
                 credentials_origin, key_id = await _credentials(session)
@@ -114,6 +118,7 @@ async def resolve_access(
                 hint=CREDENTIALS_HINT,
             ) from error
     return AwsAccess(
+        service=service,
         session=session,
         endpoint_url=endpoint_url,
         endpoint_origin=endpoint_origin,
@@ -121,7 +126,7 @@ async def resolve_access(
         region_origin=region_origin,
         credentials_origin=credentials_origin,
         key_id=key_id,
-        anonymous=config.anonymous,
+        anonymous=anonymous,
     )
 
 
