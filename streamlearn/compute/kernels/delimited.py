@@ -36,6 +36,8 @@ __all__ = [
     "TIME",
     "WEEKDAY",
     "describe_records",
+    "label_of_number",
+    "label_of_token",
     "parse_records",
     "parse_time",
 ]
@@ -281,7 +283,7 @@ def _token(bounds, column, trim):
 
 
 @njit(nogil=True, cache=True)
-def _member(at, length, tokens, ends, labels, count, otherwise):
+def label_of_token(at, length, tokens, ends, labels, count, otherwise):
     """Return the label of a token by a table (given by addresses), -1 where it has none."""
     begin = 0
     for i in range(count):
@@ -297,7 +299,7 @@ def _member(at, length, tokens, ends, labels, count, otherwise):
 
 
 @njit(nogil=True, cache=True)
-def _compare(at, length, mode, threshold):
+def label_of_number(at, length, mode, threshold):
     """Return the label that comparing a number makes, -1 where the token is no number."""
     value = decimal(at, length)
     if np.isnan(value):
@@ -448,9 +450,9 @@ def parse_records(
         if reason == 0 and label_column >= 0:
             at, length = _token(bounds_at, label_column, trim)
             if label_mode == 0:
-                label = _member(at, length, tokens_at, ends_at, labels_at, tokens, otherwise)
+                label = label_of_token(at, length, tokens_at, ends_at, labels_at, tokens, otherwise)
             else:
-                label = _compare(at, length, label_mode, threshold)
+                label = label_of_number(at, length, label_mode, threshold)
             if label < 0:
                 reason, field, arg = _LABEL, label_column, settings[S_LABEL_ID]
         if reason == 0 and weight_column >= 0:
