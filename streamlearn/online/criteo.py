@@ -29,7 +29,6 @@ FIELDS: Final = (
     *(f"I{i}" for i in range(1, INTEGERS + 1)),
     *(f"C{i}" for i in range(1, CATEGORIES + 1)),
 )
-# Positions within a block are kept in 32 bits while a record is taken apart.
 _TEXT_SHOWN_MAX = 60
 
 
@@ -74,7 +73,8 @@ class CriteoParser:
     """Parses blocks of a Criteo log; holds nothing but the fields' seeds, so lanes may share it."""
 
     def __init__(self) -> None:
-        self._seeds = np.array([field_seed(name) for name in FIELDS], np.uint64)
+        # one more than there are fields: kernels read them eight at a time
+        self._seeds = np.array([*(field_seed(name) for name in FIELDS), 0], np.uint64)
 
     def parse(self, buffer: U8, start: int, end: int, out: Minibatch) -> int:
         """Append the records of ``buffer[start:end]`` to ``out``; see ``Parser``."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import binding, ir
-from numba import njit, types, uint64
+from numba import config, njit, types, uint64
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -35,8 +35,11 @@ __all__ = [
     "token_key",
 ]
 
-# What the two-pass scanner may use; other machines take the portable path.
-HAS_VBMI2: bool = bool(binding.get_host_cpu_features().get("avx512vbmi2", False))
+# What the two-pass scanner may use; other machines take the portable path, and so does a user who
+# has numba compile for another CPU than this one (NUMBA_CPU_NAME).
+HAS_VBMI2: bool = config.CPU_NAME is None and bool(
+    binding.get_host_cpu_features().get("avx512vbmi2", False)
+)
 
 _I8, _I16, _I32, _I64 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 

@@ -311,8 +311,8 @@ def parse_portable(buffer, start, end, seeds, keys, indptr, labels, weights, lin
     ----------
     buffer : uint8[n]
         ``buffer[end - 1]`` is a newline; 128 bytes after ``end`` may be read.
-    seeds : uint64[39]
-        Of the fields in the order of the columns.
+    seeds : uint64[40]
+        Of the fields in the order of the columns; the last is padding.
     keys, indptr, labels, weights, lines, bad_start, bad_reason, bad_field, bad_arg, state
         The arrays of a ``Minibatch``; written from where ``state`` says.
 
@@ -438,7 +438,7 @@ def describe(buffer, starts, ends, seeds, bucket_text, bucket_ends, keys, fields
     ----------
     starts, ends : int64[r]
         Line ends excluded, but for a carriage return.
-    seeds : uint64[39]
+    seeds : uint64[40]
     bucket_text, bucket_ends : uint8[k], int64[2048]
         The text of each bucket, one after the other, and where each ends.
     keys, fields, text_ends : uint64[39 * r], int32[39 * r], int64[39 * r]
