@@ -36,6 +36,15 @@ async def test_prefix_lists_everything_below_it_by_uri(localbucket, open_local):
     assert await keys_of(store) == [f"s3://{BUCKET}/d/{k}" for k in ("a.txt", "b.txt", "x/c.txt")]
 
 
+async def test_listing_goes_over_all_pages_in_order(localbucket, fault_front, stores):
+    keys = [f"d/{i % 7}/part-{i:05d}" for i in range(2500)]
+    for key in keys:
+        localbucket.put(key, b"x")
+    store = stores.open(f"s3://{BUCKET}/d/**", endpoint_url=fault_front.endpoint)
+    assert await keys_of(store) == sorted(f"s3://{BUCKET}/{key}" for key in keys)
+    assert len(fault_front.requests) == 3
+
+
 async def test_listing_says_size_etag_and_time(localbucket, open_local):
     localbucket.put("d/a.txt", b"hello")
     (stored,) = await open_local("d/").list()
