@@ -19,7 +19,7 @@ import typer
 from streamlearn import __version__
 from streamlearn.command import Call, option, sources, verb
 from streamlearn.config import load_job
-from streamlearn.errors import ConfigError, StreamlearnError
+from streamlearn.errors import ConfigError, ResourceError, StreamlearnError
 from streamlearn.report import report_json, report_text, table_text
 
 if TYPE_CHECKING:
@@ -116,16 +116,16 @@ def train(call: Call) -> None:
     ends with a snapshot; the same command again resumes exactly there.
     """
     resolved = _resolved(call)
-    job = resolved.job
-    _need_sources(job)
-    if not job.output.dir:
+    _need_sources(resolved)
+    out = resolved.job.output.dir
+    if not out:
         raise ConfigError("there is no output directory", hint="--out DIR")
+    if call["test_only"]:
+        resolved = _resolved(call, Path(out))
+    job = resolved.job
     node = _node()
     with _view(call, job) as view:
-        if call["test_only"]:
-            report = node.evaluate(Path(job.output.dir), job, view)
-        else:
-            report = node.train(job, view)
+        report = node.evaluate(Path(out), job, view) if call["test_only"] else node.train(job, view)
     _finish(call, report)
 
 
@@ -147,8 +147,9 @@ def evaluate(call: Call) -> None:
     """Score sources with a model, without learning."""
     node = _node()
     directory: Path = call["directory"]
-    job = _resolved(call, node, directory).job
-    _need_sources(job)
+    resolved = _resolved(call, directory)
+    _need_sources(resolved)
+    job = resolved.job
     if call["predictions"] and "-" in job.source.uri:
         raise ConfigError(
             "evaluate -p reads the sources twice, and standard input can be read once",
@@ -159,7 +160,7 @@ def evaluate(call: Call) -> None:
     if call["predictions"]:
         with _lines(call["predictions"]) as out:
             node.predict(directory, job, out)
-    _finish(call, report)
+    _finish(call, report, to_stderr=call["predictions"] == "-")
 
 
 @verb(
@@ -175,8 +176,9 @@ def predict(call: Call) -> None:
     """Write one probability a record, in the records' order."""
     node = _node()
     directory: Path = call["directory"]
-    job = _resolved(call, node, directory).job
-    _need_sources(job)
+    resolved = _resolved(call, directory)
+    _need_sources(resolved)
+    job = resolved.job
     target = call["predictions"] or "-"
     with _lines(target) as out:
         report = node.predict(directory, job, out)
@@ -194,7 +196,7 @@ def replay(call: Call) -> None:
     """Learn the records kept in bad_records.jsonl, once the schema is mended."""
     node = _node()
     directory: Path = call["directory"]
-    job = _resolved(call, node, directory).job
+    job = _resolved(call, directory).job
     with _view(call, job) as view:
         report = node.replay(directory, job, view)
     _finish(call, report)
@@ -238,8 +240,9 @@ def check(call: Call) -> None:
     """Say whether sources can be listed and read, and with which settings and credentials."""
     import asyncio
 
-    job = _resolved(call).job
-    _need_sources(job)
+    resolved = _resolved(call)
+    _need_sources(resolved)
+    job = resolved.job
     told = asyncio.run(_node().source_check(job))
     _print(report_json(told) + "\n" if call["json"] else report_text(told))
     if told.get("ok") is False:
@@ -256,8 +259,9 @@ def head(call: Call) -> None:
     """Print the first records, decompressed, as they are."""
     import asyncio
 
-    job = _resolved(call).job
-    _need_sources(job)
+    resolved = _resolved(call)
+    _need_sources(resolved)
+    job = resolved.job
     records: list[bytes] = asyncio.run(_node().source_head(job, call["lines"]))
     sys.stdout.flush()
     for record in records:
@@ -275,8 +279,9 @@ def ls(call: Call) -> None:
     """List the objects of sources: size, time of change, URI."""
     import asyncio
 
-    job = _resolved(call).job
-    _need_sources(job)
+    resolved = _resolved(call)
+    _need_sources(resolved)
+    job = resolved.job
     node = _node()
 
     async def listing() -> None:
@@ -378,26 +383,29 @@ def version(call: Call) -> None:
     _print(report_json(told) + "\n" if call["json"] else f"streamlearn {__version__}\n")
 
 
-def _node() -> ModuleType:
-    """Import the wiring, which imports everything."""
+def _heavy(name: str) -> ModuleType:
+    """Import a module of ours that brings NumPy, Numba and the rest."""
     import importlib
 
-    return importlib.import_module("streamlearn.node")
+    return importlib.import_module(f"streamlearn.{name}")
 
 
-def _resolved(
-    call: Call, node: ModuleType | None = None, directory: Path | None = None
-) -> Resolved:
-    """Read the job from job file, flags and environment, over what a model was trained with."""
-    base = node.stored_job(directory) if node is not None else None
+def _node() -> ModuleType:
+    return _heavy("node")
+
+
+def _resolved(call: Call, directory: Path | None = None) -> Resolved:
+    """Read the job; that of a model in ``directory`` goes on from what it was trained with."""
     flags = call.flags()
+    base: JobConfig | None = None
     if directory is not None:
+        base = _heavy("model").stored_job(directory)
         flags["output.dir"] = str(directory)
     return load_job(call.job_path(), call["set"] or (), flags, os.environ, base=base)
 
 
-def _need_sources(job: JobConfig) -> None:
-    if not job.source.uri:
+def _need_sources(resolved: Resolved) -> None:
+    if not resolved.job.source.uri:
         raise ConfigError(
             "there is no source",
             hint="name files, directories, globs, http(s):// or s3:// URIs, or - (standard input)",
@@ -433,7 +441,7 @@ def _progress_view(call: Call, job: JobConfig) -> ProgressView | None:
         return None
     if call["json_logs"]:
         renderer = JsonLines(_to_stderr)
-    elif sys.stderr.isatty() and call["progress"] is None:
+    elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and call["progress"] is None:
         from rich.console import Console
 
         renderer = LiveBoard(Console(stderr=True))
@@ -460,22 +468,36 @@ def _spacing(text: str | None, seconds: float, spacing: type) -> Any:
 @contextmanager
 def _lines(target: str) -> Iterator[Callable[[Sequence[float]], None]]:
     """Open where predictions go; give a function that writes them, one a line."""
-    if target == "-":
-        yield lambda values: _write_lines(sys.stdout.write, values)
-        sys.stdout.flush()
-        return
     try:
-        file = Path(target).open("w", encoding="ascii")  # noqa: SIM115 (closed below)
+        # no with statement: standard output stays open
+        path = Path(target)
+        file = sys.stdout if target == "-" else path.open("w", encoding="ascii")  # noqa: SIM115
     except OSError as error:
         raise ConfigError(f"{target} cannot be written", cause=error.strerror) from error
-    with file:
-        yield lambda values: _write_lines(file.write, values)
+
+    def out(values: Sequence[float]) -> None:
+        # one format for the whole minibatch: three times as fast as one a value
+        plain = values.tolist() if hasattr(values, "tolist") else values
+        with _written(target):
+            file.write(("%.6g\n" * len(plain)) % tuple(plain))
+
+    try:
+        yield out
+    finally:
+        with _written(target):
+            file.flush() if target == "-" else file.close()
 
 
-def _write_lines(write: Callable[[str], object], values: Sequence[float]) -> None:
-    # one format for the whole minibatch: three times as fast as one a value
-    plain = values.tolist() if hasattr(values, "tolist") else values
-    write(("%.6g\n" * len(plain)) % tuple(plain))
+@contextmanager
+def _written(target: str) -> Iterator[None]:
+    """Say where a write failed; a reader that went away is no failure of ours."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        where = "standard output" if target == "-" else target
+        raise ResourceError(f"{where} cannot be written", cause=error.strerror) from error
 
 
 def _finish(call: Call, report: dict[str, Any], *, to_stderr: bool = False) -> None:

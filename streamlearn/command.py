@@ -68,7 +68,8 @@ class Call:
         if uris:
             flags["source.uri"] = uris
         # whoever asks for a number of bits wants the table that has them
-        if "tables.bits" in flags:
+        said = any(text.startswith("tables.index=") for text in self._given.get("set") or ())
+        if "tables.bits" in flags and not said:
             flags.setdefault("tables.index", "hashed")
         return flags
 

@@ -10,27 +10,27 @@ errors.
 
 from __future__ import annotations
 
-import difflib
 import functools
-import math
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 
 from streamlearn.errors import ConfigError
+from streamlearn.kinds import MODELS, LrConfig, ModelConfig
 from streamlearn.settings import (
     ENVIRONMENT_PREFIX,
     Given,
     Setting,
     about,
     convert,
+    nearest,
     parse_size,
     shown,
+    start_seconds,
     struct_settings,
 )
 
@@ -77,16 +77,22 @@ class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             "How records read; auto decides by suffix and first line.",
             choices=("auto", "criteo", "delimited", "svmlight", "libffm", "jsonl"),
             common=True,
+            binding=True,
         ),
     ] = "auto"
     # --- records
     header: Annotated[
-        bool, about("The first line of each object names its columns.", common=True)
+        bool, about("The first line of each object names its columns.", common=True, binding=True)
     ] = False
     delimiter: Annotated[
         str,
         about(
-            "The character between fields.", min_length=1, max_length=1, character=True, common=True
+            "The character between fields.",
+            min_length=1,
+            max_length=1,
+            character=True,
+            common=True,
+            binding=True,
         ),
     ] = ","
     quote: Annotated[
@@ -95,9 +101,12 @@ class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             "The character around fields that hold delimiters; empty: none.",
             max_length=1,
             character=True,
+            binding=True,
         ),
     ] = '"'
-    trim: Annotated[bool, about("Strip spaces around the fields of delimited records.")] = False
+    trim: Annotated[
+        bool, about("Strip spaces around the fields of delimited records.", binding=True)
+    ] = False
     columns: Annotated[
         dict[str, str],
         about(
@@ -105,6 +114,7 @@ class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             "ignore.",
             flag="--column",
             common=True,
+            binding=True,
         ),
     ] = {}
     label: Annotated[
@@ -112,21 +122,29 @@ class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         about(
             'A rule that makes the label: `delay > 15`, `class != "normal."`.',
             common=True,
+            binding=True,
         ),
     ] = ""
     cross: Annotated[
         tuple[str, ...],
-        about("Crossed features: `origin*destination`.", short="-q", common=True),
+        about("Crossed features: `origin*destination`.", short="-q", common=True, binding=True),
     ] = ()
     fields: Annotated[
-        tuple[str, ...], about("jsonl: the fields to use; empty: all.", flag="--field")
+        tuple[str, ...],
+        about("jsonl: the fields to use; empty: all.", flag="--field", binding=True),
     ] = ()
     bad_records_max: Annotated[
         float, about("Share of bad records above which the job stops.", ge=0, le=1)
     ] = 0.05
     negative_rate: Annotated[
         float,
-        about("Share of negatives kept; each one kept weighs 1 / rate.", gt=0, le=1, common=True),
+        about(
+            "Share of negatives kept; each one kept weighs 1 / rate.",
+            gt=0,
+            le=1,
+            common=True,
+            binding=True,
+        ),
     ] = 1.0
     # --- reading
     compression: Annotated[
@@ -182,46 +200,6 @@ class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     ] = 8
 
 
-class LrConfig(
-    msgspec.Struct,
-    frozen=True,
-    forbid_unknown_fields=True,
-    kw_only=True,
-    tag_field="kind",
-    tag="lr",
-):
-    """Sparse logistic regression, per example."""
-
-    rule: Annotated[str, about("Update rule.", choices=("ftrl", "adagrad", "sgd"), common=True)] = (
-        "ftrl"
-    )
-    alpha: Annotated[float, about("Step scale (learning rate).", gt=0, short="-l", common=True)] = (
-        0.1
-    )
-    beta: Annotated[
-        float, about("Step offset: larger slows the first steps.", ge=0, common=True)
-    ] = 1.0
-    l1: Annotated[
-        float, about("L1 penalty: larger makes more weights exactly zero.", ge=0, common=True)
-    ] = 1.0
-    l2: Annotated[
-        float, about("L2 penalty: larger makes all weights smaller.", ge=0, common=True)
-    ] = 0.0
-    intercept: Annotated[bool, about("Learn a constant feature.")] = True
-    epochs: Annotated[int, about("Passes over the source.", ge=1, common=True)] = 1
-
-    @property
-    def kind(self) -> str:
-        """Name of the model: what ``model.kind`` says in a job file."""
-        return "lr"
-
-
-# A model's settings are a struct of its own, told apart by ``kind``: a further model is a further
-# struct here and a further member of the union.
-ModelConfig: TypeAlias = LrConfig
-MODELS: Final[dict[str, type[ModelConfig]]] = {"lr": LrConfig}
-
-
 class TablesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Where parameters live."""
 
@@ -232,10 +210,19 @@ class TablesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             "collide.",
             choices=("exact", "hashed"),
             common=True,
+            binding=True,
         ),
     ] = "exact"
     bits: Annotated[
-        int, about("hashed: the table has 2**bits rows.", ge=8, le=32, short="-b", common=True)
+        int,
+        about(
+            "hashed: the table has 2**bits rows.",
+            ge=8,
+            le=32,
+            short="-b",
+            common=True,
+            binding=True,
+        ),
     ] = 24
     features_max: Annotated[
         int,
@@ -356,7 +343,7 @@ def load_job(
     environ : mapping, optional
         Environment; names that do not begin with ``STREAMLEARN_`` and a section are not looked at.
     base : JobConfig, optional
-        What a model was trained with; takes the place of the defaults.
+        What a model was trained with; its binding settings take the place of the defaults.
 
     Raises
     ------
@@ -415,27 +402,6 @@ def settings(kind: str | None = None) -> tuple[Setting, ...]:
     return tuple(found.values())
 
 
-def start_seconds(start: str) -> float:
-    """Return the time that ``source.start = "@TIME"`` means, in seconds since the epoch.
-
-    A time without a zone is UTC.
-
-    Raises
-    ------
-    ValueError
-        It is no time.
-    """
-    text = start.removeprefix("@")
-    try:
-        seconds = float(text)
-    except ValueError:
-        moment = datetime.fromisoformat(text)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    if not math.isfinite(seconds):
-        raise ValueError(f"{text!r} is not a time")
-    return seconds
-
-
 # Kubernetes sets NAME_SERVICE_HOST, NAME_PORT_… for every Service: one called streamlearn-http must
 # not stop a job.
 _SERVICE_VARIABLE: Final = re.compile(r"_(SERVICE_(HOST|PORT(_.*)?)|PORT(_\d+_.*)?)$")
@@ -456,6 +422,7 @@ _MODEL_KIND: Final = Setting(
     split=False,
     character=False,
     expects="",
+    binding=True,
     positional=False,
     models=(),
 )
@@ -502,7 +469,7 @@ def _from_environment(environ: Mapping[str, str]) -> Iterable[Given]:
             continue
         if name not in known:
             raise ConfigError(
-                f"environment variable {name} is no setting", hint=_nearest(name, known)
+                f"environment variable {name} is no setting", hint=nearest(name, known)
             )
         yield Given(known[name].path, environ[name], f"environment {name}", "", text=True)
 
@@ -528,7 +495,7 @@ def _resolve(given: Sequence[Given], base: JobConfig | None) -> Resolved:
     origins: dict[str, str] = {}
     for path, setting in known.items():
         values[path], origins[path] = setting.default, "default"
-        section = getattr(base, setting.section, None)
+        section = getattr(base, setting.section, None) if setting.binding else None
         if section is not None and (setting.section != "model" or section.kind == kind):
             values[path], origins[path] = getattr(section, setting.name), "model"
         if setting.shape == "table":
@@ -565,7 +532,7 @@ def _entry(one: Given, known: Mapping[str, Setting]) -> Given:
         raise ConfigError(
             f"`{one.path}` is a setting of model {owners}, not of this one{one.where}"
         )
-    raise ConfigError(f"`{one.path}` is no setting{one.where}", hint=_nearest(one.path, known))
+    raise ConfigError(f"`{one.path}` is no setting{one.where}", hint=nearest(one.path, known))
 
 
 def _is_start(value: str) -> bool:
@@ -595,18 +562,5 @@ def _sections() -> tuple[str, ...]:
 def _check_section(section: str, place: str) -> None:
     if section not in _sections():
         raise ConfigError(
-            f"`{section}` is no section ({place})", hint=_nearest(section, _sections())
+            f"`{section}` is no section ({place})", hint=nearest(section, _sections())
         )
-
-
-def _nearest(name: str, valid: Iterable[str]) -> str:
-    """Name the valid name nearest to a wrong one, and where there are few, all of them."""
-    valid = list(valid)
-    section = name.partition(".")[0]
-    close = difflib.get_close_matches(name, valid, 1, cutoff=0.0)
-    beside = [other for other in valid if other.partition(".")[0] == section] or valid
-    takes = ", ".join(other.partition(".")[2] or other for other in beside)
-    listed = f"; [{section}] takes {takes}" if "." in name else ""
-    if not listed and len(valid) <= 10:
-        listed = f"; there are {takes}"
-    return f"did you mean {close[0]}?{listed}"

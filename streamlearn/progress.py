@@ -327,7 +327,11 @@ class LiveBoard:
         board = Text("\n".join(self.lines(seen)), no_wrap=True, overflow="ellipsis")
         if self._live is None:
             self._live = Live(
-                board, console=self._console, auto_refresh=False, transient=True, screen=False
+                board,
+                console=self._console,
+                auto_refresh=False,
+                transient=True,
+                redirect_stdout=False,  # results are not for this terminal alone
             )
             self._live.start()
         self._live.update(board, refresh=True)

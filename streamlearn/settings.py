@@ -12,6 +12,7 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
@@ -26,8 +27,10 @@ __all__ = [
     "about",
     "convert",
     "joined",
+    "nearest",
     "parse_size",
     "shown",
+    "start_seconds",
     "struct_settings",
     "wrong",
 ]
@@ -62,7 +65,7 @@ class Setting:
         The only values allowed; empty: no such limit.
     flag, short : str
         ``--alpha``, ``-l`` (may be empty).
-    common, split, character, expects, positional
+    common, split, character, expects, binding, positional
         See :func:`about`.
     models : tuple of str
         Kinds of model that have the setting; empty where it does not depend on the model.
@@ -82,6 +85,7 @@ class Setting:
     split: bool
     character: bool
     expects: str
+    binding: bool
     positional: bool
     models: tuple[str, ...]
 
@@ -165,6 +169,7 @@ def about(
     split: bool = True,
     character: bool = False,
     expects: str = "",
+    binding: bool = False,
     positional: bool = False,
     **limits: Any,
 ) -> Meta:
@@ -184,6 +189,8 @@ def about(
         Whether ``tab`` (or a backslash and a t) means the tabulator.
     expects : str
         What is allowed, in words, where type and limits do not say it.
+    binding : bool
+        Whether it says what a model's keys and numbers mean, so that it comes with the model.
     positional : bool
         Whether the command line takes it as arguments and not as a flag.
     """
@@ -198,6 +205,7 @@ def about(
             "split": split,
             "character": character,
             "expects": expects,
+            "binding": binding,
             "positional": positional,
         },
         **limits,
@@ -245,6 +253,7 @@ def struct_settings(
             split=extra["split"],
             character=extra["character"],
             expects=extra["expects"],
+            binding=extra["binding"],
             positional=extra["positional"],
             models=models,
         )
@@ -359,6 +368,40 @@ def parse_size(text: str) -> int:
     if not math.isfinite(size) or size != int(size):
         raise ValueError(f"{text!r} is not a whole number of bytes")
     return int(size)
+
+
+def start_seconds(start: str) -> float:
+    """Return the time that ``source.start = "@TIME"`` means, in seconds since the epoch.
+
+    A time without a zone is UTC.
+
+    Raises
+    ------
+    ValueError
+        It is no time.
+    """
+    text = start.removeprefix("@")
+    try:
+        seconds = float(text)
+    except ValueError:
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    if not math.isfinite(seconds):
+        raise ValueError(f"{text!r} is not a time")
+    return seconds
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """Name the valid name nearest to a wrong one, and where there are few, all of them."""
+    valid = list(valid)
+    section = name.partition(".")[0]
+    close = difflib.get_close_matches(name, valid, 1, cutoff=0.0)
+    beside = [other for other in valid if other.partition(".")[0] == section] or valid
+    takes = ", ".join(other.partition(".")[2] or other for other in beside)
+    listed = f"; [{section}] takes {takes}" if "." in name else ""
+    if not listed and len(valid) <= 10:
+        listed = f"; there are {takes}"
+    return f"did you mean {close[0]}?{listed}"
 
 
 def wrong(setting: Setting, one: Given) -> ConfigError:

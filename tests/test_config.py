@@ -81,16 +81,21 @@ def test_a_flag_that_was_not_given_changes_nothing() -> None:
     assert load_job(None, [], {"model.alpha": None}).origins["model.alpha"] == "default"
 
 
-def test_what_a_model_was_trained_with_stands_before_the_defaults(tmp_path: Path) -> None:
+def test_what_a_model_was_trained_with_stands_before_the_defaults() -> None:
     base = JobConfig(
-        source=SourceConfig(uri=("old.csv",), format="delimited", columns={"late": "label"}),
+        source=SourceConfig(
+            uri=("old.csv",), follow=True, format="delimited", columns={"late": "label"}
+        ),
         model=LrConfig(alpha=0.7),
+        output=OutputConfig(dir="old"),
     )
     resolved = load_job(None, ["source.columns.when=time"], {"source.uri": ["new.csv"]}, base=base)
     assert resolved.job.source.uri == ("new.csv",)
     assert resolved.job.source.format == "delimited"
+    assert not resolved.job.source.follow
     assert resolved.job.model.alpha == 0.7
     assert resolved.job.source.columns == {"late": "label", "when": "time"}
+    assert resolved.job.output.dir == ""
     assert resolved.origins["source.format"] == "model"
     assert resolved.origins["source.columns.late"] == "model"
     assert resolved.origins["source.columns.when"] == "flag"
@@ -408,3 +413,8 @@ def test_the_documentation_of_settings_is_current() -> None:
     assert text.partition("<!-- settings -->\n")[2].strip() == settings_markdown().strip(), (
         "run: streamlearn config schema --markdown"
     )
+
+
+def test_without_a_source_of_its_own_a_job_does_not_take_the_models() -> None:
+    base = JobConfig(source=SourceConfig(uri=("old.csv",)))
+    assert load_job(None, base=base).job.source.uri == ()
