@@ -1,0 +1,878 @@
+"""JSON, one object a line, straight to compressed sparse rows: check, flatten, type, hash, cross.
+
+One pass over the bytes with a stack of 64 levels. Every byte of a record is checked against the
+grammar (RFC 8259), also where its value is not wanted. A value's *path* is the keys that lead to
+it with dots between; an array adds nothing to the path, so each of its elements is a value of it.
+The path is hashed as it stands in the record and looked up in a small open-addressing table, which
+says what to make of the value: an *op*, or, where all fields are wanted, just a seed.
+
+Addresses are int64; loads may go 64 bytes past the end of the data. What ends a record is its
+newline, which no rule of the grammar takes for part of a value: no other bound is looked at.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import float32, int64, njit, types, uint64
+from numba.extending import intrinsic
+
+from streamlearn.compute.kernels.bits import (
+    cross_key,
+    ctz,
+    load8,
+    load32,
+    load64,
+    log_bucket,
+    mask_eq2,
+    mask_high,
+    mix,
+    store64,
+    token_key,
+)
+from streamlearn.compute.kernels.delimited import (
+    CATEGORY,
+    HOUR,
+    NUMBER,
+    RAW,
+    TIME,
+    WEEKDAY,
+    label_of_number,
+    label_of_token,
+    parse_time,
+)
+from streamlearn.compute.kernels.seeds import name_seed
+from streamlearn.compute.kernels.text import number, utf8_valid
+
+__all__ = [
+    "AUTO",
+    "CODES",
+    "DEPTH_MAX",
+    "LABEL",
+    "NAME_BYTES_MAX",
+    "N_COUNTERS",
+    "N_SETTINGS",
+    "PATH_SEED",
+    "WEIGHT",
+    "parse_records",
+]
+
+# Kinds of ops besides those of delimited text. AUTO: a number is NUMBER, all else CATEGORY.
+AUTO, LABEL, WEIGHT = 0, 7, 8
+
+# Objects and arrays within one another: as many as a word has bits, one a level to say which.
+DEPTH_MAX = 64
+
+# Indices into ``settings`` (int64[N_SETTINGS]).
+S_DYNAMIC, S_VALUES, S_LABEL_MODE, S_WEIGHT, S_RECORD_MAX, S_FEATURES_MAX = 0, 1, 2, 3, 4, 5
+S_TELL = 6
+N_SETTINGS = 7
+
+# Indices into ``counters`` (int64[N_COUNTERS]): paths remembered, how many may be; text written.
+C_PATHS, C_PATHS_MAX, C_TEXT = 0, 1, 2
+N_COUNTERS = 3
+
+# Names are cut at this many bytes a path and a token (at the end of a character).
+NAME_BYTES_MAX = 256
+
+# Paths are hashed with a seed of their own: only the table of ops sees these hashes.
+PATH_SEED = np.uint64(0x6A736F6E6C706174)
+
+# What the grammar wanted where a record breaks it: ``bad_arg = 16 * byte + code``.
+CODES = {
+    1: "an object",
+    2: "a key in quotes",
+    3: "a colon",
+    4: "a comma or }",
+    5: "a comma or ]",
+    6: "a value",
+    7: "the string's end",
+    8: "an escape of JSON",
+    9: "a number of JSON",
+    10: f"at most {DEPTH_MAX} levels",
+    11: "the record's end",
+    12: "the other half of a surrogate pair",
+}
+_OBJECT, _KEY, _COLON, _COMMA, _ARRAY_COMMA, _VALUE, _STRING, _ESCAPE = 1, 2, 3, 4, 5, 6, 7, 8
+_NUMERAL, _DEPTH, _END, _SURROGATE = 9, 10, 11, 12
+
+# Reason codes of the minibatch.
+_R_LABEL, _R_NUMBER, _R_UTF8, _R_TOO_LONG, _R_SYNTAX, _R_FEATURES = 2, 3, 4, 5, 7, 8
+_R_TIME, _R_WEIGHT = 9, 10
+
+_QUOTE, _BACKSLASH, _NEWLINE, _SPACE = uint64(34), uint64(92), uint64(10), uint64(32)
+_OVER_NINE = np.uint64(0x7676767676767676)  # lifts a byte above 9 to its highest bit
+_HIGH = np.uint64(0x8080808080808080)
+_ZEROS = np.uint64(0x3030303030303030)
+_NO_HOUR = 31
+
+# Types of values.
+_NULL, _TEXT, _NUMBER, _BOOLEAN = 0, 1, 2, 3
+
+
+@intrinsic
+def _mask_special(_context: Any, address: Any) -> Any:
+    """Return a bit for each of 64 bytes that ends a run of a string: quote, backslash, control."""
+
+    def generate(_ctx: Any, builder: Any, _sig: Any, args: Any) -> Any:
+        kind = ir.VectorType(ir.IntType(8), 64)
+        data = builder.load(builder.inttoptr(args[0], kind.as_pointer()), align=1)
+
+        def all_of(byte: int) -> ir.Constant:
+            return ir.Constant(kind, [ir.IntType(8)(byte)] * 64)
+
+        quote = builder.icmp_unsigned("==", data, all_of(34))
+        backslash = builder.icmp_unsigned("==", data, all_of(92))
+        control = builder.icmp_unsigned("<", data, all_of(32))
+        mask = builder.or_(builder.or_(quote, backslash), control)
+        return builder.bitcast(mask, ir.IntType(64))
+
+    return types.uint64(types.int64), generate
+
+
+@njit(nogil=True, cache=True)
+def _blank(at):
+    """Return the first byte from ``at`` that is not a space, tab or carriage return."""
+    byte = load8(at)
+    while byte == _SPACE or byte == uint64(9) or byte == uint64(13):
+        at += 1
+        byte = load8(at)
+    return at
+
+
+@njit(nogil=True, cache=True)
+def _run(at):
+    """Return the first quote, backslash or control character at or after ``at``."""
+    mask = _mask_special(at)
+    while mask == uint64(0):
+        at += 64
+        mask = _mask_special(at)
+    return at + int64(ctz(mask))
+
+
+@njit(nogil=True, cache=True)
+def _hex4(at):
+    """Return the number of four hexadecimal digits; negative where they are not."""
+    value = 0
+    for i in range(4):
+        byte = int64(load8(at + i))
+        if 48 <= byte <= 57:
+            digit = byte - 48
+        elif 97 <= (byte | 32) <= 102:
+            digit = (byte | 32) - 87
+        else:
+            return -1
+        value = 16 * value + digit
+    return value
+
+
+@njit(nogil=True, cache=True)
+def _unescape(at, target, to):
+    """Decode the string whose first byte (behind the quote) is at ``at`` to ``target[to:]``.
+
+    Returns
+    -------
+    at : int64
+        The byte after the closing quote, or the one that is wrong.
+    length : int64
+        Bytes written, at most as many as were read.
+    code : int64
+        0, or what was expected there.
+    """
+    start = to
+    while True:
+        byte = load8(at)
+        if byte == _QUOTE:
+            return at + 1, to - start, 0
+        if byte < _SPACE:
+            return at, 0, _STRING
+        if byte != _BACKSLASH:
+            target[to] = byte
+            to += 1
+            at += 1
+            continue
+        byte = load8(at + 1)
+        if byte == uint64(117):
+            point = _hex4(at + 2)
+            if point < 0:
+                return at, 0, _ESCAPE
+            size = 6
+            if 0xD800 <= point < 0xE000:
+                low = -1
+                if point < 0xDC00 and load32(at + 6) & uint64(0xFFFF) == uint64(0x755C):
+                    low = _hex4(at + 8)
+                if not 0xDC00 <= low < 0xE000:
+                    return at, 0, _SURROGATE
+                point = 0x10000 + ((point - 0xD800) << 10) + (low - 0xDC00)
+                size = 12
+            at += size
+            if point < 0x80:
+                target[to] = point
+                to += 1
+            elif point < 0x800:
+                target[to] = 0xC0 | point >> 6
+                target[to + 1] = 0x80 | point & 63
+                to += 2
+            elif point < 0x10000:
+                target[to] = 0xE0 | point >> 12
+                target[to + 1] = 0x80 | point >> 6 & 63
+                target[to + 2] = 0x80 | point & 63
+                to += 3
+            else:
+                target[to] = 0xF0 | point >> 18
+                target[to + 1] = 0x80 | point >> 12 & 63
+                target[to + 2] = 0x80 | point >> 6 & 63
+                target[to + 3] = 0x80 | point & 63
+                to += 4
+            continue
+        if byte in (_QUOTE, _BACKSLASH, uint64(47)):
+            target[to] = byte
+        elif byte == uint64(98):
+            target[to] = 8
+        elif byte == uint64(102):
+            target[to] = 12
+        elif byte == uint64(110):
+            target[to] = 10
+        elif byte == uint64(114):
+            target[to] = 13
+        elif byte == uint64(116):
+            target[to] = 9
+        else:
+            return at, 0, _ESCAPE
+        to += 1
+        at += 2
+
+
+@njit(nogil=True, cache=True)
+def _numeral(at):
+    """Return where a number of JSON ends that begins at ``at``; minus the address where it breaks.
+
+    Grammar: ``-? (0 | [1-9] digits?) (. digits)? ([eE] [+-]? digits)?``.
+    """
+    if load8(at) == uint64(45):
+        at += 1
+    first = load8(at) - uint64(48)
+    if first > uint64(9):
+        return -at
+    at += 1
+    if first != uint64(0):
+        while load8(at) - uint64(48) <= uint64(9):
+            at += 1
+    if load8(at) == uint64(46):
+        at += 1
+        if load8(at) - uint64(48) > uint64(9):
+            return -at
+        while load8(at) - uint64(48) <= uint64(9):
+            at += 1
+    if load8(at) | uint64(32) == uint64(101):
+        at += 1
+        sign = load8(at)
+        if sign == uint64(43) or sign == uint64(45):
+            at += 1
+        if load8(at) - uint64(48) > uint64(9):
+            return -at
+        while load8(at) - uint64(48) <= uint64(9):
+            at += 1
+    return at
+
+
+@njit(nogil=True, cache=True)
+def _copy(at, length, target, to):
+    """Copy bytes to ``target[to:]``, eight at a time; may write seven more."""
+    address = int64(target.ctypes.data) + to
+    for i in range(0, length, 8):
+        store64(address + i, load64(at + i))
+
+
+@njit(nogil=True, cache=True)
+def _find(wanted, table):
+    """Return the place of a path's hash in the table, or ``-1 - place`` of where it would stand."""
+    mask = table.size - 1
+    place = int64(wanted >> uint64(32)) & mask
+    while True:
+        found = table[place]
+        if found == wanted:
+            return place
+        if found == uint64(0):
+            return -1 - place
+        place = (place + 1) & mask
+
+
+@njit(nogil=True, cache=True)
+def _tell_text(at, length, text, to):
+    """Append a name's bytes, cut at NAME_BYTES_MAX or a little before; return the new end."""
+    if length > NAME_BYTES_MAX:
+        length = NAME_BYTES_MAX
+        while length > 0 and load8(at + length) & uint64(0xC0) == uint64(0x80):
+            length -= 1
+    for i in range(length):
+        text[to + i] = load8(at + i)
+    return to + length
+
+
+@njit(nogil=True, cache=True)
+def _tell(
+    kind,
+    code,
+    field,
+    path_at,
+    path_length,
+    at,
+    length,
+    feature,
+    bucket_text,
+    bucket_ends,
+    weekday_text,
+    fields,
+    text_ends,
+    text,
+    counters,
+):
+    """Append the name of one feature: ``path=`` where it has no number, and its token.
+
+    ``code`` is the bucket, hour or weekday where ``kind`` is NUMBER, HOUR or WEEKDAY.
+    """
+    to = counters[C_TEXT]
+    if field < 0:
+        to = _tell_text(path_at, path_length, text, to)
+        text[to] = 61
+        to += 1
+    if kind == CATEGORY:
+        to = _tell_text(at, length, text, to)
+    elif kind == NUMBER:
+        for i in range(bucket_ends[code - 1] if code > 0 else 0, bucket_ends[code]):
+            text[to] = bucket_text[i]
+            to += 1
+    elif kind == HOUR:
+        if code >= 10:
+            text[to] = 48 + code // 10
+            to += 1
+        text[to] = 48 + code % 10
+        to += 1
+    elif kind == WEEKDAY:
+        for i in range(3):
+            text[to + i] = weekday_text[3 * code + i]
+        to += 3
+    fields[feature] = field
+    text_ends[feature] = to
+    counters[C_TEXT] = to
+
+
+@njit(nogil=True, cache=True)
+def _record(
+    begin,
+    settings,
+    kinds,
+    seeds,
+    ids,
+    table,
+    table_ops,
+    table_seeds,
+    threshold,
+    label_tokens,
+    label_ends,
+    label_values,
+    path,
+    token,
+    levels,
+    level_ops,
+    level_seeds,
+    slots,
+    keys,
+    values,
+    nnz,
+    bucket_text,
+    bucket_ends,
+    weekday_text,
+    fields,
+    text_ends,
+    text,
+    counters,
+):
+    """Read the record at ``begin``, which ends at the first newline.
+
+    Returns
+    -------
+    nnz : int64
+        Where its features end.
+    reason, field, arg : int64
+        As in ``Minibatch.bad_*``.
+    label : int64
+    weight : float64
+    """
+    base = int64(path.ctypes.data)
+    dynamic = settings[S_DYNAMIC] != 0
+    has_values = settings[S_VALUES] != 0
+    telling = settings[S_TELL] != 0
+    has_slots = slots.size > 0
+    last = nnz + settings[S_FEATURES_MAX]
+    label, label_at = -1, -16
+    weight, weight_at = -1.0, -16
+    reason, bad_field, arg = 0, -1, 0
+    crowded = False
+
+    at = _blank(begin)
+    if load8(at) != uint64(123):
+        return nnz, _R_SYNTAX, -1, 16 * (at - begin) + _OBJECT, label, weight
+    at += 1
+    depth = 0
+    objects = uint64(1)  # bit i: whether level i is an object
+    levels[0] = 0
+    in_object = True
+    opened = True  # whether nothing stands in this level yet
+    path_at, path_length = base, 0
+    op, seed = -1, uint64(0)
+    while True:
+        byte = load8(at)
+        if byte <= _SPACE:
+            at = _blank(at)
+            byte = load8(at)
+        closing = False
+        if opened and byte == (uint64(125) if in_object else uint64(93)):
+            closing = True
+        elif in_object:
+            if byte != _QUOTE:
+                return nnz, _R_SYNTAX, -1, 16 * (at - begin) + _KEY, label, weight
+            at += 1
+            prefix = levels[depth]
+            stop = _run(at)
+            if load8(stop) == _QUOTE:
+                path_at, path_length = at, stop - at
+                at = stop + 1
+                if prefix != 0:
+                    _copy(path_at, path_length, path, prefix)
+                    path_at, path_length = base, prefix + path_length
+            else:
+                at, path_length, code = _unescape(at, path, prefix)
+                if code != 0:
+                    wrong = _R_UTF8 if code == _SURROGATE else _R_SYNTAX
+                    return nnz, wrong, -1, 16 * (at - begin) + code, label, weight
+                path_at, path_length = base, prefix + path_length
+            byte = load8(at)
+            if byte != uint64(58):
+                at = _blank(at)
+                if load8(at) != uint64(58):
+                    return nnz, _R_SYNTAX, -1, 16 * (at - begin) + _COLON, label, weight
+            at += 1
+            wanted = token_key(path_at, path_length, PATH_SEED)
+            place = _find(wanted, table)
+            if place >= 0:
+                op, seed = int64(table_ops[place]), table_seeds[place]
+            elif not dynamic:
+                op = -1
+            else:
+                op, seed = -2, name_seed(path_at, path_length)
+                if counters[C_PATHS] < counters[C_PATHS_MAX]:
+                    counters[C_PATHS] += 1
+                    table[-1 - place] = wanted
+                    table_ops[-1 - place] = -2
+                    table_seeds[-1 - place] = seed
+            byte = load8(at)
+            if byte <= _SPACE:
+                at = _blank(at)
+                byte = load8(at)
+        else:
+            path_at, path_length = base, levels[depth]
+            op, seed = level_ops[depth], level_seeds[depth]
+
+        if not closing:
+            opened = False
+            begins = at
+            if byte == _QUOTE:
+                at += 1
+                stop = _run(at)
+                if load8(stop) == _QUOTE:
+                    token_at, length = at, stop - at
+                    at = stop + 1
+                else:
+                    at, length, code = _unescape(at, token, 0)
+                    if code != 0:
+                        wrong = _R_UTF8 if code == _SURROGATE else _R_SYNTAX
+                        return nnz, wrong, -1, 16 * (at - begin) + code, label, weight
+                    token_at = int64(token.ctypes.data)
+                kind = _TEXT
+            elif byte - uint64(48) <= uint64(9) or byte == uint64(45):
+                token_at = at
+                at = _numeral(at)
+                if at < 0:
+                    return nnz, _R_SYNTAX, -1, 16 * (-at - begin) + _NUMERAL, label, weight
+                length = at - token_at
+                kind = _NUMBER
+            elif byte == uint64(123) or byte == uint64(91):
+                if depth == DEPTH_MAX - 1:
+                    return nnz, _R_SYNTAX, -1, 16 * (at - begin) + _DEPTH, label, weight
+                if path_at != base:
+                    _copy(path_at, path_length, path, 0)
+                depth += 1
+                in_object = byte == uint64(123)
+                if in_object:
+                    path[path_length] = 46
+                    levels[depth] = path_length + 1
+                    objects |= uint64(1) << uint64(depth)
+                else:
+                    levels[depth] = path_length
+                    level_ops[depth] = op
+                    level_seeds[depth] = seed
+                    objects &= ~(uint64(1) << uint64(depth))
+                opened = True
+                at += 1
+                continue
+            else:
+                word = load32(at)
+                token_at = at
+                if word == uint64(0x65757274):  # true
+                    kind, length = _BOOLEAN, 4
+                elif word == uint64(0x736C6166) and load8(at + 4) == uint64(101):  # false
+                    kind, length = _BOOLEAN, 5
+                elif word == uint64(0x6C6C756E):
+                    kind, length = _NULL, 0
+                    at += 4
+                else:
+                    return nnz, _R_SYNTAX, -1, 16 * (at - begin) + _VALUE, label, weight
+                at += length
+
+            if op != -1 and length > 0:
+                make = AUTO
+                field = -1
+                if op >= 0:
+                    make = int64(kinds[op])
+                    seed = seeds[op, 0]
+                    field = int64(ids[op, 0])
+                if make == AUTO:
+                    make = NUMBER if kind == _NUMBER else CATEGORY
+                if make == LABEL:
+                    label_at = 16 * (begins - begin)
+                    if settings[S_LABEL_MODE] == 0:
+                        label = label_of_token(
+                            token_at,
+                            length,
+                            int64(label_tokens.ctypes.data),
+                            int64(label_ends.ctypes.data),
+                            int64(label_values.ctypes.data),
+                            label_ends.size,
+                            int64(threshold),
+                        )
+                    else:
+                        label = label_of_number(token_at, length, settings[S_LABEL_MODE], threshold)
+                elif make == WEIGHT:
+                    weight_at = 16 * (begins - begin)
+                    valid, value = number(token_at, length)
+                    weight = value if valid else -1.0
+                elif nnz + (make == TIME) >= last:
+                    crowded = True
+                elif make == CATEGORY:
+                    key = token_key(token_at, length, seed)
+                    keys[nnz] = key
+                    if has_values:
+                        values[nnz] = float32(1)
+                    if has_slots and op >= 0:
+                        slots[2 * op] = key
+                    if telling:
+                        _tell(CATEGORY, 0, field, path_at, path_length, token_at, length, nnz, bucket_text, bucket_ends, weekday_text, fields, text_ends, text, counters)  # fmt: skip  # noqa: E501
+                    nnz += 1
+                elif make in (NUMBER, RAW):
+                    valid, value = number(token_at, length)
+                    if not valid and reason == 0:
+                        reason, bad_field, arg = _R_NUMBER, op, 16 * (begins - begin)
+                    bucket = uint64(0)
+                    if make == NUMBER:
+                        bucket = log_bucket(value)
+                        value = float32(1)
+                    key = mix(bucket, seed)
+                    keys[nnz] = key
+                    if has_values:
+                        values[nnz] = value
+                    if has_slots and op >= 0:
+                        slots[2 * op] = key
+                    if telling:
+                        _tell(make, int64(bucket), field, path_at, path_length, token_at, length, nnz, bucket_text, bucket_ends, weekday_text, fields, text_ends, text, counters)  # fmt: skip  # noqa: E501
+                    nnz += 1
+                else:
+                    when = parse_time(token_at, length)
+                    if when < 0:
+                        if reason == 0:
+                            reason, bad_field, arg = _R_TIME, op, 16 * (begins - begin)
+                        when = 0
+                    hour = when & 31
+                    if make != WEEKDAY and hour != _NO_HOUR:
+                        key = mix(uint64(hour), seed)
+                        keys[nnz] = key
+                        if has_values:
+                            values[nnz] = float32(1)
+                        if has_slots:
+                            slots[2 * op] = key
+                        if telling:
+                            _tell(HOUR, hour, field, path_at, path_length, token_at, length, nnz, bucket_text, bucket_ends, weekday_text, fields, text_ends, text, counters)  # fmt: skip  # noqa: E501
+                        nnz += 1
+                    if make != HOUR:
+                        key = mix(uint64(when >> 5), seeds[op, 1])
+                        keys[nnz] = key
+                        if has_values:
+                            values[nnz] = float32(1)
+                        if has_slots:
+                            slots[2 * op + 1] = key
+                        if telling:
+                            _tell(WEEKDAY, when >> 5, int64(ids[op, 1]), path_at, path_length, token_at, length, nnz, bucket_text, bucket_ends, weekday_text, fields, text_ends, text, counters)  # fmt: skip  # noqa: E501
+                        nnz += 1
+
+        # behind a value: a comma, or the end of one level or several
+        while True:
+            if not closing:
+                byte = load8(at)
+                if byte <= _SPACE:
+                    at = _blank(at)
+                    byte = load8(at)
+                if byte == uint64(44):
+                    at += 1
+                    break
+                if byte != (uint64(125) if in_object else uint64(93)):
+                    code = _COMMA if in_object else _ARRAY_COMMA
+                    return nnz, _R_SYNTAX, -1, 16 * (at - begin) + code, label, weight
+            closing = False
+            opened = False
+            at += 1
+            depth -= 1
+            if depth < 0:
+                break
+            in_object = (objects >> uint64(depth)) & uint64(1) != uint64(0)
+        if depth < 0:
+            break
+
+    at = _blank(at)
+    if load8(at) != _NEWLINE:
+        return nnz, _R_SYNTAX, -1, 16 * (at - begin) + _END, label, weight
+    if crowded:
+        return nnz, _R_FEATURES, -1, settings[S_FEATURES_MAX], label, weight
+    if label < 0:
+        return nnz, _R_LABEL, -1, label_at, label, weight
+    if settings[S_WEIGHT] == 0:
+        weight = 1.0
+    elif not weight >= 0:
+        return nnz, _R_WEIGHT, -1, weight_at, label, weight
+    return nnz, reason, bad_field, arg, label, weight
+
+
+@njit(nogil=True, cache=True)
+def _cross(
+    slots, cross_ends, cross_slots, cross_seeds, cross_ids, has_values, telling, first, keys, values,
+    nnz, fields, text_ends, text, counters
+):  # fmt: skip
+    """Append the crosses of a record whose features begin at ``first``; return where they end.
+
+    When telling, a part's text is that of the record's last feature with its key.
+    """
+    begin = 0
+    plain = nnz
+    for cross in range(cross_ends.size):
+        end = cross_ends[cross]
+        key = slots[cross_slots[begin]]
+        missing = key == uint64(0)
+        for part in range(begin + 1, end):
+            other = slots[cross_slots[part]]
+            missing |= other == uint64(0)
+            key = cross_key(key, other, cross_seeds[cross])
+        if not missing:
+            keys[nnz] = key
+            if has_values:
+                values[nnz] = float32(1)
+            if telling:
+                to = counters[C_TEXT]
+                for part in range(begin, end):
+                    if part > begin:
+                        text[to] = 42
+                        to += 1
+                    feature = plain - 1
+                    while keys[feature] != slots[cross_slots[part]]:
+                        feature -= 1
+                    for i in range(
+                        text_ends[feature - 1] if feature > 0 else 0, text_ends[feature]
+                    ):
+                        text[to] = text[i]
+                        to += 1
+                fields[nnz] = cross_ids[cross]
+                text_ends[nnz] = to
+                counters[C_TEXT] = to
+            nnz += 1
+        begin = end
+    return nnz
+
+
+@njit(nogil=True, cache=True)
+def parse_records(
+    buffer,
+    start,
+    end,
+    settings,
+    kinds,
+    seeds,
+    ids,
+    table,
+    table_ops,
+    table_seeds,
+    cross_ends,
+    cross_slots,
+    cross_seeds,
+    cross_ids,
+    threshold,
+    label_tokens,
+    label_ends,
+    label_values,
+    path,
+    token,
+    levels,
+    level_ops,
+    level_seeds,
+    slots,
+    counters,
+    bucket_text,
+    bucket_ends,
+    weekday_text,
+    fields,
+    text_ends,
+    text,
+    keys,
+    values,
+    indptr,
+    labels,
+    weights,
+    lines,
+    bad_start,
+    bad_reason,
+    bad_field,
+    bad_arg,
+    state,
+    nnz_last,
+):
+    """Append the records of ``buffer[start:end]`` to a minibatch; return the first byte not parsed.
+
+    Parameters
+    ----------
+    buffer : uint8[n]
+        ``buffer[end - 1]`` is a newline; at least 64 bytes may be read past ``end``.
+    start, end : int
+        Stops early once the minibatch is full, so always between two records.
+    settings : int64[N_SETTINGS]
+        Whether paths that are not in the table give features, too; whether features carry values;
+        how a label is made (0 or a value of ``COMPARE``); whether there is a weight; bytes and
+        features that a record may have; whether to write names.
+    kinds, seeds, ids : int8[ops], uint64[ops, 2], int32[ops, 2]
+        What each op makes of a value, and the seeds and numbers of its fields; ``[op, 1]`` is the
+        weekday's.
+    table, table_ops, table_seeds : uint64[t], int32[t], uint64[t]
+        Open addressing by ``token_key(path, PATH_SEED)``, 0 is empty, t a power of two and at most
+        half full. The op of each path, or -2 and its seed where it is AUTO without a number.
+        Paths met on the way are added, up to a bound: with more, their seeds are computed anew.
+    cross_ends, cross_slots, cross_seeds, cross_ids
+        The parts of cross ``i`` are ``cross_slots[cross_ends[i - 1]:cross_ends[i]]``: ``2 op``, or
+        ``2 op + 1`` for a weekday.
+    threshold, label_tokens, label_ends, label_values
+        As for delimited records.
+    path, token : uint8[record bytes + 128]
+        Working space: a path, a string without its escapes.
+    levels, level_ops, level_seeds : int64[DEPTH_MAX], int64[DEPTH_MAX], uint64[DEPTH_MAX]
+        Working space: by level, bytes of its path, and what its elements are if it is an array.
+    slots : uint64[2 ops] or uint64[0]
+        Working space: the last key of each op, where there are crosses.
+    counters : int64[N_COUNTERS]
+        Paths in the table, how many may be, bytes of text. Updated.
+    bucket_text, bucket_ends, weekday_text
+        The texts of all buckets, where each ends; three letters a weekday, Monday first.
+    fields, text_ends, text : int32[nnz_max], int64[nnz_max], uint8[...]
+        Receive names where the settings say so, with room for two names and three bytes a feature
+        and those of the parts of each cross.
+    keys, values, ..., state
+        The minibatch's arrays (see ``Minibatch``), appended to in place.
+    nnz_last : int
+        Stops once there are more features than this: the next record might not fit.
+
+    Notes
+    -----
+    The first of these makes a bad record: its length, its UTF-8, its grammar, the number of its
+    features, its label, its weight, its values from the left, its crosses. O(bytes).
+    """
+    base = int64(buffer.ctypes.data)
+    rows_max = labels.size
+    has_values = settings[S_VALUES] != 0
+    telling = settings[S_TELL] != 0
+    rows, nnz, bad, records = state[0], state[1], state[2], state[3]
+    begin, final = base + start, base + end
+    while begin < final and rows < rows_max and bad < rows_max and nnz <= nnz_last:
+        window = begin
+        high = uint64(0)
+        mask = mask_eq2(window, _NEWLINE, _NEWLINE)
+        while mask == uint64(0):
+            high |= mask_high(window)
+            window += 64
+            mask = mask_eq2(window, _NEWLINE, _NEWLINE)
+        high |= mask_high(window) & (mask - uint64(1))
+        line, stop = begin, window + int64(ctz(mask))
+        begin = stop + 1
+        if load8(line) <= _SPACE and _blank(line) == stop:
+            continue
+        records += 1
+        field, arg = -1, 0
+        after, label, weight = nnz, 0, 1.0
+        if stop - line > settings[S_RECORD_MAX]:
+            reason, arg = _R_TOO_LONG, stop - line
+        elif high != uint64(0) and not utf8_valid(line, stop - line):
+            reason = _R_UTF8
+        else:
+            slots[:] = uint64(0)
+            counters_before = counters[C_TEXT]
+            after, reason, field, arg, label, weight = _record(
+                line,
+                settings,
+                kinds,
+                seeds,
+                ids,
+                table,
+                table_ops,
+                table_seeds,
+                threshold,
+                label_tokens,
+                label_ends,
+                label_values,
+                path,
+                token,
+                levels,
+                level_ops,
+                level_seeds,
+                slots,
+                keys,
+                values,
+                nnz,
+                bucket_text,
+                bucket_ends,
+                weekday_text,
+                fields,
+                text_ends,
+                text,
+                counters,
+            )
+            if reason != 0:
+                counters[C_TEXT] = counters_before
+        if reason == 0 and cross_ends.size > 0:
+            if after - nnz + cross_ends.size > settings[S_FEATURES_MAX]:
+                reason, arg = _R_FEATURES, settings[S_FEATURES_MAX]
+            else:
+                after = _cross(
+                    slots, cross_ends, cross_slots, cross_seeds, cross_ids, has_values, telling,
+                    nnz, keys, values, after, fields, text_ends, text, counters
+                )  # fmt: skip
+        if reason == 0:
+            labels[rows] = label
+            weights[rows] = weight
+            lines[rows] = line - base
+            rows += 1
+            indptr[rows] = after
+            nnz = after
+        else:
+            bad_start[bad] = line - base
+            bad_reason[bad] = reason
+            bad_field[bad] = field
+            bad_arg[bad] = arg
+            bad += 1
+    state[0], state[1], state[2], state[3] = rows, nnz, bad, records
+    return begin - base
