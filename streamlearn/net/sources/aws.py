@@ -11,7 +11,7 @@ import random
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 from streamlearn.config import SourceConfig
 from streamlearn.errors import ConfigError, SourceError
@@ -41,6 +41,8 @@ RETRIES_UNREACHED_MAX = 3
 
 class AwsService:
     """A client of one service, shared by whoever reads from it; bound to one event loop.
+
+    Who uses it says so by :meth:`share`, and the last one to close it closes the connections.
 
     Parameters
     ----------
@@ -94,6 +96,12 @@ class AwsService:
         self._client: Any = None
         self._bucket_region = ""
         self._reached = False
+        self._users = 0
+
+    def share(self) -> Self:
+        """Count one more user, who is to call :meth:`aclose` once."""
+        self._users += 1
+        return self
 
     async def access(self) -> AwsAccess:
         """Return endpoint, region and credentials with their origins.
@@ -195,9 +203,11 @@ class AwsService:
         return describe_failure(failure, what, access, await self.url(), self._bucket_region)
 
     async def aclose(self) -> None:
-        """Close all connections; the next request opens them anew."""
-        self._client = None
-        await self._resources.aclose()
+        """Give up one share; the last one closes all connections."""
+        self._users -= 1
+        if self._users <= 0:
+            self._client = None
+            await self._resources.aclose()
 
     async def _open(self, access: AwsAccess) -> Any:
         from aiobotocore.config import AioConfig

@@ -14,7 +14,7 @@ from streamlearn.errors import ObjectChangedError, SourceError, SourceMissingErr
 from streamlearn.net.sources.aws import AwsService
 from streamlearn.net.sources.aws_errors import Failure, aws_exceptions, failure_of
 from streamlearn.net.sources.s3_uri import S3Uri
-from streamlearn.net.sources.source import StoredObject
+from streamlearn.net.sources.source import NothingMatchedError, StoredObject
 
 __all__ = ["PIECE_BYTES", "S3Store"]
 
@@ -41,8 +41,7 @@ class S3Store:
     config : SourceConfig
         Endpoint, region, anonymity, requester pays, retries.
     service : AwsService, optional
-        The connections to use; several stores may share them. By default the store has its own,
-        and closes them.
+        The connections to use; several stores may share them. By default the store has its own.
     """
 
     ranged = True
@@ -52,8 +51,8 @@ class S3Store:
     ) -> None:
         self.uri = S3Uri.parse(uri)
         self._config = config
-        self._owns_service = service is None
-        self._service = AwsService("s3", config) if service is None else service
+        self._service = (service or AwsService("s3", config)).share()
+        self._closed = False
         self._payer = {"RequestPayer": "requester"} if config.requester_pays else {}
 
     @property
@@ -69,8 +68,10 @@ class S3Store:
 
         Raises
         ------
+        NothingMatchedError
+            There is no such key, or nothing matches.
         SourceMissingError
-            Nothing matches, no such bucket or key, access denied, no credentials.
+            No such bucket, access denied, no credentials.
         SourceError
             The listing failed for another reason.
         """
@@ -147,8 +148,9 @@ class S3Store:
         }
 
     async def aclose(self) -> None:
-        """Close connections, but for those that are shared."""
-        if self._owns_service:
+        """Close connections, but for those that other stores use."""
+        if not self._closed:
+            self._closed = True
             await self._service.aclose()
 
     async def _list_key(self) -> _Objects:
@@ -165,7 +167,7 @@ class S3Store:
                     return await self._list_folder(failure, what)
                 await self._service.retry_or_raise(failure, fruitless, what)
         if stored is None:
-            raise SourceMissingError(f"{self.uri} is empty")
+            raise NothingMatchedError(f"{self.uri} is empty")
         return [stored]
 
     async def _list_folder(self, no_such_key: Failure, what: str) -> _Objects:
@@ -174,7 +176,8 @@ class S3Store:
         except SourceMissingError:
             objects = []  # a reader who may not list is told of the key that is not there
         if not objects:
-            raise await self._service.error(no_such_key, what)
+            error = await self._service.error(no_such_key, what)
+            raise NothingMatchedError(error.message, cause=error.cause, hint=error.hint)
         return objects
 
     async def _list_prefix(self, prefix: str) -> tuple[_Objects, int]:
@@ -276,14 +279,14 @@ class S3Store:
             stored, f"it has ETag {now.version} now" if now else "it is empty now"
         )
 
-    def _nothing(self, seen: int) -> SourceMissingError:
+    def _nothing(self, seen: int) -> NothingMatchedError:
         if not self.uri.is_glob:
             found = "only empty objects" if seen else "no objects"
-            return SourceMissingError(f"nothing to read in {self.uri}: there are {found}")
+            return NothingMatchedError(f"nothing to read in {self.uri}: there are {found}")
         hint = f"list what is there with: streamlearn source ls {self.uri.uri_of(self.uri.prefix)}"
         if seen and "**" not in self.uri.pattern:
             hint = "a * stops at /; write ** to go down into folders"
-        return SourceMissingError(
+        return NothingMatchedError(
             f"nothing matches {self.uri}: none of {seen} keys below {self.uri.prefix!r} does",
             hint=hint,
         )

@@ -66,7 +66,7 @@ class S3EventQueue:
     config : SourceConfig
         Region and retries.
     service : AwsService, optional
-        The connection to use, a ``sqs`` one; by default the queue has its own, and closes it.
+        The connection to use, a ``sqs`` one; by default the queue has its own.
     wait_seconds : int, optional
         Length of a long poll, 0 to 20.
 
@@ -90,10 +90,11 @@ class S3EventQueue:
         self.counts = dict.fromkeys(("received", "malformed", "ignored", "deleted", "objects"), 0)
         self._queue = queue
         self._uris = [S3Uri.parse(uri) for uri in uris]
-        self._owns_service = service is None
-        self._service = service or AwsService(
-            "sqs", config, endpoint_url=endpoint_url, region=region, origin="queue"
-        )
+        self._service = (
+            service
+            or AwsService("sqs", config, endpoint_url=endpoint_url, region=region, origin="queue")
+        ).share()
+        self._closed = False
         self._wait_seconds = wait_seconds
         self._url = ""
 
@@ -131,7 +132,8 @@ class S3EventQueue:
 
     async def aclose(self) -> None:
         """Close the connection; what has not been acknowledged comes again later."""
-        if self._owns_service:
+        if not self._closed:
+            self._closed = True
             await self._service.aclose()
 
     async def _look_up(self) -> str:

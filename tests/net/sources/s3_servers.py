@@ -241,7 +241,7 @@ class Stores:
 
     config: SourceConfig
     waits: list[float] = field(default_factory=list)
-    opened: list[tuple[S3Store, AwsService]] = field(default_factory=list)
+    opened: list[S3Store] = field(default_factory=list)
 
     def open(self, uri: str, *, read_seconds: float = 5.0, **settings: object) -> S3Store:
         def high(low: float, bound: float) -> float:
@@ -252,16 +252,15 @@ class Stores:
             "s3", config, sleep=self._sleep, uniform=high, read_seconds=read_seconds
         )
         store = S3Store(uri, config, service=service)
-        self.opened.append((store, service))
+        self.opened.append(store)
         return store
 
     async def _sleep(self, seconds: float) -> None:
         self.waits.append(seconds)
 
     async def aclose(self) -> None:
-        for store, service in self.opened:
+        for store in self.opened:
             await store.aclose()
-            await service.aclose()
 
 
 def replace_config(config: SourceConfig, **settings: object) -> SourceConfig:

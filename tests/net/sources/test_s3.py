@@ -5,8 +5,11 @@ import random
 
 import pytest
 
+from streamlearn.config import SourceConfig
 from streamlearn.errors import ObjectChangedError, SourceMissingError
 from streamlearn.net.sources import s3
+from streamlearn.net.sources.aws import AwsService
+from streamlearn.net.sources.s3 import S3Store
 from streamlearn.net.sources.source import StoredObject
 from tests.net.sources.s3_servers import BUCKET, read_all
 
@@ -220,3 +223,19 @@ async def test_closing_twice_is_harmless(localbucket, open_local):
     await store.list()
     await store.aclose()
     await store.aclose()
+
+
+async def test_stores_that_share_connections_close_them_together(localbucket, fault_front):
+    localbucket.put("a.bin", b"a")
+    localbucket.put("b.bin", b"b")
+    config = SourceConfig(endpoint_url=fault_front.endpoint)
+    service = AwsService("s3", config)
+    first = S3Store(f"s3://{BUCKET}/a.bin", config, service=service)
+    second = S3Store(f"s3://{BUCKET}/b.bin", config, service=service)
+    assert await read_all(first) == b"a"
+    client = await service.client()
+    await first.aclose()
+    await first.aclose()
+    assert await read_all(second) == b"b"
+    assert await service.client() is client
+    await second.aclose()
