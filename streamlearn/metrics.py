@@ -1,0 +1,248 @@
+"""Every metric, declared once: what the node tells Prometheus.
+
+Metrics are sums and states, so that whoever reads them chooses the window: the loss of the last
+five minutes is ``rate(streamlearn_progressive_loss_sum_total[5m])`` over
+``rate(streamlearn_example_weight_total[5m])``. Nothing is counted twice: the parts keep their own
+figures, and those are handed over when a scrape asks (:meth:`Metrics.on_scrape`) or once a block.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+from prometheus_client import ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+    from streamlearn.online.validation import Totals
+
+__all__ = ["METRICS", "STATES", "Metric", "Metrics", "metrics_table"]
+
+PREFIX: Final = "streamlearn_"
+# Values of all labels of one metric: reasons, lanes and states are few; a key or an address here
+# would be a mistake that fills Prometheus' memory.
+CHILDREN_MAX: Final = 128
+# As ``messages.Progress.state`` has them.
+STATES: Final = ("compiling", "learning", "following", "draining", "done", "failed")
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A metric as it is declared.
+
+    Attributes
+    ----------
+    name : str
+        Without the prefix; units last; a counter's ends in ``_total``.
+    kind : str
+        ``counter`` (only grows while the process lives) or ``gauge``.
+    text : str
+        What it counts, with its unit.
+    labels : tuple of str
+        Names of its labels, whose values are of small fixed sets.
+    """
+
+    name: str
+    kind: Literal["counter", "gauge"]
+    text: str
+    labels: tuple[str, ...] = ()
+
+
+# What is learned.
+EXAMPLES = Metric("examples_total", "counter", "Examples learned.")
+WEIGHT = Metric("example_weight_total", "counter", "Sum of the weights of examples learned.")
+LOSS_SUM = Metric(
+    "progressive_loss_sum_total",
+    "counter",
+    "Weighted sum of the loss of each example before it was learned.",
+)
+LABEL_SUM = Metric("label_sum_total", "counter", "Weighted sum of labels.")
+PREDICTION_SUM = Metric(
+    "prediction_sum_total", "counter", "Weighted sum of predictions before learning."
+)
+AUC = Metric(
+    "progressive_auc",
+    "gauge",
+    "Area under the ROC curve of predictions before learning; span is run or window.",
+    ("span",),
+)
+AUC_ERROR = Metric(
+    "progressive_auc_error",
+    "gauge",
+    "Bound on the difference of progressive_auc to the exact area.",
+    ("span",),
+)
+EVENT_TIME = Metric(
+    "learned_event_timestamp_seconds",
+    "gauge",
+    "Event time of the last example learned, since the epoch.",
+)
+# What is read.
+RECORDS = Metric("source_records_total", "counter", "Records read, good and bad.")
+BYTES = Metric("source_bytes_total", "counter", "Plain (decompressed) bytes learned from.")
+STORED_BYTES = Metric("source_stored_bytes_total", "counter", "Bytes read as they are stored.")
+REJECTED = Metric(
+    "source_rejected_total", "counter", "Records skipped and kept aside, by reason.", ("reason",)
+)
+RETRIES = Metric(
+    "source_retries_total", "counter", "Reads of storage tried again, by reason.", ("reason",)
+)
+LAG_SECONDS = Metric(
+    "source_lag_seconds",
+    "gauge",
+    "Age of the last example learned, by its event time; absent where records have none.",
+)
+LAG_BYTES = Metric(
+    "source_lag_bytes", "gauge", "Stored bytes that are known and not yet learned from."
+)
+PARTITIONS = Metric(
+    "source_partitions",
+    "gauge",
+    "Partitions known, by state: waiting, reading, done or failed.",
+    ("state",),
+)
+READ_AHEAD_BYTES = Metric(
+    "source_read_ahead_bytes", "gauge", "Memory holding bytes read ahead of learning."
+)
+READ_AHEAD_BYTES_MAX = Metric(
+    "source_read_ahead_bytes_max", "gauge", "Limit of source_read_ahead_bytes, as configured."
+)
+# The table and the names.
+FEATURES = Metric("table_features", "gauge", "Features (rows) in the table.")
+FEATURES_MAX = Metric("table_features_max", "gauge", "Features that the table may hold.")
+CAPACITY = Metric("table_capacity", "gauge", "Rows that the table's segments have room for now.")
+TABLE_BYTES = Metric("table_bytes", "gauge", "Memory of the table.")
+GROWTHS = Metric("table_growths_total", "counter", "Times that a segment grew.")
+GROWTH_SECONDS = Metric(
+    "table_growth_seconds_total", "counter", "Time that learning stood while segments grew."
+)
+GROWTH_SECONDS_MAX = Metric(
+    "table_growth_seconds_max", "gauge", "Longest time that one growth took."
+)
+EVICTIONS = Metric("table_evictions_total", "counter", "Features dropped to make room.")
+NAMES = Metric("names", "gauge", "Features whose field and token are known.")
+NAMES_BYTES = Metric("names_bytes", "gauge", "Bytes of their texts.")
+NAMES_REFUSED = Metric(
+    "names_refused_total", "counter", "Names not kept because the store of names was full."
+)
+# What is kept.
+SNAPSHOT_TIME = Metric(
+    "snapshot_timestamp_seconds", "gauge", "When the last snapshot was complete, since the epoch."
+)
+SNAPSHOT_SECONDS = Metric("snapshot_seconds", "gauge", "Time that the last snapshot took.")
+SNAPSHOT_BYTES = Metric("snapshot_bytes", "gauge", "Size of the last snapshot.")
+SNAPSHOTS = Metric("snapshots_total", "counter", "Snapshots written.")
+SNAPSHOT_FAILURES = Metric(
+    "snapshot_failures_total", "counter", "Snapshots that could not be written."
+)
+# The process.
+STATE = Metric(
+    "state", "gauge", "1 for the state that the run is in, 0 for the others.", ("state",)
+)
+COMPILE_SECONDS = Metric("compile_seconds", "gauge", "Time spent compiling kernels at the start.")
+LANE_BUSY_SECONDS = Metric(
+    "lane_busy_seconds_total", "counter", "Time that a lane ran kernels.", ("lane",)
+)
+BUILD_INFO = Metric("build_info", "gauge", "1; its labels say what runs.", ("version", "python"))
+
+METRICS: Final[tuple[Metric, ...]] = tuple(
+    value for value in list(globals().values()) if isinstance(value, Metric)
+)
+
+
+class Metrics:
+    """Values of all metrics, on a registry of its own or its caller's.
+
+    Parameters
+    ----------
+    registry : CollectorRegistry
+        Gets these metrics and the standard ones of the process (CPU, memory, open files).
+    version : str
+        Of streamlearn, for ``build_info``.
+
+    Notes
+    -----
+    A metric is set from one thread; a scrape may come from another.
+    """
+
+    def __init__(self, registry: CollectorRegistry, version: str) -> None:
+        self.registry = registry
+        self._values: dict[Metric, dict[tuple[str, ...], float]] = {m: {} for m in METRICS}
+        self._readers: list[Callable[[], None]] = []
+        self.set(BUILD_INFO, 1, version, platform.python_version())
+        registry.register(self)
+        ProcessCollector(registry=registry)
+
+    def set(self, metric: Metric, value: float, *labels: str) -> None:
+        """Say what a metric's value is now; a counter's never falls.
+
+        Parameters
+        ----------
+        metric : Metric
+        value : float
+        labels : str
+            Values of ``metric.labels``, in that order.
+        """
+        assert len(labels) == len(metric.labels), f"{metric.name} has labels {metric.labels}"
+        children = self._values[metric]
+        assert labels in children or len(children) < CHILDREN_MAX, f"{metric.name}: {labels}"
+        children[labels] = value
+
+    def add(self, metric: Metric, amount: float, *labels: str) -> None:
+        """Add to a metric's value, 0 before."""
+        self.set(metric, self._values[metric].get(labels, 0.0) + amount, *labels)
+
+    def set_state(self, state: str) -> None:
+        """Say which of :data:`STATES` the run is in."""
+        assert state in STATES, state
+        for each in STATES:
+            self.set(STATE, each == state, each)
+
+    def set_validation(self, totals: Totals, figures: Mapping[str, float]) -> None:
+        """Show progressive validation: its sums, and of ``summary()`` what no sums can tell."""
+        self.set(EXAMPLES, totals.examples)
+        self.set(WEIGHT, totals.weight)
+        self.set(LOSS_SUM, totals.loss)
+        self.set(LABEL_SUM, totals.label)
+        self.set(PREDICTION_SUM, totals.prediction)
+        for span, suffix in (("run", ""), ("window", "_window")):
+            self.set(AUC, figures["auc" + suffix], span)
+            self.set(AUC_ERROR, figures["auc_error" + suffix], span)
+
+    def on_scrape(self, read: Callable[[], None]) -> None:
+        """Call ``read`` before each scrape, to ``set`` what has changed; it must not wait."""
+        self._readers.append(read)
+
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
+        """Yield all metrics, as the registry asks."""
+        for read in self._readers:
+            read()
+        for metric, children in self._values.items():
+            family = _family(metric)
+            for labels, value in list(children.items()):
+                family.add_metric(labels, value)
+            yield family
+
+    def describe(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
+        """Yield all metrics without values, so that the registry need not read them to know."""
+        yield from map(_family, METRICS)
+
+
+def _family(metric: Metric) -> CounterMetricFamily | GaugeMetricFamily:
+    kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+    return kind(PREFIX + metric.name, metric.text, labels=metric.labels)
+
+
+def metrics_table() -> str:
+    """Return the table of ``docs/metrics.md``."""
+    rows = ["| metric | kind | labels | meaning |", "|---|---|---|---|"]
+    rows += [
+        f"| `{PREFIX}{m.name}` | {m.kind} | {', '.join(m.labels) or '-'} | {m.text} |"
+        for m in METRICS
+    ]
+    return "\n".join(rows) + "\n"
