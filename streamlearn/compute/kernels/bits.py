@@ -21,6 +21,7 @@ __all__ = [
     "compress_positions",
     "cross_key",
     "ctz",
+    "digits_value",
     "float_bits",
     "load8",
     "load32",
@@ -150,7 +151,7 @@ def mask_eq2(_context: Any, address: Any, first: Any, second: Any) -> Any:
 
 @intrinsic
 def mask_high(_context: Any, address: Any) -> Any:
-    """Return a bit for each of 64 bytes from ``address`` that is not ASCII; bit 0 is the first byte."""
+    """Return a bit for each of 64 bytes from ``address`` that is not ASCII, bit 0 the first."""
 
     def generate(_ctx: Any, builder: Any, _sig: Any, args: Any) -> Any:
         kind = ir.VectorType(_I8, 64)
@@ -264,8 +265,16 @@ def cross_key(first, second, seed):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, inline="always")
+def digits_value(digits):
+    """Return the number that the eight bytes of a word make, each 0 to 9, the lowest foremost."""
+    pairs = ((digits * uint64(2561)) >> uint64(8)) & uint64(0x00FF00FF00FF00FF)
+    fours = ((pairs * uint64(6553601)) >> uint64(16)) & uint64(0x0000FFFF0000FFFF)
+    return (fours * uint64(42949672960001)) >> uint64(32)
+
+
+@njit(nogil=True, cache=True, inline="always")
 def log_bucket(value):  # type: ignore[no-untyped-def]
-    """Return the bucket of a float32 on a logarithmic scale, four to an octave, as uint64 in [0, 2048).
+    """Return the bucket of a float32 on a logarithmic scale, four to an octave: uint64 below 2048.
 
     The code is the float's sign, exponent and first two bits of its fraction: ``bits >> 21``. So
     for value > 0 with value = m * 2**e and 1 <= m < 2,

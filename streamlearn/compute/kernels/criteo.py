@@ -1,10 +1,10 @@
 """The Criteo log: a label, 13 integers and 26 categories between tabs, to keys, 39 at most.
 
-Two scanners read the records that are as they should be, one step of straight-line code a field:
-:func:`parse_portable` goes from tab to tab, :func:`parse_vbmi2` finds all tabs and newlines of some
-kilobytes first (64 bytes a step) so that the fields of a record do not wait for one another. What
-they cannot vouch for goes to ``_record``, which takes any bytes between two newlines and says what
-is wrong with them. All three make the same keys:
+Two scanners read the records that are as they should be: :func:`parse_portable` goes from tab to
+tab, one step of straight-line code a field; :func:`parse_vbmi2` finds all tabs and newlines of some
+kilobytes first, 64 bytes a step, and then takes eight fields at a time, since none has to wait for
+the one before. What they cannot vouch for goes to ``_record``, which takes any bytes between two
+newlines and says what is wrong with them. All make the same keys:
 
     integer   mix(log_bucket(float32(value)), seed)
     category  token_key(token, seed), which for eight bytes is mix(the bytes as a word, seed)
@@ -21,6 +21,7 @@ from streamlearn.compute.kernels.bits import (
     HAS_VBMI2,
     compress_positions,
     ctz,
+    digits_value,
     load8,
     load32,
     load64,
@@ -48,14 +49,6 @@ _TABS = np.uint64(0x0909090909090909)
 _BLANKS = np.uint64(0x2020202020202020)
 _ZEROS = np.uint64(0x3030303030303030)
 _OVER_NINE = np.uint64(0x7676767676767676)  # lifts a byte above 9 to its highest bit
-
-
-@njit(nogil=True, cache=True, inline="always")
-def _digits_value(aligned):
-    """Return the number of eight decimal digits, one a byte, the first digit lowest."""
-    pairs = ((aligned * uint64(2561)) >> uint64(8)) & uint64(0x00FF00FF00FF00FF)
-    fours = ((pairs * uint64(6553601)) >> uint64(16)) & uint64(0x0000FFFF0000FFFF)
-    return (fours * uint64(42949672960001)) >> uint64(32)
 
 
 @njit(nogil=True, cache=True)
@@ -155,7 +148,7 @@ def _record_sequential(begin, seeds, target):
             # '-' becomes '0'; the digits move to the high end, zeros in front of them
             x = (word ^ (negative * uint64(0x1D)) ^ _ZEROS) << (uint64(63) - bits) << uint64(1)
             wrong |= (x + _OVER_NINE) | x | ((negative & uint64(length == 1)) << uint64(63))
-            value = int64(_digits_value(x))
+            value = int64(digits_value(x))
             sign = int64(negative)
             code = log_bucket(float32((value ^ -sign) + sign))
         store64(target + 8 * features, mix(code, load64(seeds + 8 * column)))
@@ -230,7 +223,7 @@ def _record_indexed(origin, begin, stops, seeds, target):
             half = uint64(32) - (uint64(length) << uint64(2))
             x = (word ^ (negative * uint64(0x1D)) ^ _ZEROS) << half << half
             wrong |= (x + _OVER_NINE) | x | ((negative & uint64(length == 1)) << uint64(63))
-            value = int64(_digits_value(x))
+            value = int64(digits_value(x))
             sign = int64(negative)
             code = log_bucket(float32((value ^ -sign) + sign))
         store64(target + 8 * features, mix(code, load64(seeds + 8 * column)))
@@ -256,7 +249,7 @@ def _record_indexed(origin, begin, stops, seeds, target):
 
 @njit(nogil=True, cache=True)
 def _record_lanes(origin, begin, stops, seeds, target):
-    """Do what :func:`_record_indexed` does, eight fields at a time; needs AVX-512."""
+    """Read a record as :func:`_record_indexed` does, eight fields at a time; needs AVX-512."""
     at = origin + begin
     if load64(at) & uint64(0xFFFE) == uint64(0x0930):
         features = int64(keys_of_fields(origin, stops, seeds, target))
@@ -271,8 +264,10 @@ def _full(state, rows_max, nnz_max):
 
 
 @njit(nogil=True, cache=True)
-def _keep(position, first, features, indptr, labels, weights, lines, state):
+def _keep(position, first, features, sink):
     """Add the record at ``position``, whose first byte is ``first``, as a row."""
+    _, indptr, labels, weights, lines = sink[:5]
+    state = sink[9]
     row = state[0]
     state[1] += features
     indptr[row + 1] = state[1]
@@ -284,15 +279,17 @@ def _keep(position, first, features, indptr, labels, weights, lines, state):
 
 
 @njit(nogil=True, cache=True)
-def _take_any(base, position, stop, seeds, keys, indptr, labels, weights, lines, bad_start, bad_reason, bad_field, bad_arg, state):  # fmt: skip  # noqa: E501
+def _take_any(base, position, stop, seeds, sink):
     """Take the line at ``[position, stop)``: a row, a bad record, or nothing if it is blank."""
+    keys = sink[0]
+    bad_start, bad_reason, bad_field, bad_arg, state = sink[5:]
     end = stop - (stop > position and load8(base + stop - 1) == uint64(13))
     if end == position:
         return
     target = int64(keys.ctypes.data) + 8 * state[1]
     features, reason, field, arg = _record(base + position, base + end, seeds, target)
     if reason == 0:
-        _keep(position, load8(base + position), features, indptr, labels, weights, lines, state)
+        _keep(position, load8(base + position), features, sink)
         return
     bad = state[2]
     bad_start[bad] = position
@@ -304,7 +301,7 @@ def _take_any(base, position, stop, seeds, keys, indptr, labels, weights, lines,
 
 
 @njit(nogil=True, cache=True)
-def parse_portable(buffer, start, end, seeds, keys, indptr, labels, weights, lines, bad_start, bad_reason, bad_field, bad_arg, state):  # fmt: skip  # noqa: E501
+def parse_portable(buffer, start, end, seeds, sink):
     """Append the records of ``buffer[start:end]`` to a minibatch, until it is full.
 
     Parameters
@@ -313,14 +310,17 @@ def parse_portable(buffer, start, end, seeds, keys, indptr, labels, weights, lin
         ``buffer[end - 1]`` is a newline; 128 bytes after ``end`` may be read.
     seeds : uint64[40]
         Of the fields in the order of the columns; the last is padding.
-    keys, indptr, labels, weights, lines, bad_start, bad_reason, bad_field, bad_arg, state
-        The arrays of a ``Minibatch``; written from where ``state`` says.
+    sink : tuple of arrays
+        ``keys, indptr, labels, weights, lines, bad_start, bad_reason, bad_field, bad_arg, state``
+        of a ``Minibatch``; written from where ``state`` says.
 
     Returns
     -------
     int64
         Index of the first byte not parsed: the start of a record, or ``end``.
     """
+    keys, _, labels = sink[:3]
+    state = sink[9]
     base = int64(buffer.ctypes.data)
     seeds_at = int64(seeds.ctypes.data)
     keys_at = int64(keys.ctypes.data)
@@ -330,11 +330,11 @@ def parse_portable(buffer, start, end, seeds, keys, indptr, labels, weights, lin
         features, after = _record_sequential(base + position, seeds_at, target)
         if features >= 0:
             first = load8(base + position)
-            _keep(position, first, features, indptr, labels, weights, lines, state)
+            _keep(position, first, features, sink)
             position = after - base
         else:
             stop = line_end(base + position) - base
-            _take_any(base, position, stop, seeds_at, keys, indptr, labels, weights, lines, bad_start, bad_reason, bad_field, bad_arg, state)  # fmt: skip  # noqa: E501
+            _take_any(base, position, stop, seeds_at, sink)
             position = stop + 1
     return position
 
@@ -383,8 +383,10 @@ def _scan(address, size, stops, newlines):
 
 
 @njit(nogil=True, cache=True)
-def _parse_vbmi2(buffer, start, end, seeds, keys, indptr, labels, weights, lines, bad_start, bad_reason, bad_field, bad_arg, state):  # fmt: skip  # noqa: E501
+def _parse_vbmi2(buffer, start, end, seeds, sink):
     """Do what :func:`parse_portable` does; needs AVX-512 VBMI2."""
+    keys, _, labels = sink[:3]
+    state = sink[9]
     base = int64(buffer.ctypes.data)
     seeds_at = int64(seeds.ctypes.data)
     keys_at = int64(keys.ctypes.data)
@@ -398,7 +400,7 @@ def _parse_vbmi2(buffer, start, end, seeds, keys, indptr, labels, weights, lines
             if _full(state, labels.size, keys.size):
                 return origin
             stop = line_end(base + origin) - base
-            _take_any(base, origin, stop, seeds_at, keys, indptr, labels, weights, lines, bad_start, bad_reason, bad_field, bad_arg, state)  # fmt: skip  # noqa: E501
+            _take_any(base, origin, stop, seeds_at, sink)
             origin = stop + 1
             continue
         begin = int64(0)
@@ -416,9 +418,9 @@ def _parse_vbmi2(buffer, start, end, seeds, keys, indptr, labels, weights, lines
                 )
             if features >= 0:
                 byte = load8(base + origin + begin)
-                _keep(origin + begin, byte, features, indptr, labels, weights, lines, state)
+                _keep(origin + begin, byte, features, sink)
             else:
-                _take_any(base, origin + begin, origin + stop, seeds_at, keys, indptr, labels, weights, lines, bad_start, bad_reason, bad_field, bad_arg, state)  # fmt: skip  # noqa: E501
+                _take_any(base, origin + begin, origin + stop, seeds_at, sink)
             begin = stop + 1
             first = last + 1
         origin += begin

@@ -18,7 +18,7 @@ from __future__ import annotations
 import numpy as np
 from numba import float32, float64, int64, njit, uint64
 
-from streamlearn.compute.kernels.bits import ctz, load8, load64, mix, token_key
+from streamlearn.compute.kernels.bits import ctz, digits_value, load8, load64, mix, token_key
 from streamlearn.compute.kernels.text import line_end, number, utf8_valid
 
 __all__ = ["describe", "parse"]
@@ -37,14 +37,6 @@ _POWERS = _TENS.astype(np.float64)  # exact
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _digits_value(aligned):
-    """Return the number of eight decimal digits, one a byte, the first digit lowest."""
-    pairs = ((aligned * uint64(2561)) >> uint64(8)) & uint64(0x00FF00FF00FF00FF)
-    fours = ((pairs * uint64(6553601)) >> uint64(16)) & uint64(0x0000FFFF0000FFFF)
-    return (fours * uint64(42949672960001)) >> uint64(32)
-
-
-@njit(nogil=True, cache=True, inline="always")
 def _digits(at):
     """Return the number that the digits at ``at`` make, and how many: up to 15, else 16."""
     x = load64(at) ^ _ZEROS
@@ -52,15 +44,15 @@ def _digits(at):
     other = ((x + _OVER_NINE) | x) & _HIGH
     if other != uint64(0):
         bits = ctz(other) & uint64(0x38)
-        return _digits_value(x << (uint64(63) - bits) << uint64(1)), int64(bits >> uint64(3))
-    high = _digits_value(x)
+        return digits_value(x << (uint64(63) - bits) << uint64(1)), int64(bits >> uint64(3))
+    high = digits_value(x)
     x = load64(at + 8) ^ _ZEROS
     other = ((x + _OVER_NINE) | x) & _HIGH
     if other == uint64(0):
         return uint64(0), _MANY
     bits = ctz(other) & uint64(0x38)
     count = int64(bits >> uint64(3))
-    low = _digits_value(x << (uint64(63) - bits) << uint64(1))
+    low = digits_value(x << (uint64(63) - bits) << uint64(1))
     return high * _TENS[count] + low, 8 + count
 
 
