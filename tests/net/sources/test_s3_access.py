@@ -113,7 +113,11 @@ async def test_endpoint_that_is_no_url_is_a_clear_error(aws_environ, stores):
 
 
 async def test_silent_instance_metadata_does_not_hang(bare_environ, monkeypatch):
-    silent = await asyncio.start_server(lambda r, w: None, "127.0.0.1", 0)
+    async def hear(reader, writer):
+        await reader.read()
+        writer.close()
+
+    silent = await asyncio.start_server(hear, "127.0.0.1", 0)
     port = silent.sockets[0].getsockname()[1]
     monkeypatch.delenv("AWS_EC2_METADATA_DISABLED")
     monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", f"http://127.0.0.1:{port}")
@@ -123,6 +127,7 @@ async def test_silent_instance_metadata_does_not_hang(bare_environ, monkeypatch)
                 await access()
     finally:
         silent.close()
+        await asyncio.sleep(0.05)  # the handlers see the end of their connections
 
 
 async def test_describe_says_where_everything_came_from(localbucket, stores, monkeypatch):
