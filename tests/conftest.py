@@ -22,5 +22,7 @@ def pytest_runtest_makereport(
     report = yield
     if FULL and report.skipped and item.get_closest_marker("full"):
         report.outcome = "failed"
-        report.longrepr = f"{item.nodeid} must not skip in the full suite: {call.excinfo}"
+        report.longrepr = (
+            f"{item.nodeid} must not skip in the full suite: {call.excinfo and call.excinfo.value}"
+        )
     return report
