@@ -471,7 +471,7 @@ def _lines(target: str) -> Iterator[Callable[[Sequence[float]], None]]:
     try:
         # no with statement: standard output stays open
         path = Path(target)
-        file = sys.stdout if target == "-" else path.open("w", encoding="ascii")  # noqa: SIM115
+        file = sys.stdout if target == "-" else path.open("w", encoding="ascii")
     except OSError as error:
         raise ConfigError(f"{target} cannot be written", cause=error.strerror) from error
 

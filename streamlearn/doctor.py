@@ -198,7 +198,7 @@ def _kernel_cache(machine: Machine) -> Finding:
     else:
         directory = Path(home) / "numba"
     above = _existing(directory)
-    if not os.access(above, os.W_OK | os.X_OK):
+    if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
         return Finding(
             name,
             "warn",

@@ -1,4 +1,4 @@
-"""The kinds of model: each one's settings, which are what ``[model]`` may hold where it is learned."""
+"""The kinds of model: each one's settings, which `[model]` may hold where that kind is learned."""
 
 from __future__ import annotations
 
