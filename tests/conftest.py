@@ -22,7 +22,6 @@ def pytest_runtest_makereport(
     report = yield
     if FULL and report.skipped and item.get_closest_marker("full"):
         report.outcome = "failed"
-        report.longrepr = (
-            f"{item.nodeid} must not skip in the full suite: {call.excinfo and call.excinfo.value}"
-        )
+        reason = call.excinfo.value if call.excinfo else report.longrepr
+        report.longrepr = f"{item.nodeid} must not skip in the full suite: {reason}"
     return report
