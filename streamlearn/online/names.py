@@ -100,7 +100,7 @@ class Names:
     Parameters
     ----------
     fields : sequence of str
-        The format's fields, which ``Described.fields`` index.
+        The format's fields, see :meth:`use_fields`.
     names_max : int
         Entries, at least 1. An entry takes up to 48 bytes and its text; memory is taken as it
         fills.
@@ -109,13 +109,15 @@ class Names:
 
     Attributes
     ----------
+    fields : tuple of str
+        All fields that were ever used; only grows.
     refused : int
         Features that came when it was full, counted each time they came.
     """
 
     def __init__(self, fields: Sequence[str], names_max: int, bytes_max: int | None = None) -> None:
         assert names_max > 0, f"names_max is {names_max}, expected at least 1"
-        self.fields: tuple[str, ...] = tuple(fields)
+        self.fields: tuple[str, ...] = ()
         self.names_max = names_max
         self.bytes_max = BYTES_PER_NAME * names_max if bytes_max is None else bytes_max
         self.refused = 0
@@ -130,6 +132,9 @@ class Names:
         self._starts: I64 = np.zeros(ROWS_WAITING_MAX, np.int64)
         self._stops: I64 = np.zeros(ROWS_WAITING_MAX, np.int64)
         self._rows = 0
+        self._used_fields: tuple[str, ...] = ()
+        self._field_of: I32 = np.zeros(0, np.int32)
+        self.use_fields(fields)
 
     def _forget(self) -> None:
         """Take new, empty arrays; who holds views of the old ones keeps them."""
@@ -155,6 +160,24 @@ class Names:
     def keys(self) -> U64:
         """Keys of all names, in the order of their first appearance (a view)."""
         return self._keys[: self._count]
+
+    def use_fields(self, fields: Sequence[str]) -> None:
+        """Say which fields ``Described.fields`` index from now on: the format's, as they stand.
+
+        Where they are others, or in another order, than before a restart, or have grown with the
+        header of another object, names keep their fields.
+        """
+        fields = tuple(fields)
+        if fields != self._used_fields:
+            self.flush()
+            self._used_fields = fields
+            self._number_fields()
+
+    def _number_fields(self) -> None:
+        number = {field: i for i, field in enumerate(self.fields)}
+        places = [number.setdefault(field, len(number)) for field in self._used_fields]
+        self._field_of = np.array(places, np.int32)
+        self.fields = tuple(number)
 
     def note(self, parser: Parser, buffer: U8, lines: I64, picked: I64) -> None:
         """Copy some records, to keep the names of the keys in them that were not seen before.
@@ -196,6 +219,7 @@ class Names:
 
     def insert(self, described: Described) -> None:
         """Keep the names of keys not seen before."""
+        assert described.fields.max(initial=-1) < self._field_of.size, "a field without a name"
         self._count, refused = kernels.insert_names(
             self._index_keys,
             self._index_entries,
@@ -209,6 +233,7 @@ class Names:
             described.fields,
             described.ends,
             described.text,
+            self._field_of,
             TOKEN_BYTES_MAX,
         )
         self.refused += refused
@@ -304,24 +329,18 @@ class Names:
     def restore(self, state: Mapping[str, np.ndarray[Any, Any]]) -> None:
         """Take the names of ``state()``, as many as there is room for, and forget those here.
 
-        Fields are matched by name; those that this format does not have are added behind its own.
-
         Raises
         ------
         SnapshotError
             An array is missing or of another type, or they contradict one another.
         """
         keys, fields, ends, text, names = _checked(state)
-        mine = list(self.fields)
-        mine += [name for name in names if name not in mine]
-        # the last place serves field -1
-        places = np.array([mine.index(name) for name in names] + [-1], np.int32)
         count = min(keys.size, self.names_max)
         count = int(np.searchsorted(ends[:count], self.bytes_max, side="right"))
         self._rows = 0
         self._forget()
         self._keys[:count] = keys[:count]
-        self._fields[:count] = places[fields[:count]]
+        self._fields[:count] = fields[:count]
         self._ends[:count] = ends[:count]
         self._count = count
         self._text[: self.bytes] = text[: self.bytes]
@@ -329,7 +348,8 @@ class Names:
         if duplicate >= 0:
             self._forget()
             raise SnapshotError(f"name {duplicate} of {count} has the key of another, or none")
-        self.fields = tuple(mine)
+        self.fields = tuple(names)
+        self._number_fields()
 
 
 def _checked(
@@ -350,6 +370,8 @@ def _checked(
         raise SnapshotError("names' fields cannot be read", cause=str(error)) from error
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise SnapshotError("names' fields are not a list of texts")
+    if len(set(names)) < len(names):
+        raise SnapshotError("names' fields are not all different")
     if not keys.size == fields.size == ends.size:
         raise SnapshotError(
             f"names are {keys.size} keys, {fields.size} fields and {ends.size} texts"

@@ -234,10 +234,20 @@ def test_names_of_a_larger_store_are_kept_as_far_as_they_fit() -> None:
 def test_fields_are_matched_by_name_when_their_order_changed() -> None:
     names = Names(["new", "b"], 50)
     names.restore(filled().state())
-    assert names.lookup(np.array([1, 3, 5], np.uint64)) == ["t0", "a=t1", "b=t2"]
-    assert names.fields == ("new", "b", "a")
-    names.insert(described([(999, 0, "x")]))
-    assert names.lookup(np.array([999], np.uint64)) == ["new=x"]
+    names.insert(described([(997, 0, "x"), (999, 1, "y")]))
+    asked = np.array([1, 3, 5, 997, 999], np.uint64)
+    assert names.lookup(asked) == ["t0", "a=t1", "b=t2", "new=x", "b=y"]
+    assert names.fields == ("a", "b", "new")
+
+
+def test_fields_that_grow_with_a_header_leave_earlier_names_alone() -> None:
+    names = filled()
+    buffer, lines = block(["waiting"])
+    names.note(Words(), buffer, lines, np.array([0]))
+    names.use_fields(["c", "b"])
+    names.insert(described([(997, 0, "x"), (999, 1, "y")]))
+    asked = np.array([3, 5, key_of("waiting"), 997, 999], np.uint64)
+    assert names.lookup(asked) == ["a=t1", "b=t2", "a=waiting", "c=x", "b=y"]
 
 
 def test_empty_state_is_restored() -> None:
@@ -260,6 +270,7 @@ def test_empty_state_is_restored() -> None:
         ("fields", np.full(30, 2, np.int32), "outside the 2"),
         ("fields", np.full(30, -2, np.int32), "outside the 2"),
         ("field_names", np.frombuffer(b"[1]", np.uint8), "list of texts"),
+        ("field_names", np.frombuffer(b'["a", "a"]', np.uint8), "different"),
         ("field_names", np.frombuffer(b"\xff{", np.uint8), "cannot be read"),
     ],
 )

@@ -159,6 +159,7 @@ def insert_names(
     new_fields,
     new_ends,
     new_text,
+    field_of,
     token_bytes_max,
 ):
     """Append the features that are not there yet, in place.
@@ -175,6 +176,8 @@ def insert_names(
         Entries there before.
     new_keys, new_fields, new_ends, new_text : uint64[m], int32[m], int64[m], uint8[...]
         Features with their texts, as ``Described`` has them; keys not 0, need not be unique.
+    field_of : int32[f]
+        The store's number of each field; a negative field stays -1.
     token_bytes_max : int
         A longer text is cut before a UTF-8 character and gets an ellipsis (3 bytes); at least 8.
 
@@ -217,7 +220,7 @@ def insert_names(
         index_keys[at] = new_keys[i]
         index_entries[at] = count
         keys[count] = new_keys[i]
-        fields[count] = new_fields[i]
+        fields[count] = field_of[new_fields[i]] if new_fields[i] >= 0 else -1
         ends[count] = used
         count += 1
     return count, refused
