@@ -8,13 +8,18 @@ a memory bound, and resuming at a position.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from streamlearn.errors import SourceMissingError, StreamlearnError
 from streamlearn.messages import Block, Partition, Position
 
-__all__ = ["Source", "Store", "StoredObject"]
+__all__ = ["NothingMatchedError", "Source", "Store", "StoredObject"]
+
+
+class NothingMatchedError(SourceMissingError):
+    """The place is there and may be read, but is empty (yet): no error where it is followed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +36,16 @@ class StoredObject:
         What pins the content (ETag; ``size-mtime_ns`` of a file); empty where nothing can.
     modified_seconds : float
         Time of last modification since the epoch; 0 where unknown.
+    settled : bool
+        False where the store cannot say whether writing has ended (a file, as against an object
+        that appears whole): who follows waits until two listings agree.
     """
 
     uri: str
     size: int
     version: str
     modified_seconds: float
+    settled: bool = True
 
 
 class Store(Protocol):
@@ -47,7 +56,8 @@ class Store(Protocol):
     async def list(self) -> list[StoredObject]:
         """List what the URI matches, in a stable order (by URI).
 
-        Raises SourceMissingError where nothing matches.
+        Raises NothingMatchedError where nothing matches, SourceMissingError where there is no such
+        place or it may not be read.
         """
         ...
 
@@ -99,6 +109,18 @@ class Source(Protocol):
             has been yielded.
         ObjectChangedError, SourceError
             As the store says.
+        """
+        ...
+
+    def read_many(
+        self,
+        todo: Iterable[tuple[Partition, Position]] | AsyncIterable[tuple[Partition, Position]],
+    ) -> AsyncIterator[tuple[Partition, Block | StreamlearnError]]:
+        """Read partitions one after another, reading ahead across their boundaries.
+
+        As :meth:`read`, but the first blocks of the next partitions are under way while one is
+        consumed: many small objects do not cost one latency each. An error comes in its place,
+        ends its partition, and the next partition follows.
         """
         ...
 
