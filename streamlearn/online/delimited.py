@@ -185,7 +185,7 @@ class DelimitedParser:
                 ops.append((feature.column, (feature.part,)))
             slots.append(2 * (len(ops) - 1) + (feature.part == "weekday"))
         features_max = len(bound.features) + len(bound.crosses)
-        # one place more than is ever used: the kernel writes a key before it knows that there is one
+        # the kernel writes a key before it knows that there is one: so a place is kept free
         if features_max >= FEATURES_PER_RECORD_MAX:
             raise DataError(
                 f"a record has {features_max} features, not less than {FEATURES_PER_RECORD_MAX}",

@@ -33,6 +33,7 @@ from __future__ import annotations
 import ast
 import math
 import re
+from collections import Counter
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Final, Literal
@@ -234,13 +235,14 @@ class Schema:
         else:
             places = dict(zip(reversed(names), range(len(names) - 1, -1, -1), strict=True))
             count, exact = len(names), True
+            times = Counter(names)
             for name, path in self._needed(names):
                 if name not in places:
                     raise DataError(
                         f"the header has no column {name!r}, which {path} names",
                         hint=_near(name, names) or f"its columns are {', '.join(names[:40])}",
                     )
-                if names.count(name) > 1:
+                if times[name] > 1:
                     raise DataError(f"the header has the column {name!r} twice")
         kinds: Mapping[str, str] = self.kinds
         if not kinds:

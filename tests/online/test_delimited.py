@@ -1,0 +1,562 @@
+"""The delimited format: keys, quotes, bad records, full minibatches, names, real-looking logs."""
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from streamlearn.config import SourceConfig
+from streamlearn.errors import ConfigError, DataError
+from streamlearn.messages import BLOCK_TAILROOM_BYTES, RECORD_BYTES_MAX
+from streamlearn.online.delimited import DelimitedFormat
+from streamlearn.online.features import field_seed
+from streamlearn.online.formats import open_format
+from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
+from tests.reference import delimited as reference
+from tests.reference.minibatches import described, drain
+from tests.reference.words import log_bucket, mix, token_key
+
+
+def source(**settings) -> DelimitedFormat:
+    return DelimitedFormat(SourceConfig(format="delimited", **settings))
+
+
+def read(parser, data, *, has_values=False, rows_max=64, before=3):
+    """Return (start, label, weight, [(key, value), ...]) and (start, reason, field)."""
+    buffer = np.full(before + len(data) + BLOCK_TAILROOM_BYTES, ord("7"), np.uint8)
+    end = before + len(data)
+    buffer[before:end] = np.frombuffer(data, np.uint8)
+    buffer[end::7], buffer[end::5], buffer[end::11] = ord("\n"), ord(","), ord('"')
+    out = Minibatch(rows_max, FEATURES_PER_RECORD_MAX + 64 * 40, has_values=has_values)
+    rows, bad = [], []
+    at = before
+    while at < end:
+        out.clear()
+        after = parser.parse(buffer, at, end, out)
+        assert at < after <= end
+        assert after == end or out.full
+        assert out.records == out.rows + out.bad
+        assert out.indptr[out.rows] == out.nnz
+        for i in range(out.rows):
+            span = slice(out.indptr[i], out.indptr[i + 1])
+            keys = out.keys[span].tolist()
+            values = out.values[span].tolist() if has_values else [1.0] * len(keys)
+            rows.append(
+                (
+                    int(out.lines[i]) - before,
+                    int(out.labels[i]),
+                    float(out.weights[i]),
+                    list(zip(keys, values, strict=True)),
+                )
+            )
+        bad += [
+            (int(out.bad_start[i]) - before, int(out.bad_reason[i]), int(out.bad_field[i]))
+            for i in range(out.bad)
+        ]
+        at = after
+    return rows, bad
+
+
+def twin(data, kinds, names, **settings):
+    places = {name: i for i, name in enumerate(names)}
+    rows, bad = reference.parse(data, kinds, places=places, count=len(names), **settings)
+    return [(*row[:3], [(key, value) for key, value, *_ in row[3]]) for row in rows], bad
+
+
+def texts(source, parser, data):
+    """Return {field: text} of the features of a record."""
+    return {source.fields[field]: text.decode() for _, field, text in described(parser, data)}
+
+
+FLIGHTS = {
+    "late": "label",
+    "when": "time",
+    "origin": "categorical",
+    "destination": "categorical",
+    "distance": "number",
+    "delay": "ignore",
+}
+FLIGHTS_LOG = (
+    b"1,2001-01-01T00:01,LAS,PHL,2176,33\n"
+    b"1,2001-01-01T00:01,ATL,SAV,215,19\n"
+    b"0,2001-01-07T23:59,MCI,MDW,405,14\n"
+)
+
+
+def test_flights_give_hour_weekday_airports_distance_and_crosses():
+    flights = source(
+        header=True, columns=FLIGHTS, cross=("origin*destination", " when.hour * origin")
+    )
+    parser = flights.parser(b"late,when,origin,destination,distance,delay\r")
+    crosses = (("origin", "destination"), ("when.hour", "origin"))
+    assert read(parser, FLIGHTS_LOG) == twin(FLIGHTS_LOG, FLIGHTS, list(FLIGHTS), crosses=crosses)
+    rows, _ = read(parser, FLIGHTS_LOG)
+    assert [row[1] for row in rows] == [1, 1, 0]
+    assert rows[0][3][:3] == [
+        (mix(0, int(field_seed("when.hour"))), 1.0),
+        (mix(0, int(field_seed("when.weekday"))), 1.0),
+        (token_key(b"LAS", int(field_seed("origin"))), 1.0),
+    ]
+    assert texts(flights, parser, FLIGHTS_LOG[-35:]) == {
+        "when.hour": "23",
+        "when.weekday": "Sun",
+        "origin": "MCI",
+        "destination": "MDW",
+        "distance": "[384, 448)",
+        "origin*destination": "MCI*MDW",
+        "when.hour*origin": "23*MCI",
+    }
+
+
+def test_a_rule_makes_the_label_and_gives_the_keys_of_a_label_column():
+    rule = source(header=True, columns=FLIGHTS | {"late": "ignore"}, label="delay > 15")
+    column = source(header=True, columns=FLIGHTS)
+    header = b"late,when,origin,destination,distance,delay"
+    assert read(rule.parser(header), FLIGHTS_LOG) == read(column.parser(header), FLIGHTS_LOG)
+
+
+def test_columns_in_another_order_give_the_same_features():
+    flights = source(header=True, columns=FLIGHTS)
+    one = flights.parser(b"late,when,origin,destination,distance,delay")
+    other = flights.parser(b"delay,distance,destination,x,origin,when,late")
+    rows, _ = read(one, b"1,2001-01-01T00:01,LAS,PHL,2176,33\n")
+    swapped, _ = read(other, b"33,2176,PHL,?,LAS,2001-01-01T00:01,1\n")
+    assert sorted(rows[0][3]) == sorted(swapped[0][3])
+    assert rows[0][:3] == swapped[0][:3]
+
+
+def test_adult_is_read_with_trimmed_tokens_and_either_label():
+    kinds = {str(i): "categorical" for i in (1, 3, 5, 6, 7, 8, 9, 13)}
+    kinds |= {str(i): "number" for i in (0, 2, 4, 10, 11, 12)}
+    adult = source(columns=kinds, label='14 in [">50K", ">50K."]', trim=True)
+    parser = adult.parser(None)
+    data = (
+        b"39, State-gov, 77516, Bachelors, 13, Never-married, Adm-clerical, Not-in-family, White,"
+        b" Male, 2174, 0, 40, United-States, <=50K\n"
+        b"44, Private, 160323, Some-college, 10, Married-civ-spouse, ?, Husband, Black,"
+        b" Male, 7688, 0, 40, United-States, >50K.\n\n"
+    )
+    rows, bad = read(parser, data)
+    assert not bad
+    assert [row[1] for row in rows] == [0, 1]
+    assert (token_key(b"State-gov", int(field_seed("1"))), 1.0) in rows[0][3]
+    assert all(len(row[3]) == 14 for row in rows)
+    untrimmed = source(columns=kinds, label='14 in [">50K", ">50K."]')
+    assert [reason for _, reason, _ in read(untrimmed.parser(None), data)[1]] == [3, 3]
+    spaced = source(columns={"1": "categorical"}, label='14 == " <=50K"').parser(None)
+    assert (token_key(b" State-gov", int(field_seed("1"))), 1.0) in read(spaced, data)[0][0][3]
+
+
+def test_kddcup_is_read_without_a_header():
+    kinds = {str(i): "categorical" if i in {1, 2, 3} else "number" for i in range(41)}
+    kdd = source(columns=kinds, label='41 != "normal."', cross=("1*2*3",))
+    parser = kdd.parser(None)
+    zeros = b",0.00" * 20
+    data = b"0,tcp,http,SF,181,5450" + b",0" * 15 + zeros + b",normal.\n"
+    data += b"0,icmp,ecr_i,SF,1032,0" + b",0" * 15 + zeros + b",smurf.\n"
+    rows, bad = read(parser, data)
+    assert not bad
+    assert [row[1] for row in rows] == [0, 1]
+    assert len(rows[0][3]) == 42
+    names = [str(i) for i in range(42)]
+    assert (
+        rows
+        == twin(
+            data,
+            kinds | {"41": "label"},
+            names,
+            crosses=(("1", "2", "3"),),
+            label=lambda token: None if not token else int(token != "normal."),
+        )[0]
+    )
+    assert texts(kdd, parser, data[: data.index(b"\n") + 1])["1*2*3"] == "tcp*http*SF"
+
+
+def test_avazu_is_read_whole_from_its_header():
+    avazu = source(header=True, label="click", cross=("site_id*C1",))
+    header = b"id,click,hour,C1,banner_pos,site_id"
+    parser = avazu.parser(header)
+    data = b"10000169349117863715,0,14102100,1005,0,1fbe01fe\n1,1,14102100,,0,1fbe01fe\n"
+    rows, bad = read(parser, data)
+    assert not bad
+    assert [(row[1], len(row[3])) for row in rows] == [(0, 6), (1, 4)]
+    assert set(avazu.fields) == {"site_id*C1", "id", "hour", "C1", "banner_pos", "site_id"}
+    timed = source(header=True, columns={"click": "label", "hour": "time"})
+    line = data[: data.index(b"\n") + 1]
+    assert texts(timed, timed.parser(header), line) == {"hour.hour": "0", "hour.weekday": "Tue"}
+
+
+def test_talkingdata_times_with_slashes_and_with_seconds_are_the_same():
+    kinds = {"ip": "categorical", "click_time": "time", "is_attributed": "label"}
+    td = source(header=True, columns=kinds)
+    parser = td.parser(b"ip,app,device,os,channel,click_time,is_attributed")
+    rows, bad = read(
+        parser,
+        b"87540,12,1,13,497,11/7/2017 9:30,0\n87540,12,1,13,497,2017-11-07 09:30:38,1\n",
+    )
+    assert not bad
+    assert rows[0][3] == rows[1][3]
+
+
+def test_elec2_numbers_have_values_where_asked():
+    kinds = {"period": "number:raw", "nswprice": "number", "class": "label"}
+    elec = source(header=True, columns=kinds)
+    assert elec.has_values
+    parser = elec.parser(b"period,nswprice,nswdemand,class")
+    data = b"0.021277,0.05644299999999999,0.439155,1\n-1e3,-0.25,x,0\n"
+    rows, bad = read(parser, data, has_values=True)
+    assert not bad
+    assert (rows, bad) == twin(data, kinds, ["period", "nswprice", "nswdemand", "class"])
+    period = mix(0, int(field_seed("period")))
+    price = mix(log_bucket(-0.25), int(field_seed("nswprice")))
+    assert rows[1][3] == [(period, -1000.0), (price, 1.0)]
+    assert texts(elec, parser, data[data.index(b"\n") + 1 :]) == {
+        "period": "",
+        "nswprice": "(-0.3125, -0.25]",
+    }
+
+
+# --- bad records
+
+KINDS = {"y": "label", "w": "weight", "c": "categorical", "n": "number", "t": "time"}
+HEADER = b"y,w,c,n,t"
+GOOD = b"1,2.5,abc,7,2001-01-01T00:01\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "reason", "field", "complaint"),
+    [
+        (b"1,1,a,7", 1, -1, "expected 5 fields, found 4"),
+        (b"1,1,a,7,,", 1, -1, "expected 5 fields, found 6"),
+        (b"2,1,a,7,", 2, 0, "label '2' is not 0 or 1, -1 or 1, true or false, yes or no"),
+        (b",1,a,7,", 2, 0, "label '' is not 0 or 1, -1 or 1, true or false, yes or no"),
+        (b"1,1,a,seven,", 3, 3, "n 'seven' is not a finite number"),
+        (b"1,1,a,nan,", 3, 3, "n 'nan' is not a finite number"),
+        (b"1,1,a,inf,", 3, 3, "n 'inf' is not a finite number"),
+        (b"1,1,a,1e39,", 3, 3, "n '1e39' is not a finite number"),
+        (b"1,1,a\xff,7,", 4, 2, r"c 'a\xff' is not valid UTF-8"),
+        (b"1,1,\xed\xa0\x80,7,", 4, 2, r"c '\xed\xa0\x80' is not valid UTF-8"),
+        (b'1,1,"a,7,', 6, -1, "a quote \" does not end on its line or stands inside a field "
+         "without quotes in '1,1,\"a,7,'"),
+        (b'1,1,a"b",7,', 6, -1, "a quote \" does not end on its line or stands inside a field "
+         "without quotes in '1,1,a\"b\",7,'"),
+        (b"1,1,a,7,noon", 9, 4,
+         "t 'noon' is not a time (2026-11-23T18:05, seconds or YYMMDDHH)"),
+        (b'1,1,"x,y",7,2001-02-29T00:00', 9, 4,
+         "t '2001-02-29T00:00' is not a time (2026-11-23T18:05, seconds or YYMMDDHH)"),
+        (b"1,-1,a,7,", 10, 1, "weight '-1' is not a number of at least 0"),
+        (b"1,,a,7,", 10, 1, "weight '' is not a number of at least 0"),
+        (b"1,1e39,a,7,", 10, 1, "weight '1e39' is not a number of at least 0"),
+    ],
+)  # fmt: skip
+def test_a_bad_record_is_noted_with_its_place_and_a_complaint(line, reason, field, complaint):
+    logs = source(header=True, columns=KINDS)
+    parser = logs.parser(HEADER)
+    data = GOOD + line + b"\r\n" + GOOD
+    rows, bad = read(parser, data)
+    assert bad == [(len(GOOD), reason, field)]
+    assert [row[0] for row in rows] == [0, len(GOOD) + len(line) + 2]
+    assert [row[2] for row in rows] == [2.5, 2.5]
+    assert (rows, bad) == twin(data, KINDS, list(KINDS))
+    out = Minibatch(8, FEATURES_PER_RECORD_MAX * 2, has_values=False)
+    buffer = np.zeros(len(data) + BLOCK_TAILROOM_BYTES, np.uint8)
+    buffer[: len(data)] = np.frombuffer(data, np.uint8)
+    parser.parse(buffer, 0, len(data), out)
+    arg = int(out.bad_arg[0])
+    assert logs.complaint(reason, field, arg, line) == complaint
+
+
+def test_a_rule_stands_in_the_complaint():
+    rule = source(header=True, columns={"c": "categorical"}, label="delay > 15")
+    parser = rule.parser(b"c,delay")
+    assert read(parser, b"a,late\na,16\n")[1] == [(0, 2, 1)]
+    complaint = rule.complaint(2, 1, rule._columns["delay"], b"a,late")
+    assert complaint == "delay 'late' is not a number (the rule is delay > 15)"
+
+
+def test_a_record_longer_than_the_limit_is_bad():
+    logs = source(header=True, columns={"y": "label", "c": "categorical"})
+    parser = logs.parser(b"y,c")
+    fits = b"1," + b"x" * (RECORD_BYTES_MAX - 2) + b"\n"
+    data = fits + b"1,x" + fits[2:] + GOOD[:1] + b",a\n"
+    rows, bad = read(parser, data)
+    assert [row[0] for row in rows] == [0, 2 * len(fits) + 1]
+    assert bad == [(len(fits), 5, -1)]
+    assert logs.complaint(5, -1, RECORD_BYTES_MAX + 1, b"") == (
+        "record of 1048577 bytes is longer than the 1048576 allowed"
+    )
+    quoted = b'1,"' + b'""' * ((RECORD_BYTES_MAX - 4) // 2) + b'"\n'
+    assert len(read(parser, quoted)[0]) == 1
+
+
+def test_without_a_header_more_fields_than_named_are_allowed():
+    logs = source(columns={"0": "label", "2": "categorical"})
+    rows, bad = read(logs.parser(None), b"1,x,a,more\n1,x\n1,x,a\n")
+    assert [row[0] for row in rows] == [0, 15]
+    assert rows[0][3] == rows[1][3]
+    assert bad == [(11, 1, -1)]
+    assert logs.complaint(1, -1, 2, b"1,x") == "expected at least 3 fields, found 2"
+
+
+# --- splitting
+
+
+def test_quoted_fields_are_the_same_tokens_as_plain_ones():
+    logs = source(header=True, columns=KINDS)
+    parser = logs.parser(HEADER)
+    quoted = b'"1","2.5","abc","7","2001-01-01T00:01"\n'
+    rows, _ = read(parser, GOOD + quoted + b'1,1,"a ""b"", c",,\n1,1,"",,\n')
+    assert rows[0][1:] == rows[1][1:]
+    assert rows[2][3] == [(token_key(b'a "b", c', int(field_seed("c"))), 1.0)]
+    assert rows[3][3] == []
+
+
+def test_without_a_quote_character_quotes_are_plain():
+    logs = source(header=True, quote="", columns={"y": "label", "c": "categorical"})
+    rows, bad = read(logs.parser(b"y,c"), b'1,"a\n')
+    assert not bad
+    assert rows[0][3] == [(token_key(b'"a', int(field_seed("c"))), 1.0)]
+
+
+@pytest.mark.parametrize("delimiter", ["\t", ";", "|", " ", "\\t", "tab"])
+def test_any_delimiter_splits(delimiter):
+    logs = source(
+        header=True, delimiter=delimiter, columns={"y": "label", "c": "categorical", "n": "number"}
+    )
+    char = logs.delimiter.encode()
+    rows, _ = read(logs.parser(b"y,c,n".replace(b",", char)), b"1,a b,4\n".replace(b",", char))
+    if delimiter == " ":
+        assert not rows  # four fields
+    else:
+        assert rows[0][3][0][0] == token_key(b"a b", int(field_seed("c")))
+
+
+def test_blank_lines_and_carriage_returns_are_no_records():
+    logs = source(header=True, columns=KINDS)
+    parser = logs.parser(HEADER)
+    rows, bad = read(parser, b"\n\r\n" + GOOD.replace(b"\n", b"\r\n") + b"\n\n" + GOOD + b"\r\n")
+    assert not bad
+    assert [row[0] for row in rows] == [3, 5 + len(GOOD) + 1]
+    assert rows[0][1:] == rows[1][1:]
+
+
+def test_a_full_minibatch_stops_between_records_and_goes_on():
+    logs = source(header=True, columns=KINDS)
+    parser = logs.parser(HEADER)
+    data = b"".join(b"%d,1,c%d,%d,\n" % (i % 3, i, i) for i in range(500))
+    assert read(parser, data, rows_max=7) == read(parser, data, rows_max=1000)
+    assert drain(parser, data, rows_max=5)[0] == drain(parser, data, rows_max=500)[0]
+
+
+def test_a_minibatch_is_appended_to():
+    parser = source(header=True, columns=KINDS).parser(HEADER)
+    buffer = np.zeros(2 * len(GOOD) + BLOCK_TAILROOM_BYTES, np.uint8)
+    buffer[: 2 * len(GOOD)] = np.frombuffer(GOOD * 2, np.uint8)
+    out = Minibatch(8, FEATURES_PER_RECORD_MAX * 2, has_values=False)
+    assert parser.parse(buffer, 0, len(GOOD), out) == len(GOOD)
+    assert parser.parse(buffer, len(GOOD), 2 * len(GOOD), out) == 2 * len(GOOD)
+    assert parser.parse(buffer, 5, 5, out) == 5
+    assert out.rows == 2
+    assert out.indptr[:3].tolist() == [0, 4, 8]
+    assert out.keys[:4].tolist() == out.keys[4:8].tolist()
+
+
+# --- against the twin
+
+PIECES = st.sampled_from(
+    [b"", b"", b"a", b"abcdefgh", b"abcdefghi", b"x" * 30, b"7", b"0", b"1", b"12", b"-3.5",
+     b"1e3", b"1e-3", b"99999999", b"123456789", b".5", b"5.", b"+4", b"-", b".", b"1e", b"nan",
+     b"-0", b"0.05644299999999999", b"2001-01-01T00:01", b"2004-02-29 23:59:60.5+02:00",
+     b"2001-13-01T00:00", b"14102100", b"1700000000", b"1700000000000", b"11/7/2017 9:30",
+     b"\xc3\xa9", b"\xff", b"\xe2\x82\xac uro", b'"', b'""', b'"a"', b'"a,b"', b'"a""b"', b'"a"b',
+     b'a"', b'"1"', b" ", b" a ", b' "q" ', b"\r", b"a\rb", b"true", b"NO", b"1.0"]
+)  # fmt: skip
+LINES = st.one_of(
+    st.lists(PIECES, min_size=5, max_size=5),
+    st.tuples(
+        st.sampled_from([b"0", b"1", b"yes", b'"0"', b"2"]),
+        st.sampled_from([b"1", b"0.5", b'"2"', b" 3", b"-1"]),
+        PIECES,
+        st.sampled_from([b"", b"3", b"-17.25", b'"8"', b"x", b"1e9"]),
+        st.sampled_from([b"", b"2001-01-01T00:01", b"1700000000", b"x", b"1/2/2003"]),
+    ),
+    st.lists(PIECES, max_size=7),
+).map(lambda pieces: b",".join(pieces))
+
+
+def has_lone_return(line: bytes) -> bool:
+    """The csv module ends a line at a return; the twin cannot say what such a line is."""
+    return b"\r" in line.removesuffix(b"\r") and b'"' in line
+
+
+@pytest.mark.parametrize("trim", [False, True])
+@pytest.mark.parametrize("raw", [False, True])
+def test_nasty_records_match_the_twin(trim, raw):
+    kinds = KINDS | ({"n": "number:raw"} if raw else {})
+    cross = ("c*t.hour",) if raw else ("c*n", "t.weekday*c*n", "t.hour*c")
+    logs = source(header=True, columns=kinds, cross=cross, trim=trim)
+    parser = logs.parser(HEADER)
+    crosses = tuple(tuple(text.split("*")) for text in cross)
+
+    @settings(max_examples=200, deadline=None)
+    @given(
+        st.lists(st.tuples(LINES, st.sampled_from([b"\n", b"\r\n"])), max_size=8),
+        st.integers(0, 70),
+    )
+    @example([(b'1,1,"a', b"\n"), (b'b",,', b"\n")], 0)
+    @example([(b'1,1,"' + b"x," * 40 + b'",,', b"\n"), (b"1,1,a,,", b"\n")], 0)
+    def matches(lines, before):
+        data = b"".join(line + end for line, end in lines if not has_lone_return(line))
+        got = read(parser, data, has_values=raw, before=before)
+        assert got == twin(data, kinds, list(kinds), trim=trim, crosses=crosses)
+
+    matches()
+
+
+def test_any_bytes_match_the_twin():
+    kinds = {"y": "label", "c": "categorical"}
+    parser = source(header=True, columns=kinds).parser(b"y,c")
+
+    @settings(max_examples=300, deadline=None)
+    @given(st.lists(st.sampled_from([b",", b"\n", b"0", b"1", b'"', b"\xc3", b"\xa9", b"ab,1\n"])))
+    def matches(parts):
+        data = b"".join(parts) + b"\n"
+        assert read(parser, data) == twin(data, kinds, ["y", "c"])
+
+    matches()
+
+
+# --- names
+
+
+def test_described_keys_are_the_parsed_keys_with_their_texts():
+    kinds = KINDS | {"n": "number:raw", "t": "time:weekday"}
+    logs = source(header=True, columns=kinds, cross=("t.weekday*c", "c*t.weekday"))
+    parser = logs.parser(HEADER)
+    data = b'1,1,"a,b",3,2001-01-01T00:01\r\n1,1,,3,1/2/2001\n1,1,\xc3\xa9,,2001-01-06\n1,1,c,4,\n'
+    rows, _ = read(parser, data, has_values=True)
+    named = described(parser, data)
+    assert [key for key, _, _ in named] == [key for row in rows for key, _ in row[3]]
+    assert [(logs.fields[field], text.decode()) for _, field, text in named] == [
+        ("c", "a,b"),
+        ("n", ""),
+        ("t.weekday", "Mon"),
+        ("t.weekday*c", "Mon*a,b"),
+        ("c*t.weekday", "a,b*Mon"),
+        ("n", ""),
+        ("t.weekday", "Tue"),
+        ("c", "é"),
+        ("t.weekday", "Sat"),
+        ("t.weekday*c", "Sat*é"),
+        ("c*t.weekday", "é*Sat"),
+        ("c", "c"),
+        ("n", ""),
+    ]
+
+
+def test_describing_no_record_gives_nothing():
+    parser = source(header=True, columns=KINDS).parser(HEADER)
+    assert described(parser, b"") == []
+
+
+def test_fields_keep_their_numbers_as_headers_differ():
+    logs = source(header=True, label="y")
+    logs.parser(b"y,a,b")
+    before = logs.fields
+    parser = logs.parser(b"c,b,y")
+    assert logs.fields[: len(before)] == before
+    assert texts(logs, parser, b"1,2,0\n") == {"c": "1", "b": "2"}
+
+
+# --- headers and settings
+
+
+def test_a_header_is_read_as_records_are():
+    logs = source(header=True, columns={"y": "label", "a, b": "categorical"}, trim=True)
+    rows, _ = read(logs.parser(b'\xef\xbb\xbfy, "a, b" \r\n'), b"1,x\n")
+    assert rows[0][3] == [(token_key(b"x", int(field_seed("a, b"))), 1.0)]
+
+
+def test_a_header_without_a_named_column_is_an_error():
+    logs = source(header=True, columns={"y": "label", "origin": "categorical"})
+    with pytest.raises(DataError) as error:
+        logs.parser(b"y,orign,x")
+    assert error.value.message == (
+        "the header has no column 'origin', which source.columns.origin names"
+    )
+    assert error.value.hint == "did you mean 'orign'?"
+
+
+def test_a_header_with_a_named_column_twice_is_an_error():
+    logs = source(header=True, columns={"y": "label", "a": "categorical"})
+    logs.parser(b"y,a,x,x")
+    with pytest.raises(DataError, match="the header has the column 'a' twice"):
+        logs.parser(b"y,a,a")
+    with pytest.raises(DataError, match="not valid UTF-8"):
+        logs.parser(b"y,\xff")
+
+
+def test_more_features_than_a_record_may_have_are_an_error():
+    logs = source(header=True, label="y")
+    header = b"y," + b",".join(b"%d" % i for i in range(FEATURES_PER_RECORD_MAX))
+    with pytest.raises(DataError, match="a record has 65536 features"):
+        logs.parser(header)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"delimiter": "ab"}, "source.delimiter: expected one ASCII character"),
+        ({"delimiter": "\n"}, "source.delimiter: expected one ASCII character"),
+        ({"quote": "é"}, "source.quote: expected one ASCII character"),
+        ({"quote": ","}, "source.quote: ',' is the delimiter already"),
+    ],
+)
+def test_a_wrong_character_is_an_error(settings, message):
+    with pytest.raises(ConfigError) as error:
+        source(header=True, label="y", **settings)
+    assert error.value.message.startswith(message)
+
+
+# --- choosing a format
+
+
+@pytest.mark.parametrize(
+    ("settings", "sample", "name"),
+    [
+        ({}, b"0" + b"\t1" * 39 + b"\n", "criteo"),
+        ({}, b"\n# comment\n-1 3:1 7:0.5\n", "svmlight"),
+        ({}, b"1 0:3:1 2:7:1\n", "libffm"),
+        ({"header": True, "label": "y"}, b"y,a\n", "delimited"),
+        ({"format": "csv", "header": True, "label": "y"}, None, "delimited"),
+        ({"format": "libsvm"}, None, "svmlight"),
+    ],
+)
+def test_a_format_is_opened_by_name_or_by_what_the_sample_looks_like(settings, sample, name):
+    assert open_format(SourceConfig(**settings), sample).name == name
+
+
+def test_tsv_is_delimited_by_tabs():
+    tsv = open_format(SourceConfig(format="tsv", header=True, label="y"))
+    assert isinstance(tsv, DelimitedFormat)
+    assert tsv.delimiter == "\t"
+
+
+def test_a_format_that_cannot_be_told_says_what_was_seen():
+    with pytest.raises(ConfigError) as error:
+        open_format(SourceConfig(), b"late,when\n1,2\n")
+    assert error.value.message == (
+        "source.format: auto cannot tell the format: the first line is 'late,when'"
+    )
+    with pytest.raises(ConfigError, match="there is no line"):
+        open_format(SourceConfig(), None)
+
+
+def test_an_unknown_format_names_the_nearest():
+    with pytest.raises(ConfigError) as error:
+        open_format(SourceConfig(format="delimted"))
+    assert error.value.message == (
+        "source.format: expected one of auto, criteo, delimited, jsonl, libffm, svmlight, "
+        "got 'delimted'"
+    )
+    assert error.value.hint == "did you mean 'delimited'?"
