@@ -383,15 +383,11 @@ def version(call: Call) -> None:
     _print(report_json(told) + "\n" if call["json"] else f"streamlearn {__version__}\n")
 
 
-def _heavy(name: str) -> ModuleType:
-    """Import a module of ours that brings NumPy, Numba and the rest."""
+def _node() -> ModuleType:
+    """Import the wiring, which brings NumPy, Numba and the rest."""
     import importlib
 
-    return importlib.import_module(f"streamlearn.{name}")
-
-
-def _node() -> ModuleType:
-    return _heavy("node")
+    return importlib.import_module("streamlearn.node")
 
 
 def _resolved(call: Call, directory: Path | None = None) -> Resolved:
@@ -399,7 +395,7 @@ def _resolved(call: Call, directory: Path | None = None) -> Resolved:
     flags = call.flags()
     base: JobConfig | None = None
     if directory is not None:
-        base = _heavy("model").stored_job(directory)
+        base = _node().stored_job(directory)
         flags["output.dir"] = str(directory)
     return load_job(call.job_path(), call["set"] or (), flags, os.environ, base=base)
 

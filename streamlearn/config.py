@@ -77,12 +77,12 @@ class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             "How records read; auto decides by suffix and first line.",
             choices=("auto", "criteo", "delimited", "svmlight", "libffm", "jsonl"),
             common=True,
-            binding=True,
+            inherited=True,
         ),
     ] = "auto"
     # --- records
     header: Annotated[
-        bool, about("The first line of each object names its columns.", common=True, binding=True)
+        bool, about("The first line of each object names its columns.", common=True, inherited=True)
     ] = False
     delimiter: Annotated[
         str,
@@ -92,7 +92,7 @@ class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             max_length=1,
             character=True,
             common=True,
-            binding=True,
+            inherited=True,
         ),
     ] = ","
     quote: Annotated[
@@ -101,11 +101,11 @@ class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             "The character around fields that hold delimiters; empty: none.",
             max_length=1,
             character=True,
-            binding=True,
+            inherited=True,
         ),
     ] = '"'
     trim: Annotated[
-        bool, about("Strip spaces around the fields of delimited records.", binding=True)
+        bool, about("Strip spaces around the fields of delimited records.", inherited=True)
     ] = False
     columns: Annotated[
         dict[str, str],
@@ -114,7 +114,7 @@ class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             "ignore.",
             flag="--column",
             common=True,
-            binding=True,
+            inherited=True,
         ),
     ] = {}
     label: Annotated[
@@ -122,16 +122,16 @@ class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         about(
             'A rule that makes the label: `delay > 15`, `class != "normal."`.',
             common=True,
-            binding=True,
+            inherited=True,
         ),
     ] = ""
     cross: Annotated[
         tuple[str, ...],
-        about("Crossed features: `origin*destination`.", short="-q", common=True, binding=True),
+        about("Crossed features: `origin*destination`.", short="-q", common=True, inherited=True),
     ] = ()
     fields: Annotated[
         tuple[str, ...],
-        about("jsonl: the fields to use; empty: all.", flag="--field", binding=True),
+        about("jsonl: the fields to use; empty: all.", flag="--field", inherited=True),
     ] = ()
     bad_records_max: Annotated[
         float, about("Share of bad records above which the job stops.", ge=0, le=1)
@@ -143,7 +143,7 @@ class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             gt=0,
             le=1,
             common=True,
-            binding=True,
+            inherited=True,
         ),
     ] = 1.0
     # --- reading
@@ -188,13 +188,18 @@ class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             pattern="^$|^https?://",
             expects="a URL (http://127.0.0.1:9000)",
             common=True,
+            inherited=True,
         ),
     ] = ""
-    region: Annotated[str, about("S3 region, before AWS_REGION and AWS_DEFAULT_REGION.")] = ""
-    anonymous: Annotated[bool, about("Read S3 without credentials.", common=True)] = False
-    requester_pays: Annotated[bool, about("Agree to pay for reading the bucket.", common=True)] = (
-        False
-    )
+    region: Annotated[
+        str, about("S3 region, before AWS_REGION and AWS_DEFAULT_REGION.", inherited=True)
+    ] = ""
+    anonymous: Annotated[
+        bool, about("Read S3 without credentials.", common=True, inherited=True)
+    ] = False
+    requester_pays: Annotated[
+        bool, about("Agree to pay for reading the bucket.", common=True, inherited=True)
+    ] = False
     retries: Annotated[
         int, about("Tries after a failed request before it is an error.", ge=0, le=100)
     ] = 8
@@ -210,7 +215,7 @@ class TablesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             "collide.",
             choices=("exact", "hashed"),
             common=True,
-            binding=True,
+            inherited=True,
         ),
     ] = "exact"
     bits: Annotated[
@@ -221,7 +226,7 @@ class TablesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             le=32,
             short="-b",
             common=True,
-            binding=True,
+            inherited=True,
         ),
     ] = 24
     features_max: Annotated[
@@ -343,7 +348,8 @@ def load_job(
     environ : mapping, optional
         Environment; names that do not begin with ``STREAMLEARN_`` and a section are not looked at.
     base : JobConfig, optional
-        What a model was trained with; its binding settings take the place of the defaults.
+        What a model was trained with; of the settings that are inherited, it takes the place of
+        the defaults.
 
     Raises
     ------
@@ -422,7 +428,7 @@ _MODEL_KIND: Final = Setting(
     split=False,
     character=False,
     expects="",
-    binding=True,
+    inherited=True,
     positional=False,
     models=(),
 )
@@ -495,7 +501,7 @@ def _resolve(given: Sequence[Given], base: JobConfig | None) -> Resolved:
     origins: dict[str, str] = {}
     for path, setting in known.items():
         values[path], origins[path] = setting.default, "default"
-        section = getattr(base, setting.section, None) if setting.binding else None
+        section = getattr(base, setting.section, None) if setting.inherited else None
         if section is not None and (setting.section != "model" or section.kind == kind):
             values[path], origins[path] = getattr(section, setting.name), "model"
         if setting.shape == "table":

@@ -342,7 +342,10 @@ def _source(job: JobConfig, reach: Callable[[JobConfig], Mapping[str, Any]]) -> 
         cause = f" ({error.cause})" if error.cause else ""
         return Finding("source", "fail", f"{error.message}{cause}", error.hint or "")
     if told.get("ok") is False:
-        return Finding("source", "fail", f"{named} cannot be read", "streamlearn source check")
+        found = told.get("error") or f"{named} cannot be read"
+        cause = told.get("cause")
+        advice = told.get("hint") or f"streamlearn source check {named}"
+        return Finding("source", "fail", f"{found} ({cause})" if cause else found, advice)
     return Finding("source", "ok", f"{named} can be read")
 
 

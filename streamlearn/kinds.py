@@ -22,26 +22,27 @@ class LrConfig(
     """Sparse logistic regression, per example."""
 
     rule: Annotated[
-        str, about("Update rule.", choices=("ftrl", "adagrad", "sgd"), common=True, binding=True)
+        str, about("Update rule.", choices=("ftrl", "adagrad", "sgd"), common=True, inherited=True)
     ] = "ftrl"
     alpha: Annotated[
-        float, about("Step scale (learning rate).", gt=0, short="-l", common=True, binding=True)
+        float, about("Step scale (learning rate).", gt=0, short="-l", common=True, inherited=True)
     ] = 0.1
     beta: Annotated[
-        float, about("Step offset: larger slows the first steps.", ge=0, common=True, binding=True)
+        float,
+        about("Step offset: larger slows the first steps.", ge=0, common=True, inherited=True),
     ] = 1.0
     l1: Annotated[
         float,
         about(
-            "L1 penalty: larger makes more weights exactly zero.", ge=0, common=True, binding=True
+            "L1 penalty: larger makes more weights exactly zero.", ge=0, common=True, inherited=True
         ),
     ] = 1.0
     l2: Annotated[
         float,
-        about("L2 penalty: larger makes all weights smaller.", ge=0, common=True, binding=True),
+        about("L2 penalty: larger makes all weights smaller.", ge=0, common=True, inherited=True),
     ] = 0.0
-    intercept: Annotated[bool, about("Learn a constant feature.", binding=True)] = True
-    epochs: Annotated[int, about("Passes over the source.", ge=1, common=True, binding=True)] = 1
+    intercept: Annotated[bool, about("Learn a constant feature.", inherited=True)] = True
+    epochs: Annotated[int, about("Passes over the source.", ge=1, common=True, inherited=True)] = 1
 
     @property
     def kind(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, Final
 
 __all__ = ["report_json", "report_text", "table_text"]
@@ -29,6 +30,8 @@ _LABELS: Final[Mapping[str, str]] = {
     "normalized_entropy": "normalized entropy",
     "features": "features",
     "nonzeros": "nonzero weights",
+    "created_seconds": "created",
+    "modified_seconds": "modified",
 }
 # Measures of a model are compared at the fourth digit; of a machine, at the third.
 _DECIMALS: Final[Mapping[str, str]] = {
@@ -42,6 +45,7 @@ _DECIMALS: Final[Mapping[str, str]] = {
     "examples_per_second": ",.0f",
     "megabytes_per_second": ",.1f",
 }
+_MOMENTS: Final = ("created_seconds", "modified_seconds")
 _BYTES: Final = ("bytes", "_bytes")
 
 
@@ -111,6 +115,8 @@ def _value(key: str, value: Any) -> str:
         return ", ".join(_value(key, item) for item in value) or "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, int | float) and key in _MOMENTS:
+        return datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%d %H:%M:%S")
     if isinstance(value, int | float) and key.endswith(_BYTES):
         return _size(value)
     if isinstance(value, int):

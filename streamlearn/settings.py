@@ -65,7 +65,7 @@ class Setting:
         The only values allowed; empty: no such limit.
     flag, short : str
         ``--alpha``, ``-l`` (may be empty).
-    common, split, character, expects, binding, positional
+    common, split, character, expects, inherited, positional
         See :func:`about`.
     models : tuple of str
         Kinds of model that have the setting; empty where it does not depend on the model.
@@ -85,7 +85,7 @@ class Setting:
     split: bool
     character: bool
     expects: str
-    binding: bool
+    inherited: bool
     positional: bool
     models: tuple[str, ...]
 
@@ -169,7 +169,7 @@ def about(
     split: bool = True,
     character: bool = False,
     expects: str = "",
-    binding: bool = False,
+    inherited: bool = False,
     positional: bool = False,
     **limits: Any,
 ) -> Meta:
@@ -189,8 +189,9 @@ def about(
         Whether ``tab`` (or a backslash and a t) means the tabulator.
     expects : str
         What is allowed, in words, where type and limits do not say it.
-    binding : bool
-        Whether it says what a model's keys and numbers mean, so that it comes with the model.
+    inherited : bool
+        Whether it comes with a trained model: it says what keys and numbers mean, or how the
+        sources are reached.
     positional : bool
         Whether the command line takes it as arguments and not as a flag.
     """
@@ -205,7 +206,7 @@ def about(
             "split": split,
             "character": character,
             "expects": expects,
-            "binding": binding,
+            "inherited": inherited,
             "positional": positional,
         },
         **limits,
@@ -253,7 +254,7 @@ def struct_settings(
             split=extra["split"],
             character=extra["character"],
             expects=extra["expects"],
-            binding=extra["binding"],
+            inherited=extra["inherited"],
             positional=extra["positional"],
             models=models,
         )

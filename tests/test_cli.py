@@ -93,6 +93,9 @@ class Node(ModuleType):
             out(values)
         return self._called("predict", directory, job)
 
+    def stored_job(self, directory: Path) -> JobConfig:
+        return TRAINED
+
     def inspect(self, directory: Path, top: int) -> dict[str, Any]:
         return self._called("inspect", directory, top)
 
@@ -119,10 +122,7 @@ class Node(ModuleType):
 @pytest.fixture
 def node(monkeypatch: pytest.MonkeyPatch) -> Node:
     fake = Node()
-    model = ModuleType("streamlearn.model")
-    model.stored_job = lambda directory: TRAINED  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "streamlearn.node", fake)
-    monkeypatch.setitem(sys.modules, "streamlearn.model", model)
     for name in [name for name in os.environ if name.startswith("STREAMLEARN_")]:
         monkeypatch.delenv(name)
     return fake
@@ -578,10 +578,8 @@ def test_a_reader_that_goes_away_ends_the_program_quietly() -> None:
         "        out([0.5] * 1000)\n"
         "    return {}\n"
         "node.predict = predict\n"
-        "model = types.ModuleType('streamlearn.model')\n"
-        "model.stored_job = lambda directory: None\n"
+        "node.stored_job = lambda directory: None\n"
         "sys.modules['streamlearn.node'] = node\n"
-        "sys.modules['streamlearn.model'] = model\n"
         "from streamlearn.__main__ import main\n"
         "sys.argv[1:] = ['predict', 'model', 'a']\n"
         "main()\n"

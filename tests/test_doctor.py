@@ -120,6 +120,8 @@ def test_an_output_directory_that_cannot_be_fails(machine: Machine, tmp_path: Pa
 def test_a_source_is_reached_where_one_is_named(machine: Machine) -> None:
     job = JobConfig(source=SourceConfig(uri=("s3://b/x",)))
     assert found(machine, job, ok=True)["source"].found == "s3://b/x can be read"
+    told = found(machine, job, ok=False, error="no bucket b", cause="404", hint="create it")
+    assert told["source"] == Finding("source", "fail", "no bucket b (404)", "create it")
     assert found(machine, job, ok=False)["source"].level == "fail"
 
     def refuse(job: JobConfig) -> dict[str, object]:

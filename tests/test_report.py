@@ -85,6 +85,14 @@ def test_json_takes_what_programs_put_into_reports() -> None:
     }
 
 
+def test_moments_read_as_moments() -> None:
+    rows = [{"sequence": 3, "bytes": 5_000_000, "created_seconds": 1_793_491_200.5, "path": "a/b"}]
+    assert table_text(rows).splitlines() == [
+        "  sequence   bytes              created  path",
+        "         3  5.0 MB  2026-11-01 00:00:00  a/b",
+    ]
+
+
 def test_an_empty_report_is_empty() -> None:
     assert report_text({}) == ""
     assert report_text({"weights": []}) == ""
