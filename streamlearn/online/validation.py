@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from streamlearn.compute.kernels.validation import add_rows, score_logits
+from streamlearn.compute.kernels.validation import score_logits
 from streamlearn.errors import SnapshotError
 from streamlearn.messages import F32, F64
 
@@ -163,8 +163,9 @@ class BinaryValidation:
     def _move_on(self) -> None:
         """Let the window's oldest part go and make it the current one."""
         self._at = (self._at + 1) % WINDOW_PARTS
-        add_rows(self._sums[0], self._sums[1 + self._at])
-        add_rows(self._histograms[0], self._histograms[1 + self._at])
+        for rows in (self._sums, self._histograms):
+            rows[0] += rows[1 + self._at]
+            rows[1 + self._at] = 0.0
 
     @property
     def window(self) -> int:

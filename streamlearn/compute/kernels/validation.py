@@ -14,7 +14,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-__all__ = ["add_rows", "logit_loss", "score_logits"]
+__all__ = ["logit_loss", "score_logits"]
 
 _I64 = ir.IntType(64)
 _F64 = ir.DoubleType()
@@ -85,7 +85,7 @@ def _exp_negative(a):
     p = p * r + _E2
     p = p * r + _E1
     p = p * r + _E0
-    return p * _power_of_two(shifted)  # type: ignore[call-arg]  # the context is numba's
+    return p * _power_of_two(shifted)
 
 
 @njit(nogil=True, cache=True, inline="always", error_model="numpy")
@@ -215,11 +215,3 @@ def score_logits(scores, labels, weights, losses, predictions, sums, histogram, 
             at = last
         side = 1 if labels[i] > 0.5 else 0
         histogram[2 * np.int64(at) + side] += weights[i]
-
-
-@njit(nogil=True, cache=True)
-def add_rows(into, row):
-    """Add ``row`` to ``into`` (both float64[n]) and zero it."""
-    for i in range(row.size):
-        into[i] += row[i]
-    row[:] = 0.0

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from streamlearn.compute.kernels.validation import add_rows, logit_loss, score_logits
+from streamlearn.compute.kernels.validation import logit_loss, score_logits
 from tests.reference import validation as reference
 
 
@@ -67,10 +67,3 @@ def test_logits_outside_the_bins_and_nan_are_counted_in_the_end_bins() -> None:
     ones = np.ones(7, np.float32)
     score_logits(scores, ones, ones, np.empty(7), np.empty(7), np.zeros(5), histogram, 4, 4.0)
     np.testing.assert_array_equal(histogram, [0, 4, 0, 0, 0, 0, 0, 3])
-
-
-def test_added_rows_are_emptied() -> None:
-    into, row = np.arange(4.0), np.ones(4)
-    add_rows(into, row)
-    np.testing.assert_array_equal(into, [1, 2, 3, 4])
-    np.testing.assert_array_equal(row, 0)
