@@ -343,9 +343,9 @@ def _source(job: JobConfig, reach: Callable[[JobConfig], Mapping[str, Any]]) -> 
         return Finding("source", "fail", f"{error.message}{cause}", error.hint or "")
     if told.get("ok") is False:
         found = told.get("error") or f"{named} cannot be read"
-        cause = told.get("cause")
+        why = told.get("cause")
         advice = told.get("hint") or f"streamlearn source check {named}"
-        return Finding("source", "fail", f"{found} ({cause})" if cause else found, advice)
+        return Finding("source", "fail", f"{found} ({why})" if why else found, advice)
     return Finding("source", "ok", f"{named} can be read")
 
 

@@ -162,6 +162,8 @@ class ProgressView:
 
     def __call__(self, progress: Progress) -> None:
         """Take in where the run is and show it if it is due."""
+        if self._last is None and progress.state == "compiling":
+            self._count_from(progress)  # what a resumed model lost before is not this run's
         self._last = progress
         self._rates.append((progress.seconds, progress.bytes_done))
         while len(self._rates) > 2 and progress.seconds - self._rates[1][0] >= _RATE_SECONDS:
@@ -200,6 +202,9 @@ class ProgressView:
     def _show(self, progress: Progress) -> None:
         self._renderer.show(self._seen(progress))
         self._shown = progress
+        self._count_from(progress)
+
+    def _count_from(self, progress: Progress) -> None:
         if math.isfinite(progress.loss):
             self._loss_sum, self._weight = progress.loss * progress.weight, progress.weight
 
@@ -357,8 +362,8 @@ class LiveBoard:
             f"window {_number(progress.loss_window, '.5f')}   "
             f"best constant {_number(progress.baseline_loss, '.5f')}",
             f"  AUC         {_number(progress.auc, '.4f')}   "
-            f"window {_number(progress.auc_window, '.4f')}   "
-            f"calibration {_number(progress.calibration, '.3f')}   "
+            f"window {_number(progress.auc_window, '.4f')}",
+            f"  calibration {_number(progress.calibration, '.3f')}    "
             f"normalized entropy {_number(progress.normalized_entropy, '.4f')}",
             f"  last        {last}",
         ]

@@ -125,6 +125,15 @@ def test_after_a_resume_the_spacing_begins_anew() -> None:
     assert len(counters(plain(*resumed))) == 5
 
 
+def test_after_a_resume_the_loss_since_is_that_of_this_run() -> None:
+    before = replace(AT, state="compiling", detail="compiling kernels 1/1")
+    lines = plain(before, replace(AT, examples=2_000_000, weight=2e6, loss=0.45))
+    assert [line.split()[:2] for line in lines[3:]] == [
+        ["0.500000", "-"],
+        ["0.450000", "0.400000"],
+    ]
+
+
 def test_spacing_by_examples() -> None:
     spacing = Spacing(every=1000)
     steps = [replace(AT, examples=n, seconds=n) for n in (1, 600, 1001, 1500, 2400, 2900, 3001)]
@@ -212,7 +221,8 @@ def test_the_board_says_state_share_and_measures() -> None:
         "  " + "█" * 24 + "░" * 16 + "  60%   ETA 4s",
         "  examples    1,000,000   12 bad   41.2k features   418.0 MB/s",
         "  logloss     0.50000   window 0.48000   best constant 0.56000",
-        "  AUC         0.7812   window 0.7900   calibration 1.002   normalized entropy 0.9000",
+        "  AUC         0.7812   window 0.7900",
+        "  calibration 1.002    normalized entropy 0.9000",
         "  last        label 1, predicted 0.2500, 39 features, 2026-11-01T00:00:00 UTC",
     ]
 
