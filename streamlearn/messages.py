@@ -70,6 +70,8 @@ class Partition:
         (stdin).
     size : int
         Bytes of the object as stored (compressed), -1 where unknown.
+    modified_seconds : float
+        When the object was last modified, since the epoch; 0 where unknown.
     """
 
     uri: str
@@ -77,6 +79,7 @@ class Partition:
     end: int = -1
     version: str = ""
     size: int = -1
+    modified_seconds: float = 0.0
 
     @property
     def name(self) -> str:

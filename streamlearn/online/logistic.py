@@ -112,29 +112,42 @@ class LogisticSolver:
         TableFullError
             The table may not grow; the examples before have been learned, ``scratch.state[0]`` says how many.
         """
-        table, state, rows = self.table, scratch.state, batch.rows
-        state[0], state[1], state[2] = 0, rows, 0
-        while True:
-            cut = keeper.arguments(2 * batch.nnz)
-            if table.index == "hashed":
-                kernels.learn_hashed(
-                    batch.keys, batch.values, batch.indptr, batch.labels, batch.weights, state,
-                    table.words, table.shift, table.intercept, self._rule, self._rates,
-                    scratch.columns64, scratch.columns, scratch.x, scratch.w, scratch.scores,
-                    scratch.fresh, *cut,
-                )  # fmt: skip
-                break
-            kernels.learn_exact(
+        done = self.learn_until_full(batch, scratch, keeper, tick, 0)
+        while done >= 0:
+            self.table.make_room(done)  # type: ignore[union-attr]
+            done = self.learn_until_full(batch, scratch, keeper, tick, int(scratch.state[0]))
+        return scratch.scores[: batch.rows]
+
+    def learn_until_full(
+        self, batch: Minibatch, scratch: Scratch, keeper: Keeper, tick: int, first: int
+    ) -> int:
+        """Score and learn the examples from ``first`` on.
+
+        Returns
+        -------
+        int
+            -1 where all are learned; else a segment of the table that must be made room in
+            (``table.make_room``) before the call is repeated from ``scratch.state[0]`` on.
+        """
+        table, state = self.table, scratch.state
+        state[0], state[1], state[2] = first, batch.rows, 0
+        cut = keeper.arguments(2 * batch.nnz)
+        if table.index == "hashed":
+            kernels.learn_hashed(
                 batch.keys, batch.values, batch.indptr, batch.labels, batch.weights, state,
-                table.words, table.places, table.segment_of, table.inserted_count, table.loads,
-                table.limits, table.intercept, self._rule, self._rates, np.uint64(tick),
-                scratch.hints, scratch.columns64, scratch.columns, scratch.x, scratch.w,
-                scratch.slots, scratch.scores, scratch.fresh, *cut,
+                table.words, table.shift, table.intercept, self._rule, self._rates,
+                scratch.columns64, scratch.columns, scratch.x, scratch.w, scratch.scores,
+                scratch.fresh, *cut,
             )  # fmt: skip
-            if state[2] == 0:
-                break
-            table.make_room(int(state[3]))
-        return scratch.scores[:rows]
+            return -1
+        kernels.learn_exact(
+            batch.keys, batch.values, batch.indptr, batch.labels, batch.weights, state,
+            table.words, table.places, table.segment_of, table.inserted_count, table.loads,
+            table.limits, table.intercept, self._rule, self._rates, np.uint64(tick),
+            scratch.hints, scratch.columns64, scratch.columns, scratch.x, scratch.w,
+            scratch.slots, scratch.scores, scratch.fresh, *cut,
+        )  # fmt: skip
+        return int(state[3]) if state[2] else -1
 
     def score(self, batch: Minibatch, scratch: Scratch) -> F32:
         """Score each example without learning; return the scores (a view of ``scratch.scores``)."""

@@ -42,6 +42,10 @@ SLACK_SLOTS: Final = 1024
 ADDRESS_SLOTS_MAX: Final = (1 << 32) - 1
 
 
+def _no_clock() -> float:
+    return 0.0
+
+
 class ExactTable:
     """Rows of 32 bytes by exact 64-bit keys.
 
@@ -51,6 +55,8 @@ class ExactTable:
         Named limit (``tables.features_max``): rows beyond it raise TableFullError or are made room for.
     when_full : {"error", "evict"}
         ``evict`` drops the least seen twentieth of a segment that may not grow any more.
+    clock : callable
+        Seconds, to say how long growth takes; without one it says 0.
 
     Attributes
     ----------
@@ -64,13 +70,21 @@ class ExactTable:
         Of each segment: rows held, rows above which it wants to grow, how often it grew.
     intercept : float32[2]
         Columns of the one row that every example has.
-    inserted, evicted : int
-        Rows inserted and evicted over the table's life.
+    inserted_count : int64[1]
+        Rows inserted over the table's life.
+    evicted, growths : int
+    growth_seconds, growth_seconds_max : float
+        In all, and of the longest growth.
     """
 
     index: Final = "exact"
 
-    def __init__(self, features_max: int, when_full: Literal["error", "evict"] = "error") -> None:
+    def __init__(
+        self,
+        features_max: int,
+        when_full: Literal["error", "evict"] = "error",
+        clock: Callable[[], float] = _no_clock,
+    ) -> None:
         self.features_max = features_max
         self.when_full = when_full
         per_segment = int(features_max / SEGMENTS_MAX / LOAD_MAX * GROWTH * GROWTH) + 1
@@ -95,6 +109,9 @@ class ExactTable:
         self.inserted_count: I64 = np.zeros(1, np.int64)
         self.evicted = 0
         self.growths = 0
+        self.growth_seconds = 0.0
+        self.growth_seconds_max = 0.0
+        self._clock = clock
         self.before_change: Callable[[int], None] | None = None
         self._capacities = [0] * SEGMENTS_MAX
         self._bits = [0] * SEGMENTS_MAX  # leading key bits that a segment's keys share
@@ -105,10 +122,14 @@ class ExactTable:
 
     @classmethod
     def sized(
-        cls, features: int, features_max: int, when_full: Literal["error", "evict"] = "error"
+        cls,
+        features: int,
+        features_max: int,
+        when_full: Literal["error", "evict"] = "error",
+        clock: Callable[[], float] = _no_clock,
     ) -> ExactTable:
-        """Return an empty table laid out for ``features`` rows, so that loading them grows nothing."""
-        table = cls(features_max, when_full)
+        """Return an empty table laid out for ``features`` rows: loading them grows nothing."""
+        table = cls(features_max, when_full, clock)
         slots = int(features / LOAD_MAX * GROWTH) + INITIAL_SLOTS
         bits = min(8, max(0, (slots // SPLIT_SLOTS).bit_length()))
         table._clear(0)
@@ -200,7 +221,11 @@ class ExactTable:
             ``features_max`` rows are held and ``when_full`` is ``error``.
         """
         if self.features < self.features_max:
+            started = self._clock()
             self.grow(segment)
+            seconds = self._clock() - started
+            self.growth_seconds += seconds
+            self.growth_seconds_max = max(self.growth_seconds_max, seconds)
         elif self.when_full == "evict":
             self._evict(segment)
         else:

@@ -1,0 +1,637 @@
+"""The loop: source -> parse -> predict and learn, in lanes, with a bounded number of minibatches in flight.
+
+Records are learned in the order of the source's partitions. With two lanes one parses ahead of the other, which learns
+in the same order: the result is that of one lane, byte for byte. With several *learning* lanes each takes partitions of
+its own, and they learn lock-free on one table.
+
+What is learned, where the source stands and which records were bad is noted in one place, in the lane that learns, so
+it belongs together at every moment between two minibatches: that is where a snapshot's cut is made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, nullcontext
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Final, Protocol
+
+import numpy as np
+
+from streamlearn.compute.kernels.records import find_newline, last_newline, subsample_negatives
+from streamlearn.compute.pool import Lane
+from streamlearn.errors import DataError, SourceError, StreamlearnError, TableFullError
+from streamlearn.gate import Gate
+from streamlearn.messages import (
+    RECORD_BYTES_MAX,
+    F32,
+    U64,
+    BadRecord,
+    Block,
+    Partition,
+    Position,
+)
+from streamlearn.model import Model, ModelCut, Progressed
+from streamlearn.online.formats import Format, Parser
+from streamlearn.online.logistic import Scratch
+from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, REASONS, Minibatch
+from streamlearn.online.names import Sampler
+from streamlearn.online.validation import BinaryValidation
+from streamlearn.quarantine import Quarantine
+from streamlearn.shards.cut import Nothing
+
+__all__ = ["Learner", "Reading", "SnapshotDone"]
+
+# Minibatches between a parse lane and a learn lane: enough to even out, few enough to stay in the caches.
+_MINIBATCHES: Final = 6
+# Room for features: criteo has 39 a record; longer records make shorter minibatches.
+_FEATURES_PER_ROW: Final = 48
+# Blocks whose minibatches may be on their way; as many as a source lets its consumer hold.
+_BLOCKS_HELD_MAX: Final = 2
+# A job stops for its share of bad records only once it has seen this many.
+_RECORDS_BEFORE_STOP: Final = 1000
+# Parts of a table waiting to be written while a snapshot is made: 16 MB each.
+_PARTS_WAITING_MAX: Final = 2
+# What is kept of a record that is longer than the limit.
+_TOO_LONG_KEPT: Final = 4096
+_TOO_LONG: Final = REASONS.index("too_long")
+
+SnapshotDone = Callable[[dict[str, object]], None]
+
+
+class Reading(Protocol):
+    """What the learner needs of a source."""
+
+    def read_many(
+        self, todo: AsyncIterator[tuple[Partition, Position]]
+    ) -> AsyncIterator[tuple[Partition, Block | StreamlearnError]]: ...
+
+    async def header(self, partition: Partition) -> bytes: ...
+
+
+@dataclass(slots=True)
+class _Stream:
+    """A partition as its records are parsed."""
+
+    partition: Partition
+    parser: Parser
+    skip_header: bool
+    records: int
+    carry: bytes = b""
+    too_long_at: int = -1  # plain offset of a record that is longer than the limit, while it goes on
+    too_long_head: bytes = b""
+
+
+@dataclass(slots=True)
+class _Work:
+    """A minibatch on its way from parsing to learning."""
+
+    batch: Minibatch
+    stream: _Stream
+    block: Block
+    base: int  # plain offset in the object of index 0 of the block's buffer
+    end: int  # index in the buffer after the last record parsed
+
+
+class _Worker:
+    """One learning lane's own things."""
+
+    def __init__(self, model: Model, fresh_names: bool, rows_max: int, nnz_max: int) -> None:
+        self.scratch = Scratch(rows_max, nnz_max)
+        self.sampler = Sampler(model.counts.examples) if fresh_names else None
+        self.validation = (
+            model.validation if fresh_names else BinaryValidation(model.job.output.window)
+        )
+
+
+class Learner:
+    """Runs records of partitions through a model.
+
+    Parameters
+    ----------
+    model : Model
+        Changed in place where it learns.
+    format : Format
+    source : Reading
+    quarantine : Quarantine or None
+        Where bad records are kept; None: they are only counted.
+    cpu_clock : callable
+        Seconds of CPU of the calling thread.
+    tick : callable
+        Minutes since the epoch, for rows' last-seen.
+    teach : bool
+        False: score only.
+    on_scores : callable, optional
+        Called in the learn lane with (scores, batch) of each minibatch, in order.
+
+    Attributes
+    ----------
+    failed : dict
+        By partition name, the error that ended it early.
+    last : tuple of float, float, int
+        Label, score and number of features of the last example.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        format: Format,  # noqa: A002 - the field's word
+        source: Reading,
+        *,
+        quarantine: Quarantine | None,
+        cpu_clock: Callable[[], float],
+        tick: Callable[[], int],
+        teach: bool = True,
+        on_scores: Callable[[F32, Minibatch], None] | None = None,
+    ) -> None:
+        compute = model.job.compute
+        self.model = model
+        self.failed: dict[str, StreamlearnError] = {}
+        self.last: tuple[float, float, int] = (np.nan, np.nan, 0)
+        self.records = 0  # of this process, good and bad
+        self.stored_bytes = 0  # read by this process, or before by the run that it resumes
+        self.reasons: Counter[str] = Counter()  # of bad records of this process
+        self.bad = 0
+        self.stopped = asyncio.Event()
+        self._format = format
+        self._source = source
+        self._quarantine = quarantine
+        self._tick = tick
+        self._teach = teach
+        self._on_scores = on_scores
+        self._nothing = Nothing()
+        self._cut: ModelCut | None = None
+        self._cut_done: SnapshotDone | None = None
+        self._cut_waiting = threading.Semaphore(_PARTS_WAITING_MAX)
+        self._failure: BaseException | None = None
+        self._rate = model.job.source.negative_rate if teach else 1.0
+        self._bad_share_max = model.job.source.bad_records_max
+        self._loop = asyncio.get_running_loop()
+        rows, nnz = compute.minibatch, compute.minibatch * _FEATURES_PER_ROW
+        nnz = max(nnz, 4096) + FEATURES_PER_RECORD_MAX
+        # Several learning lanes hold ``_table`` while they change rows, and ``_boundary`` from the first example of a
+        # minibatch until it is noted: alone within them, a table can be laid out anew, and a cut be made.
+        several = compute.learn_lanes > 1
+        self._table: Gate | None = Gate() if several else None
+        self._boundary: Gate | None = Gate() if several else None
+        self._noting = threading.Lock()
+        self._workers = [
+            _Worker(model, i == 0, rows, nnz) for i in range(compute.learn_lanes)
+        ]
+        self.learn_lanes = [Lane(f"learn-{i}", cpu_clock) for i in range(compute.learn_lanes)]
+        two = compute.lanes != 1 and compute.learn_lanes == 1
+        self.parse_lane = Lane("parse", cpu_clock) if two else None
+        self.snapshot_lane = Lane("snapshot", cpu_clock)
+        self._stocks: list[SimpleQueue[Minibatch]] = []
+        for _ in range(compute.learn_lanes):
+            stock: SimpleQueue[Minibatch] = SimpleQueue()
+            for _ in range(_MINIBATCHES if two else 1):
+                stock.put(Minibatch(rows, nnz, has_values=format.has_values))
+            self._stocks.append(stock)
+
+    @property
+    def lanes(self) -> list[Lane]:
+        """All lanes, for their metrics."""
+        parse = [self.parse_lane] if self.parse_lane else []
+        return [*parse, *self.learn_lanes, self.snapshot_lane]
+
+    # ---------------------------------------------------------------- in the event loop
+
+    async def run(self, todo: AsyncIterator[tuple[Partition, Position]]) -> None:
+        """Learn the partitions to their ends, or until ``stopped`` is set.
+
+        Raises
+        ------
+        DataError
+            Too many records were bad.
+        TableFullError
+            The table is full.
+        """
+        if len(self._workers) == 1:
+            await self._run_one(todo, 0)
+            return
+        shared = _Shared(todo)
+        async with asyncio.TaskGroup() as group:
+            for number in range(len(self._workers)):
+                group.create_task(self._run_one(shared.each(), number), name=f"learn-{number}")
+
+    async def _run_one(self, todo: AsyncIterator[tuple[Partition, Position]], number: int) -> None:
+        first_lane = self.parse_lane or self.learn_lanes[number]
+        held = asyncio.Semaphore(_BLOCKS_HELD_MAX)
+        stream: _Stream | None = None
+        async with aclosing(self._source.read_many(todo)) as blocks:
+            async for partition, item in _until(blocks, self.stopped):
+                if isinstance(item, StreamlearnError):
+                    self.failed[partition.name] = item
+                    stream = None
+                    continue
+                if stream is None or stream.partition is not partition:
+                    stream = await self._open(partition, item)
+                    if stream is None:
+                        item.release()
+                        continue
+                await held.acquire()
+                first_lane.post(self._parse_task(stream, item, number, held))
+                if item.last:
+                    stream = None
+                if self._failure is not None:
+                    break
+        for _ in range(_BLOCKS_HELD_MAX):
+            await held.acquire()
+        await self.learn_lanes[number].run(lambda: None)
+        if self._failure is not None:
+            raise self._failure
+
+    async def _open(self, partition: Partition, block: Block) -> _Stream | None:
+        """Make the parser of a partition; None where its header is not one (noted in ``failed``)."""
+        if partition.name in self.failed:
+            return None
+        try:
+            header = await self._source.header(partition) if self._format.has_header else None
+            parser = self._format.parser(header)
+        except (DataError, SourceError) as error:
+            self.failed[partition.name] = error
+            return None
+        self.model.names.use_fields(self._format.fields)
+        known = self.model.positions.get(partition.name)
+        return _Stream(
+            partition,
+            parser,
+            skip_header=self._format.has_header and block.offset == 0,
+            records=known.position.records if known and self._teach else 0,
+        )
+
+    def stop(self) -> None:
+        """Stop after what is in flight."""
+        self.stopped.set()
+
+    async def snapshot(self, begin: Callable[[], ModelCut], done: SnapshotDone) -> None:
+        """Begin a snapshot between two minibatches; it is written while learning goes on.
+
+        ``done`` is called in the snapshot lane with what ``ModelCut.commit`` returns, or with ``error``.
+        """
+        await self.learn_lanes[0].run(self._begin, begin, done)
+
+    async def finish_snapshot(self) -> None:
+        """Wait until no snapshot is being made, taking what is left of its cut at once."""
+        await self.learn_lanes[0].run(self._take_parts, all_parts=True)
+        await self.snapshot_lane.run(lambda: None)
+
+    def close(self) -> None:
+        """End the lanes."""
+        for lane in self.lanes:
+            lane.close()
+
+    # ---------------------------------------------------------------- in the first lane
+
+    def _parse_task(
+        self, stream: _Stream, block: Block, number: int, held: asyncio.Semaphore
+    ) -> Callable[[], None]:
+        def finished() -> None:
+            block.release()
+            self._loop.call_soon_threadsafe(held.release)
+
+        def after() -> None:
+            try:
+                if self._failure is None:
+                    self._block_done(stream, block)
+            except BaseException as error:  # noqa: BLE001 - raised by run()
+                self._fail(error)
+            finally:
+                finished()
+
+        def task() -> None:
+            try:
+                if self._failure is None:
+                    self._parse(stream, block, number)
+            except BaseException as error:  # noqa: BLE001 - raised by run()
+                self._fail(error)
+            if self.parse_lane is not None:
+                self.learn_lanes[number].post(after)
+            else:
+                after()
+
+        return task
+
+    def _fail(self, error: BaseException) -> None:
+        if self._failure is None:
+            self._failure = error
+        self._loop.call_soon_threadsafe(self.stopped.set)
+
+    def _parse(self, stream: _Stream, block: Block, number: int) -> None:
+        """Parse a block's whole records into minibatches and hand them on, in order."""
+        buffer, start = block.buffer, block.start
+        if stream.skip_header and start < block.end:
+            start = find_newline(buffer, start, block.end) + 1
+            stream.skip_header = False
+        if stream.too_long_at >= 0:
+            start = self._skip_too_long(stream, block, start)
+        carry = stream.carry
+        if carry:
+            start -= len(carry)
+            buffer[start : start + len(carry)] = np.frombuffer(carry, np.uint8)
+            stream.carry = b""
+        base = block.offset - block.start
+        end = last_newline(buffer, start, block.end) + 1
+        if end <= 0:
+            end = start
+        at = start
+        stock = self._stocks[number]
+        lane = self.learn_lanes[number] if self.parse_lane is not None else None
+        while at < end and self._failure is None:
+            batch = stock.get()
+            batch.clear()
+            at = stream.parser.parse(buffer, at, end, batch)
+            if self._rate < 1.0:
+                subsample_negatives(
+                    batch.keys, batch.values, batch.indptr, batch.labels, batch.weights,
+                    batch.lines, batch.state, base, self._rate,
+                )  # fmt: skip
+            work = _Work(batch, stream, block, base, at)
+            if lane is None:
+                self._learn_or_fail(work, number)
+            else:
+                lane.post(lambda work=work: self._learn_or_fail(work, number))  # type: ignore[misc]
+        left = block.end - end
+        if left > RECORD_BYTES_MAX:
+            stream.too_long_at = base + end
+            stream.too_long_head = buffer[end : end + _TOO_LONG_KEPT].tobytes()
+        elif left > 0:
+            stream.carry = buffer[end : block.end].tobytes()
+            if len(stream.carry) > RECORD_BYTES_MAX - 1:
+                stream.too_long_at = base + end
+                stream.too_long_head = stream.carry[:_TOO_LONG_KEPT]
+                stream.carry = b""
+
+    def _skip_too_long(self, stream: _Stream, block: Block, start: int) -> int:
+        """Pass over the rest of a record that is too long; return where the next one begins."""
+        at = find_newline(block.buffer, start, block.end)
+        if at >= block.end and not block.last:
+            return block.end
+        self._note_bad(
+            BadRecord(
+                stream.partition.uri,
+                stream.too_long_at,
+                "too_long",
+                f"the record is longer than {RECORD_BYTES_MAX:,} bytes",
+                stream.too_long_head,
+            )
+        )
+        stream.records += 1
+        stream.too_long_at = -1
+        return min(at + 1, block.end)
+
+    # ---------------------------------------------------------------- in a learn lane
+
+    def _learn_or_fail(self, work: _Work, number: int) -> None:
+        try:
+            if self._failure is None:
+                with self._boundary.shared() if self._boundary else nullcontext():
+                    self._learn(work, number)
+        except BaseException as error:  # noqa: BLE001 - raised by run()
+            self._fail(error)
+        finally:
+            self._stocks[number].put(work.batch)
+
+    def _learn(self, work: _Work, number: int) -> None:
+        batch, worker = work.batch, self._workers[number]
+        rows = batch.rows
+        try:
+            scores = self._step(batch, worker)
+        except TableFullError:
+            learned = int(worker.scratch.state[0])
+            self._note_partial(work, worker, learned)
+            raise
+        worker.validation.update(scores, batch.labels[:rows], batch.weights[:rows])
+        if self._teach and worker.sampler is not None and rows:
+            picked = worker.sampler.pick(worker.scratch.fresh, rows)
+            names = self.model.names
+            names.note(work.stream.parser, work.block.buffer, batch.lines[:rows], picked)
+            if names.prune_due:
+                names.prune(lambda keys: self.model.weights_at(keys) != 0)
+        if self._on_scores is not None:
+            self._on_scores(scores, batch)
+        if rows:
+            features = int(batch.indptr[rows] - batch.indptr[rows - 1])
+            self.last = (float(batch.labels[rows - 1]), float(scores[rows - 1]), features)
+        if batch.bad:
+            self._note_bad_of(work)
+        self._note(work, batch.records, rows, int(batch.state[4]))
+        self._check_bad_share()
+
+    def _step(self, batch: Minibatch, worker: _Worker) -> F32:
+        solver, scratch = self.model.solver, worker.scratch
+        if not self._teach:
+            return solver.score(batch, scratch)
+        tick = self._tick()
+        if self._table is None:
+            keeper = self._cut.cut if self._cut is not None else self._nothing
+            return solver.learn(batch, scratch, keeper, tick)
+        return self._step_shared(batch, worker, self._table, tick)
+
+    def _step_shared(self, batch: Minibatch, worker: _Worker, gate: Gate, tick: int) -> F32:
+        """Learn beside other lanes; alone while a cut is open (keeping old lines is not lock-free) or a segment grows."""
+        solver, scratch = self.model.solver, worker.scratch
+        with gate.shared():
+            if self._cut is None:
+                full = solver.learn_until_full(batch, scratch, self._nothing, tick, 0)
+            else:
+                full = 0
+                scratch.state[0] = 0
+        while full >= 0:
+            with gate.alone():
+                keeper = self._cut.cut if self._cut is not None else self._nothing
+                if scratch.state[2] == 1:
+                    self.model.table.make_room(full)  # type: ignore[union-attr]
+                full = solver.learn_until_full(
+                    batch, scratch, keeper, tick, int(scratch.state[0])
+                )
+        return scratch.scores[: batch.rows]
+
+    def _note(self, work: _Work, records: int, examples: int, subsampled: int) -> None:
+        with self._noting:
+            stream, counts = work.stream, self.model.counts
+            stream.records += records
+            position = Position(work.base + work.end, stream.records)
+            if self._teach:
+                self.model.positions[stream.partition.name] = Progressed(
+                    stream.partition.version, position
+                )
+            counts.examples += examples
+            counts.subsampled += subsampled
+            self.records += records
+
+    def _note_partial(self, work: _Work, worker: _Worker, learned: int) -> None:
+        """Note the examples of a minibatch that were learned before the table was full."""
+        batch = work.batch
+        worker.validation.update(
+            worker.scratch.scores[:learned], batch.labels[:learned], batch.weights[:learned]
+        )
+        if learned < batch.rows:
+            work.end = int(batch.lines[learned])
+        bad = int(np.count_nonzero(batch.bad_start[: batch.bad] < work.end))
+        batch.state[2] = bad
+        self._note_bad_of(work)
+        self._note(work, learned + bad, learned, 0)
+
+    def _note_bad_of(self, work: _Work) -> None:
+        batch, buffer = work.batch, work.block.buffer
+        for i in range(batch.bad):
+            start = int(batch.bad_start[i])
+            reason = int(batch.bad_reason[i])
+            end = find_newline(buffer, start, work.block.end)
+            record = buffer[start:end].tobytes()
+            detail = self._format.complaint(
+                reason, int(batch.bad_field[i]), int(batch.bad_arg[i]), record
+            )
+            if reason == _TOO_LONG:
+                record = record[:_TOO_LONG_KEPT]
+            self._note_bad(
+                BadRecord(
+                    work.stream.partition.uri, work.base + start, REASONS[reason], detail, record
+                )
+            )
+
+    def _note_bad(self, bad: BadRecord) -> None:
+        with self._noting:
+            self.bad += 1
+            self.model.counts.bad_records += 1
+            self.reasons[bad.reason] += 1
+            if self._quarantine is not None:
+                self._quarantine.add(bad)
+
+    def _check_bad_share(self) -> None:
+        if self._teach and self.records >= _RECORDS_BEFORE_STOP:
+            self.check_bad_share()
+
+    def check_bad_share(self) -> None:
+        """Raise DataError where more records of this run were bad than is allowed."""
+        if self.bad > self._bad_share_max * max(self.records, 1):
+            share = self.bad / max(self.records, 1)
+            raise DataError(
+                f"{self.bad:,} of {self.records:,} records are bad ({share:.1%}), more than "
+                f"source.bad_records_max = {self._bad_share_max:.1%}",
+                hint="see bad_records.jsonl; mend the schema and run `streamlearn replay`",
+            )
+
+    def _block_done(self, stream: _Stream, block: Block) -> None:
+        with self._noting:
+            self.model.counts.bytes += block.end - block.start
+            self.model.counts.stored_bytes += block.stored_bytes
+            self.stored_bytes += block.stored_bytes
+            if block.last and self._teach:
+                offset = block.offset + block.end - block.start
+                self.model.positions[stream.partition.name] = Progressed(
+                    stream.partition.version, Position(offset, stream.records, done=True)
+                )
+        if self._cut is not None:
+            self._take_parts(all_parts=False)
+
+    # ---------------------------------------------------------------- snapshots, in the first learn lane
+
+    def _begin(self, begin: Callable[[], ModelCut], done: SnapshotDone) -> None:
+        if self._cut is not None:
+            self._take_parts(all_parts=True)
+        with self._boundary.alone() if self._boundary else nullcontext():
+            self._merge()
+            self.model.names.flush()
+            self._cut, self._cut_done = begin(), done
+
+    def _merge(self) -> None:
+        """Add the validation of the lanes beyond the first to the model's."""
+        for worker in self._workers[1:]:
+            self.model.validation.merge(worker.validation)
+            worker.validation = BinaryValidation(self.model.job.output.window)
+
+    async def summary(self) -> dict[str, float]:
+        """Return the validation's figures as they are between two minibatches."""
+
+        def ask() -> dict[str, float]:
+            with self._boundary.alone() if self._boundary else nullcontext():
+                self._merge()
+                return self.model.validation.summary()
+
+        return await self.learn_lanes[0].run(ask)
+
+    def _take_parts(self, *, all_parts: bool) -> None:
+        """Hand parts of the open cut to the snapshot lane: one, or all that are left."""
+        while self._cut is not None:
+            if not self._cut_waiting.acquire(blocking=all_parts):
+                return
+            cut, done = self._cut, self._cut_done
+            assert done is not None
+            with self._table.alone() if self._table else nullcontext():
+                part = cut.take()
+            if part is None:
+                self._cut = self._cut_done = None
+            self.snapshot_lane.post(self._write_task(cut, done, part))
+            if not all_parts:
+                return
+
+    def _write_task(
+        self, cut: ModelCut, done: SnapshotDone, part: tuple[int, U64] | None
+    ) -> Callable[[], None]:
+        def task() -> None:
+            try:
+                if cut.failed is None:
+                    if part is not None:
+                        cut.write(*part)
+                    else:
+                        done(cut.commit())
+                elif part is None:
+                    done({"error": cut.failed})
+            except StreamlearnError as error:
+                cut.abort(error)
+                if part is None:
+                    done({"error": error})
+            finally:
+                self._cut_waiting.release()
+
+        return task
+
+
+class _Shared:
+    """One iterator of partitions for several readers."""
+
+    def __init__(self, todo: AsyncIterator[tuple[Partition, Position]]) -> None:
+        self._todo = todo
+        self._lock = asyncio.Lock()
+
+    async def each(self) -> AsyncIterator[tuple[Partition, Position]]:
+        while True:
+            async with self._lock:
+                try:
+                    entry = await anext(self._todo)
+                except StopAsyncIteration:
+                    return
+            yield entry
+
+
+async def _until(
+    blocks: AsyncIterator[tuple[Partition, Block | StreamlearnError]], stopped: asyncio.Event
+) -> AsyncIterator[tuple[Partition, Block | StreamlearnError]]:
+    """Yield until the event is set; a wait that it interrupts is cancelled."""
+    stop = asyncio.ensure_future(stopped.wait())
+    try:
+        while not stop.done():
+            step = asyncio.ensure_future(anext(blocks))  # type: ignore[arg-type]
+            await asyncio.wait({step, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if not step.done():
+                step.cancel()
+                await asyncio.wait({step})
+                if step.cancelled() or step.exception() is not None:
+                    return
+                _, item = step.result()
+                if isinstance(item, Block):
+                    item.release()
+                return
+            try:
+                entry = step.result()
+            except StopAsyncIteration:
+                return
+            yield entry
+    finally:
+        stop.cancel()

@@ -1,0 +1,419 @@
+"""A model as it is learned and kept: table, solver, validation, names, positions; and its snapshots.
+
+The learn lane owns a model. A snapshot begins with a :class:`ModelCut` in that lane, which notes everything small at
+once and lets the table be taken piece by piece between minibatches; the pieces are written in another lane.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal, cast
+
+import msgspec
+import numpy as np
+
+from streamlearn.config import JobConfig
+from streamlearn.errors import ConfigError, SnapshotError, StreamlearnError
+from streamlearn.messages import F32, U64, Partition, Position
+from streamlearn.online.logistic import LogisticSolver
+from streamlearn.online.names import Names
+from streamlearn.online.validation import BinaryValidation
+from streamlearn.shards.cut import Cut, Table
+from streamlearn.shards.snapshot import SnapshotReader, SnapshotWriter, newest, next_sequence, prune
+from streamlearn.shards.table import ExactTable, HashedTable
+
+__all__ = ["Counts", "Model", "ModelCut", "load", "stored_job"]
+
+# Sections and settings that a model cannot change while it goes on: they say what its keys and numbers mean.
+_BINDING: Final = (
+    "source.format",
+    "source.columns",
+    "source.label",
+    "source.cross",
+    "source.fields",
+    "source.trim",
+    "source.header",
+    "source.delimiter",
+    "source.quote",
+    "source.negative_rate",
+    "model",
+    "tables.index",
+    "tables.bits",
+    "output.window",
+)
+_TABLE_BYTES_SHARE: Final = 0.8  # of this machine's memory, where features_max is 0
+
+
+@dataclass(slots=True)
+class Counts:
+    """Sums over the life of a model."""
+
+    examples: int = 0
+    bad_records: int = 0
+    subsampled: int = 0
+    bytes: int = 0
+    stored_bytes: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class Progressed:
+    """How far a partition has been learned, and of which content."""
+
+    version: str
+    position: Position
+
+
+@dataclass(slots=True)
+class Model:
+    """Everything that a run changes and a snapshot keeps.
+
+    Attributes
+    ----------
+    job : JobConfig
+        What it is learned with; stored in every snapshot.
+    positions : dict
+        By partition name.
+    epoch : int
+        Passes over the source that are complete.
+    resumed_from : str or None
+        The snapshot that it was loaded from.
+    """
+
+    job: JobConfig
+    table: Table
+    solver: LogisticSolver
+    validation: BinaryValidation
+    names: Names
+    positions: dict[str, Progressed] = field(default_factory=dict)
+    counts: Counts = field(default_factory=Counts)
+    epoch: int = 0
+    quarantine_size: int = 0
+    resumed_from: str | None = None
+    skipped: list[str] = field(default_factory=list)
+
+    @classmethod
+    def new(
+        cls,
+        job: JobConfig,
+        fields: tuple[str, ...],
+        rows: int = 0,
+        clock: Callable[[], float] | None = None,
+    ) -> Model:
+        """Return an empty model, its table laid out for ``rows`` rows."""
+        clock = clock or (lambda: 0.0)
+        table: Table
+        if job.tables.index == "hashed":
+            table = HashedTable(job.tables.bits)
+        else:
+            most = job.tables.features_max or features_max_default()
+            when_full = cast('Literal["error", "evict"]', job.tables.when_full)
+            table = (
+                ExactTable.sized(rows, most, when_full, clock)
+                if rows
+                else ExactTable(most, when_full, clock)
+            )
+        return cls(
+            job=job,
+            table=table,
+            solver=LogisticSolver(job.model, table),
+            validation=BinaryValidation(job.output.window),
+            names=Names(fields, max(1, job.output.names_max)),
+        )
+
+    def position(self, partition: Partition) -> Position:
+        """Return where to go on in a partition.
+
+        Raises
+        ------
+        SnapshotError
+            The object was learned half and is another now.
+        """
+        known = self.positions.get(partition.name)
+        if known is None:
+            return Position(offset=partition.start)
+        if known.version != partition.version and not known.position.done:
+            raise SnapshotError(
+                f"{partition.uri} has changed since its first {known.position.offset:,} bytes were "
+                f"learned: it was {known.version}, it is {partition.version}",
+                hint="put the object back, or start over in another --out",
+            )
+        return known.position
+
+    def weights(self) -> Iterator[tuple[U64, F32, U64]]:
+        """Yield (keys, weights, rows) of the table, part by part in the order of keys.
+
+        ``rows`` is uint64[n, 4] for an exact table. For a hashed one the keys are row numbers and ``rows`` the
+        columns, uint64[n]; untouched rows are left out.
+        """
+        if isinstance(self.table, ExactTable):
+            for segment in self.table.key_order():
+                rows = self.table.rows(segment)
+                rows = rows[np.argsort(rows[:, 0], kind="stable")]
+                yield rows[:, 0], self.solver.weights(rows[:, 1]), rows
+            return
+        step = 1 << 20
+        for first in range(0, len(self.table.words), step):
+            words = self.table.words[first : first + step]
+            touched = np.flatnonzero(words)
+            if len(touched):
+                columns = words[touched]
+                keys = (touched + first).astype(np.uint64)
+                yield keys, self.solver.weights(columns), columns
+
+    def weights_at(self, keys: U64) -> F32:
+        """Return the weight of each feature key, 0 where the table does not hold it."""
+        out = np.zeros(len(keys), np.float32)
+        slots = self.table.find(keys)
+        held = slots >= 0
+        if isinstance(self.table, ExactTable):
+            columns = self.table.rows_at(slots[held])[:, 1]
+        else:
+            columns = self.table.words[slots]
+        out[held] = self.solver.weights(columns)
+        return out
+
+    def digest(self) -> str:
+        """Return a digest of all rows and the intercept in the order of keys: equal for equal models."""
+        digest = hashlib.blake2b(self.table.intercept.tobytes(), digest_size=16)
+        for keys, _, rows in self.weights():
+            digest.update(np.ascontiguousarray(keys).tobytes())
+            columns = rows[:, 1] if rows.ndim == 2 else rows
+            digest.update(np.ascontiguousarray(columns).tobytes())
+        return digest.hexdigest()
+
+
+def features_max_default() -> int:
+    """Return how many features fit four fifths of this machine's memory, at 56 bytes each."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
+        memory = min(memory, int(text))
+    return min(int(memory * _TABLE_BYTES_SHARE / 56), 1_200_000_000)
+
+
+class ModelCut:
+    """A model as it was at the moment this object was made, written while it goes on changing.
+
+    Made, stepped and closed in the learn lane; ``write`` and ``commit`` run in the lane that writes.
+
+    Parameters
+    ----------
+    model : Model
+    root : Path
+        Directory of snapshots.
+    quarantine_size : int
+        Bytes of ``bad_records.jsonl`` that belong to this moment.
+    now : float
+        Seconds since the epoch.
+    """
+
+    def __init__(self, model: Model, root: Path, quarantine_size: int, now: float) -> None:
+        self.cut = Cut(model.table)
+        self._root = root
+        self._keep = model.job.output.snapshots_kept
+        self.failed: StreamlearnError | None = None
+        self._writer: SnapshotWriter | None = None
+        self._exact = isinstance(model.table, ExactTable)
+        self._arrays = {f"names.{k}": v for k, v in _copied(model.names.state()).items()}
+        self._arrays |= {
+            f"validation.{k}": v for k, v in _copied(model.validation.state()).items()
+        }
+        self._arrays["intercept"] = self.cut.intercept
+        self._rows = 0
+        self._meta: dict[str, Any] = {
+            "kind": model.job.model.kind,
+            "job": msgspec.to_builtins(model.job),
+            "created_seconds": now,
+            "counts": {name: getattr(model.counts, name) for name in Counts.__slots__},
+            "epoch": model.epoch,
+            "fields": list(model.names.fields),
+            "quarantine_size": quarantine_size,
+            "features": model.table.features if self._exact else 0,
+            "summary": {
+                name: value
+                for name, value in model.validation.summary().items()
+                if np.isfinite(value)
+            },
+            "positions": {
+                name: [p.version, p.position.offset, p.position.records, p.position.done]
+                for name, p in model.positions.items()
+            },
+        }
+
+    def take(self) -> tuple[int, U64] | None:
+        """Take the next part of the table; None once all are taken (the cut is then closed)."""
+        part = self.cut.take()
+        if part is None:
+            self.cut.close()
+        return part
+
+    def write(self, part: int, rows: U64) -> None:
+        """Write a part of the table."""
+        with self._open().open(f"rows.{part:03d}" if self._exact else f"rows.{part:05d}") as blob:
+            blob.write(np.ascontiguousarray(rows))
+
+    def commit(self) -> dict[str, Any]:
+        """Write the rest and give the snapshot its name; return sequence, path and bytes."""
+        writer = self._open()
+        shapes: dict[str, Any] = {}
+        for name, array in self._arrays.items():
+            plain = np.ascontiguousarray(array)
+            shapes[name] = [str(plain.dtype), list(plain.shape)]
+            with writer.open(name) as blob:
+                blob.write(plain)
+        path = writer.commit(self._meta | {"arrays": shapes})
+        self._writer = None
+        prune(self._root, self._keep, trusted=writer.sequence)
+        size = sum(file.stat().st_size for file in path.iterdir())
+        return {"sequence": writer.sequence, "path": str(path), "bytes": size}
+
+    def abort(self, error: StreamlearnError) -> None:
+        """Remove what was written, and remember why."""
+        self.failed = error
+        if self._writer is not None:
+            self._writer.abort()
+            self._writer = None
+
+    def _open(self) -> SnapshotWriter:
+        if self._writer is None:
+            self._writer = SnapshotWriter(self._root, next_sequence(self._root))
+        return self._writer
+
+
+def _copied(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: np.array(value) for name, value in state.items()}
+
+
+def stored_job(directory: Path) -> JobConfig:
+    """Return what the model in an output directory was learned with.
+
+    Raises
+    ------
+    ConfigError
+        There is no model.
+    SnapshotError
+        No snapshot is whole.
+    """
+    with _newest(directory)[0] as reader:
+        return _job(reader)
+
+
+def load(
+    directory: Path, job: JobConfig | None = None, clock: Callable[[], float] | None = None
+) -> Model:
+    """Load the newest whole snapshot of an output directory.
+
+    Parameters
+    ----------
+    job : JobConfig, optional
+        What it will go on with; by default what it was learned with.
+
+    Raises
+    ------
+    ConfigError
+        There is no model, or ``job`` says of its keys and numbers something else than it was learned with.
+    SnapshotError
+        No snapshot is whole, or it is of another format version or model.
+    """
+    reader, skipped = _newest(directory)
+    with reader:
+        stored = _job(reader)
+        reader.require(
+            kind=stored.model.kind,
+            keys=("counts", "positions", "arrays", "fields", "epoch", "quarantine_size"),
+            blobs=("intercept",),
+        )
+        if job is not None:
+            _check_binding(stored, job, directory)
+        meta = reader.meta
+        model = Model.new(job or stored, tuple(meta["fields"]), rows=int(meta["features"]), clock=clock)
+        arrays = {
+            name: reader.read(name).view(np.dtype(dtype)).reshape(shape)
+            for name, (dtype, shape) in meta["arrays"].items()
+        }
+        model.validation.restore(_part(arrays, "validation."))
+        model.names.restore(_part(arrays, "names."))
+        model.table.intercept[:] = arrays["intercept"]
+        _load_rows(model.table, reader)
+        model.counts = Counts(**meta["counts"])
+        model.epoch = int(meta["epoch"])
+        model.quarantine_size = int(meta["quarantine_size"])
+        model.positions = {
+            name: Progressed(version, Position(offset, records, done))
+            for name, (version, offset, records, done) in meta["positions"].items()
+        }
+        model.resumed_from = str(reader.path)
+        model.skipped = skipped
+    return model
+
+
+def _load_rows(table: Table, reader: SnapshotReader) -> None:
+    at = 0
+    for name in sorted(name for name in reader.sizes if name.startswith("rows.")):
+        rows = reader.read(name).view(np.uint64)
+        if isinstance(table, ExactTable):
+            table.insert_rows(rows.reshape(-1, 4))
+        else:
+            table.words[at : at + len(rows)] = rows
+            at += len(rows)
+
+
+def _part(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {
+        name.removeprefix(prefix): array
+        for name, array in arrays.items()
+        if name.startswith(prefix)
+    }
+
+
+def _newest(directory: Path) -> tuple[SnapshotReader, list[str]]:
+    root = directory / "model"
+    if not root.is_dir():
+        raise ConfigError(
+            f"there is no model in {directory}", hint=f"streamlearn train … --out {directory}"
+        )
+    reader, skipped = newest(root)
+    if reader is None:
+        raise SnapshotError(
+            f"no snapshot in {root} is whole",
+            cause="; ".join(skipped) or "there is none",
+        )
+    return reader, skipped
+
+
+def _job(reader: SnapshotReader) -> JobConfig:
+    reader.require(kind=reader.kind, keys=("job",))
+    try:
+        return msgspec.convert(reader.meta["job"], JobConfig)
+    except msgspec.ValidationError as error:
+        raise SnapshotError(
+            f"snapshot {reader.path} was written by another version", cause=str(error)
+        ) from error
+
+
+def _check_binding(stored: JobConfig, job: JobConfig, directory: Path) -> None:
+    for path in _BINDING:
+        was, now = (_at(one, path) for one in (stored, job))
+        if was != now:
+            raise ConfigError(
+                f"{path} is {_shown(now)}, but the model in {directory} was learned with "
+                f"{_shown(was)}",
+                hint="use another --out, or the settings that it was learned with",
+            )
+
+
+def _at(job: JobConfig, path: str) -> Any:
+    value: Any = job
+    for name in path.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def _shown(value: Any) -> str:
+    return str(msgspec.to_builtins(value))

@@ -1,0 +1,128 @@
+"""The node: what the command line and Python call; each function is one run of an event loop."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from streamlearn.config import JobConfig
+from streamlearn.errors import StreamlearnError
+from streamlearn.inspection import export, inspect
+from streamlearn.messages import Position, Progress
+from streamlearn.model import stored_job
+from streamlearn.net.sources.uri import open_source
+from streamlearn.online.formats import open_format
+from streamlearn.scoring import score
+from streamlearn.shards.snapshot import listing
+from streamlearn.training import TrainingRun
+
+__all__ = [
+    "evaluate",
+    "export",
+    "inspect",
+    "predict",
+    "snapshots",
+    "source_check",
+    "source_head",
+    "source_list",
+    "stored_job",
+    "train",
+]
+
+ProgressSink = Callable[[Progress], None]
+
+
+def train(job: JobConfig, progress: ProgressSink) -> dict[str, Any]:
+    """Learn from the job's source, going on from the newest snapshot; return the report."""
+    return uvloop.run(TrainingRun(job, progress).run())
+
+
+def evaluate(directory: Path, job: JobConfig, progress: ProgressSink) -> dict[str, Any]:
+    """Score a source with a model without learning; return the report."""
+    return uvloop.run(score(directory, job, progress, None))
+
+
+def predict(
+    directory: Path, job: JobConfig, out: Callable[[Sequence[float]], None]
+) -> dict[str, Any]:
+    """Hand the probability of each record to ``out``, in order; NaN for a bad record."""
+    return uvloop.run(score(directory, job, lambda _: None, out))
+
+
+def snapshots(directory: Path) -> list[dict[str, Any]]:
+    """List the snapshots of an output directory, oldest first."""
+    rows = []
+    for row in listing(directory / "model"):
+        meta = row["meta"]
+        rows.append(
+            {
+                "sequence": row["sequence"],
+                "bytes": row["bytes"],
+                "examples": meta.get("counts", {}).get("examples"),
+                "logloss": meta.get("summary", {}).get("logloss"),
+                "created_seconds": meta.get("created_seconds"),
+                "problem": row["problem"],
+                "path": row["path"],
+            }
+        )
+    return rows
+
+
+async def source_list(job: JobConfig) -> AsyncIterator[dict[str, Any]]:
+    """Yield the objects of a source."""
+    source = open_source(job.source)
+    try:
+        async for stored in source.objects():
+            yield {
+                "uri": stored.uri,
+                "size": stored.size,
+                "version": stored.version,
+                "modified_seconds": stored.modified_seconds,
+            }
+    finally:
+        await source.aclose()
+
+
+async def source_head(job: JobConfig, n: int) -> list[bytes]:
+    """Return the first ``n`` records of a source, decompressed, headers included."""
+    source = open_source(job.source)
+    lines: list[bytes] = []
+    try:
+        for partition in await source.partitions():
+            rest = b""
+            async for block in source.read(partition, Position(offset=partition.start)):
+                try:
+                    rest += block.buffer[block.start : block.end].tobytes()
+                finally:
+                    block.release()
+                *whole, rest = rest.split(b"\n")
+                lines += whole
+                if len(lines) >= n:
+                    return lines[:n]
+    finally:
+        await source.aclose()
+    return lines
+
+
+async def source_check(job: JobConfig) -> dict[str, Any]:
+    """Say whether a source can be listed and read, with what settings and credentials, and in what format."""
+    source = open_source(job.source)
+    told: dict[str, Any] = {"uri": list(job.source.uri)}
+    try:
+        told |= await source.describe()
+        partitions = await source.partitions()
+        told["partitions"] = len(partitions)
+        told["stored_bytes"] = sum({p.uri: max(p.size, 0) for p in partitions}.values())
+        if partitions:
+            line = await source.header(partitions[0])
+            told["first_line"] = line[:200].decode(errors="replace")
+            told["format"] = open_format(job.source, line).name
+        told["ok"] = True
+    except StreamlearnError as error:
+        told |= {"ok": False, "error": error.message, "cause": error.cause, "hint": error.hint}
+    finally:
+        await source.aclose()
+    return told

@@ -1,0 +1,97 @@
+"""Bad records, kept aside with where they stood and why, so that they can be learned once the schema is mended."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from streamlearn.errors import DataError, RunError
+from streamlearn.messages import BadRecord
+
+__all__ = ["Quarantine", "read_quarantine"]
+
+
+class Quarantine:
+    """``bad_records.jsonl``: one JSON object a bad record, appended.
+
+    Parameters
+    ----------
+    path : Path
+    size : int
+        Bytes of the file that belong to what is resumed from; anything after is cut off, since its records will come
+        again.
+    """
+
+    def __init__(self, path: Path, size: int) -> None:
+        self._path = path
+        try:
+            self._file = path.open("ab")
+            if self._file.tell() < size:
+                raise DataError(
+                    f"{path} has {self._file.tell()} bytes, but the snapshot knows of {size}",
+                    hint="put the file back, or start over in another --out",
+                )
+            self._file.truncate(size)
+            self._file.seek(size)
+        except OSError as error:
+            raise RunError(f"cannot write {path}", cause=error.strerror) from error
+
+    def add(self, bad: BadRecord) -> None:
+        """Append a record."""
+        entry: dict[str, Any] = {
+            "uri": bad.uri,
+            "offset": bad.offset,
+            "reason": bad.reason,
+            "detail": bad.detail,
+        }
+        try:
+            entry["record"] = bad.record.decode()
+        except UnicodeDecodeError:
+            entry["record_base64"] = base64.b64encode(bad.record).decode()
+        self._file.write(msgspec.json.encode(entry) + b"\n")
+
+    def sync(self) -> int:
+        """Bring everything to disk; return the size of the file in bytes."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return self._file.tell()
+
+    @property
+    def size(self) -> int:
+        """Bytes written so far."""
+        return self._file.tell()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_quarantine(path: Path) -> Iterator[BadRecord]:
+    """Yield the records of a ``bad_records.jsonl``.
+
+    Raises
+    ------
+    DataError
+        A line is not what :class:`Quarantine` writes.
+    """
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                entry = msgspec.json.decode(line)
+                record = (
+                    base64.b64decode(entry["record_base64"])
+                    if "record_base64" in entry
+                    else entry["record"].encode()
+                )
+                yield BadRecord(
+                    entry["uri"], entry["offset"], entry["reason"], entry["detail"], record
+                )
+            except (msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
+                raise DataError(
+                    f"{path}:{number} is not a quarantined record", cause=str(error)
+                ) from error

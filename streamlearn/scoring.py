@@ -1,0 +1,114 @@
+"""Scoring without learning: ``evaluate`` and ``predict``."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from streamlearn.config import JobConfig
+from streamlearn.learner import Learner
+from streamlearn.messages import F32, Progress
+from streamlearn.model import load
+from streamlearn.net.sources.uri import open_source
+from streamlearn.online.minibatch import Minibatch
+from streamlearn.online.validation import BinaryValidation
+from streamlearn.telemetry import Telemetry
+from streamlearn.training import Started, compile_kernels, failed, prepare_format, run_report, todo_all, with_lanes
+
+__all__ = ["score"]
+
+
+async def score(
+    directory: Path,
+    job: JobConfig,
+    sink: Callable[[Progress], None],
+    out: Callable[[Sequence[float]], None] | None,
+) -> dict[str, Any]:
+    """Score a source with the newest snapshot of an output directory.
+
+    Parameters
+    ----------
+    out : callable or None
+        Receives the probability of each record in order, NaN for a bad one.
+    """
+    compute = msgspec.structs.replace(job.compute, learn_lanes=1)
+    job = with_lanes(msgspec.structs.replace(job, compute=compute))
+    telemetry = Telemetry(time.monotonic, sink)
+    source = open_source(job.source)
+    try:
+        partitions = await source.partitions()
+        format_, job = await prepare_format(job, source, partitions)
+        model = await asyncio.to_thread(load, directory, job)
+        await compile_kernels(job, format_, source, partitions, telemetry)
+        model.validation = BinaryValidation(job.output.window)
+        model.counts = type(model.counts)()
+        learner = Learner(
+            model,
+            format_,
+            source,
+            quarantine=None,
+            cpu_clock=time.thread_time,
+            tick=lambda: 0,
+            teach=False,
+            on_scores=None if out is None else _printer(out),
+        )
+        telemetry.attach(learner, source)
+        for partition in partitions:
+            telemetry.add_partition(partition)
+        telemetry.tell("learning", "scoring")
+        started = Started(model)
+        showing = asyncio.create_task(_show(telemetry, learner))
+        try:
+            await learner.run(todo_all(partitions))
+            started.stop()
+            telemetry.summary = await learner.summary()
+        finally:
+            showing.cancel()
+            await asyncio.gather(showing, return_exceptions=True)
+            learner.close()
+    finally:
+        await source.aclose()
+    report = run_report(model, started, telemetry)
+    telemetry.tell("done")
+    if (error := failed(learner)) is not None:
+        raise error
+    return report
+
+
+async def _show(telemetry: Telemetry, learner: Learner) -> None:
+    while True:
+        await asyncio.sleep(0.5)
+        telemetry.summary = await learner.summary()
+        telemetry.show()
+
+
+def _printer(out: Callable[[Sequence[float]], None]) -> Callable[[F32, Minibatch], None]:
+    def on_scores(scores: F32, batch: Minibatch) -> None:
+        p = 1 / (1 + np.exp(-scores.astype(np.float64)))
+        if not batch.bad:
+            out(p.tolist())
+            return
+        out(list(_merged(p.tolist(), batch)))
+
+    return on_scores
+
+
+def _merged(probabilities: list[float], batch: Minibatch) -> Iterator[float]:
+    """Yield the predictions of good records and NaN for bad ones, in the order of the records."""
+    bad = iter(batch.bad_start[: batch.bad].tolist())
+    coming = next(bad, math.inf)
+    for start, probability in zip(batch.lines[: batch.rows].tolist(), probabilities, strict=True):
+        while coming < start:
+            yield math.nan
+            coming = next(bad, math.inf)
+        yield probability
+    while coming < math.inf:
+        yield math.nan
+        coming = next(bad, math.inf)

@@ -1,0 +1,431 @@
+"""One training run: its parts, its timers, and the order in which they start and drain.
+
+Drain: stop reading -> learn what is in flight -> last snapshot -> report -> HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import resource
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from streamlearn.config import JobConfig, start_seconds
+from streamlearn.errors import DataError, RunError, StreamlearnError
+from streamlearn.inspection import sizes
+from streamlearn.learner import Learner
+from streamlearn.messages import Partition, Position, Progress
+from streamlearn.model import Model, ModelCut, load
+from streamlearn.net.http import HttpServer
+from streamlearn.net.sources.objects import ObjectSource
+from streamlearn.net.sources.uri import open_source
+from streamlearn.online.formats import Format, open_format
+from streamlearn.quarantine import Quarantine
+from streamlearn.report import report_json
+from streamlearn.shards.directory import DirectoryLock
+from streamlearn.telemetry import Telemetry
+from streamlearn.warmup import warm_up, whole_records
+
+__all__ = [
+    "Started",
+    "TrainingRun",
+    "compile_kernels",
+    "failed",
+    "prepare_format",
+    "run_report",
+    "todo_all",
+    "with_lanes",
+]
+
+_log = logging.getLogger("streamlearn.training")
+
+_PROGRESS_SECONDS: Final = 0.5
+# Records to compile the kernels with are taken from this much of the first object.
+_SAMPLE_BYTES: Final = 1 << 16
+
+
+class TrainingRun:
+    """Learns a job's source into its output directory, going on from the newest snapshot there.
+
+    Parameters
+    ----------
+    job : JobConfig
+    sink : callable
+        Receives progress.
+    """
+
+    def __init__(self, job: JobConfig, sink: Callable[[Progress], None]) -> None:
+        self.job = with_lanes(job)
+        self.directory = Path(job.output.dir)
+        self.telemetry = Telemetry(time.monotonic, sink)
+        self.stopped_by: str | None = None
+        self._cut_started = 0.0
+        self._snapshot_error: StreamlearnError | None = None
+
+    async def run(self) -> dict[str, Any]:
+        """Run to the source's end, to a signal, or to a failure; return the report.
+
+        Raises
+        ------
+        StreamlearnError
+            What made it fail; a snapshot and ``report.json`` are left all the same, where there was a model.
+        """
+        source = open_source(self.job.source)
+        server: HttpServer | None = None
+        lock = DirectoryLock(self.directory)
+        try:
+            if self.job.http.listen:
+                server = HttpServer(
+                    self.job.http.listen,
+                    registry=self.telemetry.metrics.registry,
+                    status=self.telemetry.status,
+                    ready=lambda: self.telemetry.ready,
+                )
+                _log.info("listening on http://%s", await server.start())
+            return await self._run(source)
+        except OSError as error:
+            raise RunError(f"cannot use {self.directory}", cause=error.strerror) from error
+        finally:
+            await source.aclose()
+            if server is not None:
+                await server.stop()
+            lock.release()
+
+    async def _run(self, source: ObjectSource) -> dict[str, Any]:
+        self.telemetry.tell("compiling", "listing the source")
+        partitions = await source.partitions()
+        format_, self.job = await prepare_format(self.job, source, partitions)
+        model = await asyncio.to_thread(self._model, format_)
+        await compile_kernels(self.job, format_, source, partitions, self.telemetry)
+        quarantine = Quarantine(self.directory / "bad_records.jsonl", model.quarantine_size)
+        learner = Learner(
+            model,
+            format_,
+            source,
+            quarantine=quarantine,
+            cpu_clock=time.thread_time,
+            tick=lambda: int(time.time()) // 60,
+        )
+        self.telemetry.attach(learner, source)
+        self.telemetry.follows = self.job.source.follow
+        started = Started(model)
+        failure: StreamlearnError | None = None
+        try:
+            async with self._signals(learner), self._beside(learner, quarantine):
+                try:
+                    await self._passes(learner, source, partitions)
+                    learner.check_bad_share()
+                except* StreamlearnError as group:
+                    failure = _first(group)
+            started.stop()
+            self.telemetry.tell("draining", "writing the last snapshot")
+            await self._last_snapshot(learner, quarantine)
+            self.telemetry.summary = await learner.summary()
+        finally:
+            learner.close()
+            quarantine.close()
+        failure = failure or failed(learner) or self._snapshot_error
+        report = run_report(model, started, self.telemetry)
+        report["stopped"] = self.stopped_by
+        if learner.failed:
+            report["failed"] = {name: str(error) for name, error in learner.failed.items()}
+        await asyncio.to_thread(
+            (self.directory / "report.json").write_text, report_json(report) + "\n"
+        )
+        self.telemetry.tell("failed" if failure else "done", failure.message if failure else "")
+        if failure is not None:
+            raise failure
+        return report
+
+    def _model(self, format_: Format) -> Model:
+        fields = tuple(format_.fields)
+        if not (self.directory / "model").is_dir() or not any((self.directory / "model").iterdir()):
+            return Model.new(self.job, fields, clock=time.monotonic)
+        model = load(self.directory, self.job, clock=time.monotonic)
+        for sentence in model.skipped:
+            _log.warning("passed over a damaged snapshot: %s", sentence)
+        return model
+
+    # ---------------------------------------------------------------- what is learned
+
+    async def _passes(
+        self, learner: Learner, source: ObjectSource, partitions: list[Partition]
+    ) -> None:
+        model = learner.model
+        for partition in partitions:
+            self.telemetry.add_partition(partition)
+            known = model.positions.get(partition.name)
+            if known is not None and known.position.done:
+                learner.stored_bytes += max(0, self.telemetry.partitions[partition.name])
+        if self.job.source.start == "earliest":
+            model.positions.clear()
+        self.telemetry.tell("learning")
+        while True:
+            await learner.run(self._todo(learner, source, partitions))
+            if learner.stopped.is_set() or model.epoch + 1 >= self.job.model.epochs:
+                return
+            model.epoch += 1
+            model.positions.clear()
+
+    async def _todo(
+        self, learner: Learner, source: ObjectSource, partitions: list[Partition]
+    ) -> AsyncIterator[tuple[Partition, Position]]:
+        """Yield what is to be learned, where it begins; for ever where the source is followed."""
+        start = self.job.source.start
+        since = start_seconds(start) if start.startswith("@") else 0.0
+        for partition in partitions:
+            if start == "latest" and partition.name not in learner.model.positions:
+                continue
+            if partition.modified_seconds < since:
+                continue
+            if (entry := self._entry(learner, partition)) is not None:
+                yield entry
+        if not self.job.source.follow:
+            return
+        self.telemetry.tell("following")
+        async for partition in source.follow():
+            self.telemetry.add_partition(partition)
+            if (entry := self._entry(learner, partition)) is not None:
+                yield entry
+
+    def _entry(
+        self, learner: Learner, partition: Partition
+    ) -> tuple[Partition, Position] | None:
+        try:
+            position = learner.model.position(partition)
+        except StreamlearnError as error:
+            learner.failed[partition.name] = error
+            return None
+        return None if position.done else (partition, position)
+
+    # ---------------------------------------------------------------- beside it
+
+    @asynccontextmanager
+    async def _signals(self, learner: Learner) -> AsyncIterator[None]:
+        """Stop on SIGINT and SIGTERM; a second one ends at once."""
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task()
+        assert task is not None
+
+        def caught(number: signal.Signals) -> None:
+            if self.stopped_by is not None:
+                task.cancel()
+                return
+            self.stopped_by = number.name
+            self.telemetry.tell("draining", f"stopping on {number.name}")
+            learner.stop()
+
+        installed = []
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with suppress(ValueError, RuntimeError):  # not the main thread: the caller's business
+                loop.add_signal_handler(number, caught, number)
+                installed.append(number)
+        try:
+            yield
+        finally:
+            for number in installed:
+                loop.remove_signal_handler(number)
+
+    @asynccontextmanager
+    async def _beside(self, learner: Learner, quarantine: Quarantine) -> AsyncIterator[None]:
+        """Show progress and make snapshots while something else goes on."""
+        tasks = [
+            asyncio.create_task(self._show(learner), name="progress"),
+            asyncio.create_task(self._snapshots(learner, quarantine), name="snapshots"),
+        ]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            for result in await asyncio.gather(*tasks, return_exceptions=True):
+                if isinstance(result, Exception):
+                    raise result
+
+    async def _show(self, learner: Learner) -> None:
+        while True:
+            await asyncio.sleep(_PROGRESS_SECONDS)
+            self.telemetry.summary = await learner.summary()
+            self.telemetry.show()
+
+    async def _snapshots(self, learner: Learner, quarantine: Quarantine) -> None:
+        while True:
+            await asyncio.sleep(self.job.output.snapshot_seconds)
+            await self._snapshot(learner, quarantine)
+
+    async def _snapshot(self, learner: Learner, quarantine: Quarantine) -> None:
+        root = self.directory / "model"
+
+        def begin() -> ModelCut:
+            self._cut_started = time.monotonic()
+            return ModelCut(learner.model, root, quarantine.sync(), time.time())
+
+        await learner.snapshot(begin, self._snapshot_done)
+
+    def _snapshot_done(self, told: dict[str, object]) -> None:
+        error = told.get("error")
+        if isinstance(error, StreamlearnError):
+            self._snapshot_error = error
+            self.telemetry.snapshot_failures += 1
+            _log.error("no snapshot was written: %s", error)
+            return
+        self._snapshot_error = None
+        self.telemetry.snapshots += 1
+        self.telemetry.snapshot = {
+            **told,
+            "created_seconds": time.time(),
+            "seconds": time.monotonic() - self._cut_started,
+        }
+        _log.info("snapshot %s", told["path"])
+
+    async def _last_snapshot(self, learner: Learner, quarantine: Quarantine) -> None:
+        if learner.model.resumed_from is None or learner.records:
+            await self._snapshot(learner, quarantine)
+        await learner.finish_snapshot()
+
+
+class Started:
+    """What a run began with, to say what it did itself."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._cpu, self._wall = time.process_time(), time.monotonic()
+        self._examples, self._bytes = model.counts.examples, model.counts.bytes
+        self.seconds = self.cpu_seconds = 0.0
+        self.examples = self.bytes = 0
+
+    def stop(self) -> None:
+        """Note what was done since the start."""
+        counts = self._model.counts
+        self.seconds = time.monotonic() - self._wall
+        self.cpu_seconds = time.process_time() - self._cpu
+        self.examples = counts.examples - self._examples
+        self.bytes = counts.bytes - self._bytes
+
+
+def run_report(model: Model, started: Started, telemetry: Telemetry) -> dict[str, Any]:
+    """Make the report of a run: what was learned in all, and how fast this run was."""
+    counts, summary = model.counts, telemetry.summary
+    seconds = max(started.seconds, 1e-9)
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return {
+        "model": model.job.model.kind,
+        "examples": counts.examples,
+        "bytes": counts.bytes,
+        "seconds": started.seconds,
+        "examples_per_second": started.examples / seconds,
+        "megabytes_per_second": started.bytes / seconds / 1e6,
+        "cpu_seconds": started.cpu_seconds,
+        "compile_seconds": telemetry.compile_seconds,
+        "process_cpu_seconds": usage.ru_utime + usage.ru_stime,
+        "peak_rss_bytes": usage.ru_maxrss * 1024,
+        "bad_records": counts.bad_records,
+        "subsampled": counts.subsampled,
+        "resumed_from": model.resumed_from,
+        "logloss": summary.get("logloss", np.nan),
+        "baseline_logloss": summary.get("baseline_loss", np.nan),
+        "auc": summary.get("auc", np.nan),
+        "auc_error": summary.get("auc_error", np.nan),
+        "calibration": summary.get("calibration", np.nan),
+        "normalized_entropy": summary.get("normalized_entropy", np.nan),
+        **{name: value for name, value in sizes(model).items() if name != "sparsity"},
+    }
+
+
+def with_lanes(job: JobConfig) -> JobConfig:
+    """Decide the number of lanes where the job leaves it open."""
+    if job.compute.lanes:
+        return job
+    cores = len(os.sched_getaffinity(0))
+    compute = msgspec.structs.replace(job.compute, lanes=2 if cores > 1 else 1)
+    return msgspec.structs.replace(job, compute=compute)
+
+
+async def prepare_format(
+    job: JobConfig, source: ObjectSource, partitions: list[Partition]
+) -> tuple[Format, JobConfig]:
+    """Open the format, recognising it by the first line where the job says auto; return the job that names it."""
+    sample: bytes | None = None
+    if partitions and job.source.format == "auto":
+        sample = await source.header(partitions[0]) + b"\n"
+    format_ = open_format(job.source, sample)
+    named = msgspec.structs.replace(job.source, format=format_.name)
+    return format_, msgspec.structs.replace(job, source=named)
+
+
+async def compile_kernels(
+    job: JobConfig,
+    format_: Format,
+    source: ObjectSource,
+    partitions: list[Partition],
+    telemetry: Telemetry,
+) -> None:
+    """Compile (or load) the kernels with records of the first object, before the first is learned."""
+    started = time.monotonic()
+    telemetry.tell("compiling", "reading the first records")
+    first = next((p for p in partitions if p.size >= 0 and p.start == 0), None)
+    if first is not None:
+        with suppress(StreamlearnError):  # whoever learns from it will say so
+            header = await source.header(first) if format_.has_header else None
+            sample = await _sample(source, first)
+            if header is not None:
+                sample = sample[sample.find(b"\n") + 1 :]
+            records = whole_records(sample)
+            loop = asyncio.get_running_loop()
+
+            def told(what: str) -> None:
+                loop.call_soon_threadsafe(telemetry.tell, "compiling", what)
+
+            if records:
+                await asyncio.to_thread(warm_up, job, format_, header, records, told)
+    telemetry.compile_seconds = time.monotonic() - started
+
+
+async def todo_all(partitions: list[Partition]) -> AsyncIterator[tuple[Partition, Position]]:
+    """Yield every partition from its beginning."""
+    for partition in partitions:
+        yield partition, Position(offset=partition.start)
+
+
+async def _sample(source: ObjectSource, partition: Partition) -> bytes:
+    blocks = source.read(partition, Position())
+    try:
+        async for block in blocks:
+            end = min(block.end, block.start + _SAMPLE_BYTES)
+            sample = block.buffer[block.start : end].tobytes()
+            block.release()
+            return sample
+    finally:
+        await blocks.aclose()
+    return b""
+
+
+def failed(learner: Learner) -> StreamlearnError | None:
+    """Return an error for the objects that could not be learned to their ends."""
+    if not learner.failed:
+        return None
+    name, error = next(iter(learner.failed.items()))
+    if len(learner.failed) == 1:
+        return error
+    return DataError(
+        f"{len(learner.failed)} objects could not be learned to their ends, {name} the first",
+        cause=error.message,
+        hint="report.json names them all",
+    )
+
+
+def _first(group: BaseExceptionGroup[StreamlearnError]) -> StreamlearnError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, StreamlearnError)
+    return error

@@ -1,0 +1,101 @@
+"""Compiling before the first record: every kernel that a run will need is called once, on records of its own source.
+
+What is learned here is learned by a small model that is thrown away. With a warm kernel cache this loads the kernels
+from disk; without, it compiles them, which takes tens of seconds and is shown as progress.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from streamlearn.compute.kernels.records import last_newline, subsample_negatives
+from streamlearn.config import JobConfig
+from streamlearn.messages import BLOCK_TAILROOM_BYTES
+from streamlearn.model import Model
+from streamlearn.online.formats import Format
+from streamlearn.online.logistic import Scratch
+from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
+from streamlearn.shards.cut import Cut, Nothing
+
+__all__ = ["warm_up", "whole_records"]
+
+_ROWS: Final = 64
+
+
+def warm_up(
+    job: JobConfig,
+    format: Format,  # noqa: A002 - the field's word
+    header: bytes | None,
+    records: bytes,
+    told: Callable[[str], None],
+) -> None:
+    """Call each kernel of a run once.
+
+    Parameters
+    ----------
+    header : bytes or None
+        First line of the object that ``records`` are from, for formats that have one.
+    records : bytes
+        Some whole records.
+    told : callable
+        Receives what is being compiled (``parse, 1 of 5``).
+    """
+    small = msgspec.structs.replace(
+        job,
+        tables=msgspec.structs.replace(job.tables, bits=8, features_max=1 << 16),
+        output=msgspec.structs.replace(job.output, names_max=1024),
+    )
+    batch = Minibatch(_ROWS, FEATURES_PER_RECORD_MAX * 2, has_values=format.has_values)
+    scratch = Scratch(_ROWS, batch.nnz_max)
+    buffer = np.zeros(len(records) + BLOCK_TAILROOM_BYTES, np.uint8)
+    buffer[: len(records)] = np.frombuffer(records, np.uint8)
+    parser = format.parser(header)
+    model = Model.new(small, tuple(format.fields))
+
+    def parse() -> None:
+        end = last_newline(buffer, 0, len(records)) + 1
+        batch.clear()
+        parser.parse(buffer, 0, end, batch)
+        subsample_negatives(
+            batch.keys, batch.values, batch.indptr, batch.labels, batch.weights, batch.lines,
+            batch.state, 0, 0.999,
+        )  # fmt: skip
+
+    def learn() -> None:
+        model.solver.learn(batch, scratch, Nothing(), 0)
+
+    def keep() -> None:
+        cut = Cut(model.table)
+        model.solver.learn(batch, scratch, cut, 0)
+        while cut.take() is not None:
+            pass
+        cut.close()
+        if model.table.index == "exact":
+            model.table.grow(0)
+
+    def score() -> None:
+        rows = batch.rows
+        model.solver.score(batch, scratch)
+        model.validation.update(scratch.scores[:rows], batch.labels[:rows], batch.weights[:rows])
+        model.validation.summary()
+
+    def name() -> None:
+        picked = np.arange(min(batch.rows, 4), dtype=np.int64)
+        model.names.note(parser, buffer, batch.lines[: batch.rows], picked)
+        model.names.flush()
+        model.weights_at(batch.keys[:1])
+
+    steps = (("parse", parse), ("learn", learn), ("snapshot", keep), ("score", score))
+    for number, (what, step) in enumerate((*steps, ("names", name)), 1):
+        told(f"compiling kernels: {what}, {number} of {len(steps) + 1}")
+        step()
+
+
+def whole_records(sample: bytes, rows: int = _ROWS) -> bytes:
+    """Return at most ``rows`` of a sample's first whole lines."""
+    ends = [i for i, byte in enumerate(sample) if byte == 10][:rows]
+    return sample[: ends[-1] + 1] if ends else b""
