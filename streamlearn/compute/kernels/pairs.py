@@ -122,13 +122,14 @@ def _value(at):
     Digits with at most one point, 15 in all, are read by words: whole number and power of ten are
     exact in float64, so the quotient is correctly rounded, as ``number`` has it too.
     """
-    two = load64(at)
+    first = load8(at)
     # most values of sparse data are a plain 1
-    if two & uint64(0xFF) == uint64(49) and _ends((two >> uint64(8)) & uint64(0xFF)):
+    if first == uint64(49) and _ends(load8(at + 1)):
         return True, float32(1), at + 1
-    negative = int64(two & uint64(0xFF) == uint64(45))
-    whole, count = _digits(at + negative)
-    stop = at + negative + count
+    negative = first == uint64(45)
+    start = at + int64(negative | (first == uint64(43)))
+    whole, count = _digits(start)
+    stop = start + count
     value = float64(whole)
     if count < _MANY and load8(stop) == uint64(46):
         part, more = _digits(stop + 1)
@@ -176,7 +177,7 @@ def _record(begin, fields, seed, keys, values, first):
     if label < 0:
         return 0, 0, at, 2, -1, 0
     features = 0
-    keys_past = int64(first)
+    target = int64(first)
     while True:
         at = _blanks_end(at)
         byte = load8(at)
@@ -223,9 +224,9 @@ def _record(begin, fields, seed, keys, values, first):
             valid, value, at = _value(stop + 1)
             if not valid:
                 return 0, label, at, 3, features, token - begin
-        keys[keys_past] = key
-        values[keys_past] = value
-        keys_past += 1
+        keys[target] = key
+        values[target] = value
+        target += 1
         features += 1
     return features, label, at, 0, -1, 0
 
