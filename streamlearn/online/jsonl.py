@@ -27,7 +27,6 @@ import numpy as np
 
 from streamlearn.compute.kernels import delimited
 from streamlearn.compute.kernels import jsonl as kernels
-from streamlearn.compute.kernels.bits import token_key
 from streamlearn.messages import BLOCK_TAILROOM_BYTES, RECORD_BYTES_MAX
 from streamlearn.online.buckets import BUCKET_TEXT_BYTES_MAX, bucket_texts
 from streamlearn.online.features import field_seed
@@ -339,7 +338,7 @@ def _table(ops: Mapping[str, int], more: int) -> tuple[U64, I32]:
     table_ops: I32 = np.zeros(size, np.int32)
     for name, op in ops.items():
         path = np.frombuffer(name.encode() + bytes(8), np.uint8)
-        key = token_key(path.ctypes.data, len(path) - 8, kernels.PATH_SEED)
+        key = kernels.path_hash(path.ctypes.data, len(path) - 8)
         place = (int(key) >> 32) & (size - 1)
         while table[place]:
             place = (place + 1) & (size - 1)

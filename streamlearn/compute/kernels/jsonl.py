@@ -54,9 +54,9 @@ __all__ = [
     "NAME_BYTES_MAX",
     "N_COUNTERS",
     "N_SETTINGS",
-    "PATH_SEED",
     "WEIGHT",
     "parse_records",
+    "path_hash",
 ]
 
 # Kinds of ops besides those of delimited text. AUTO: a number is NUMBER, all else CATEGORY.
@@ -78,7 +78,7 @@ N_COUNTERS = 3
 NAME_BYTES_MAX = 256
 
 # Paths are hashed with a seed of their own: only the table of ops sees these hashes.
-PATH_SEED = np.uint64(0x6A736F6E6C706174)
+_PATH_SEED = np.uint64(0x6A736F6E6C706174)
 
 # What the grammar wanted where a record breaks it: ``bad_arg = 16 * byte + code``.
 CODES = {
@@ -287,6 +287,15 @@ def _copy(at, length, target, to):
 
 
 @njit(nogil=True, cache=True)
+def path_hash(at, length):
+    """Return the hash of a path in the table of ops, never 0.
+
+    A key of a short token does not tell zero bytes at its end from nothing; a path's hash does.
+    """
+    return token_key(at, length, _PATH_SEED) ^ (uint64(length) << uint64(1))
+
+
+@njit(nogil=True, cache=True)
 def _find(wanted, table):
     """Return the place of a path's hash in the table, or ``-1 - place`` of where it would stand."""
     mask = table.size - 1
@@ -456,7 +465,7 @@ def _record(
                 if load8(at) != uint64(58):
                     return nnz, _R_SYNTAX, -1, 16 * (at - begin) + _COLON, label, weight
             at += 1
-            wanted = token_key(path_at, path_length, PATH_SEED)
+            wanted = path_hash(path_at, path_length)
             place = _find(wanted, table)
             if place >= 0:
                 op, seed = int64(table_ops[place]), table_seeds[place]
@@ -761,7 +770,7 @@ def parse_records(
         What each op makes of a value, and the seeds and numbers of its fields; ``[op, 1]`` is the
         weekday's.
     table, table_ops, table_seeds : uint64[t], int32[t], uint64[t]
-        Open addressing by ``token_key(path, PATH_SEED)``, 0 is empty, t a power of two and at most
+        Open addressing by :func:`path_hash`, 0 is empty, t a power of two and at most
         half full. The op of each path, or -2 and its seed where it is AUTO without a number.
         Paths met on the way are added, up to a bound: with more, their seeds are computed anew.
     cross_ends, cross_slots, cross_seeds, cross_ids
