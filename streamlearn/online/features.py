@@ -15,11 +15,14 @@ weekday of a time, Monday is 0  ``mix(weekday, seed)``             ``when.weekda
 cross of two                    ``cross_key(a, b, seed)``          the cross, no spaces (``a*b``)
 cross of three or more          ``cross_key(cross_key(a, b, s),    the cross (``a*b*c``)
                                 c, s)``
+index of svmlight               ``mix(index, seed)``               empty
+index of libffm                 ``mix(index, mix(field, seed))``   empty
 ==============================  =================================  ==============================
 
 A cross is made of the keys of its parts in the order in which the job names them, so ``a*b`` and
 ``b*a`` are two fields. A missing token (an empty one) is no feature, and neither is a cross with a
-missing part.
+missing part. Indices and fields of svmlight and libffm that are no numbers of at most 18 digits are
+tokens: ``token_key`` takes the place of ``mix``.
 """
 
 from __future__ import annotations

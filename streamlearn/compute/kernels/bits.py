@@ -38,7 +38,7 @@ __all__ = [
 
 # What the two-pass scanner may use; other machines take the portable path, and so does a user who
 # has numba compile for another CPU than this one (NUMBA_CPU_NAME).
-HAS_VBMI2: bool = config.CPU_NAME is None and bool(
+HAS_VBMI2: bool = getattr(config, "CPU_NAME", None) is None and bool(
     binding.get_host_cpu_features().get("avx512vbmi2", False)
 )
 
@@ -211,7 +211,7 @@ _M2 = np.uint64(0xBF58476D1CE4E5B9)
 
 
 @njit(nogil=True, cache=True, inline="always")
-def mix(word, seed):  # type: ignore[no-untyped-def]
+def mix(word, seed):
     """Mix a word with a field's seed into a key.
 
     Bijective in ``word`` up to the lowest bit of the key, which is set.
@@ -226,7 +226,7 @@ def mix(word, seed):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, inline="always")
-def token_key(address, length, seed):  # type: ignore[no-untyped-def]
+def token_key(address, length, seed):
     """Return the key of the token of ``length`` bytes at ``address`` in the field with this seed.
 
     Tokens of at most eight bytes are one zero-padded word; longer ones are folded eight bytes at a
@@ -255,7 +255,7 @@ def token_key(address, length, seed):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, inline="always")
-def cross_key(first, second, seed):  # type: ignore[no-untyped-def]
+def cross_key(first, second, seed):
     """Return the key of the cross of two features, given their keys in the order of the cross.
 
     ``mix(first + second * M2, seed)``: not symmetric, so ``a*b`` and ``b*a`` differ even under one
@@ -273,7 +273,7 @@ def digits_value(digits):
 
 
 @njit(nogil=True, cache=True, inline="always")
-def log_bucket(value):  # type: ignore[no-untyped-def]
+def log_bucket(value):
     """Return the bucket of a float32 on a logarithmic scale, four to an octave: uint64 below 2048.
 
     The code is the float's sign, exponent and first two bits of its fraction: ``bits >> 21``. So
