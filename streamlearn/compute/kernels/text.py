@@ -24,7 +24,7 @@ _POWERS = np.array([float(f"1e{k}") for k in range(81)])
 
 
 @njit(nogil=True, cache=True)
-def line_end(address):  # type: ignore[no-untyped-def]
+def line_end(address):
     """Return the address of the first newline at or after ``address``; there must be one."""
     at = int64(address)
     while True:
@@ -35,7 +35,7 @@ def line_end(address):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def utf8_valid(address, length):  # type: ignore[no-untyped-def]
+def utf8_valid(address, length):
     """Say whether ``length`` bytes are well-formed UTF-8 (Unicode 15, table 3-7)."""
     at = int64(address)
     stop = at + length
@@ -81,7 +81,7 @@ def utf8_valid(address, length):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def decimal(address, length):  # type: ignore[no-untyped-def]
+def decimal(address, length):
     """Read a decimal number as float64; NaN where it is not one.
 
     Grammar: ``[+-]? (digits [. digits?] | . digits) ([eE] [+-]? digits)?``, all of the text; so no
@@ -156,7 +156,7 @@ def decimal(address, length):  # type: ignore[no-untyped-def]
         exponent += -power if downward else power
     value = float64(mantissa)
     if mantissa == uint64(0) or exponent < -80:
-        value = 0.0
+        value = float64(0)
     elif exponent < 0:
         value /= _POWERS[-exponent]
     elif exponent > 40:
@@ -167,7 +167,7 @@ def decimal(address, length):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def number(address, length):  # type: ignore[no-untyped-def]
+def number(address, length):
     """Read a decimal number (see :func:`decimal`); return whether it is one and its float32.
 
     What rounds to infinity is not finite, hence not valid. The float32 is within 0.5 + 2**-25 of a

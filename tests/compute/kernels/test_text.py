@@ -25,6 +25,11 @@ def number(token: bytes, tail: bytes = b"") -> float | None:
     return float(value) if valid else None
 
 
+def decimal(token: str) -> float:
+    buffer = placed(token.encode())
+    return float(text.decimal(buffer.ctypes.data, len(token)))
+
+
 def utf8_valid(data: bytes) -> bool:
     buffer = placed(data)
     return bool(text.utf8_valid(buffer.ctypes.data, len(data)))
@@ -153,3 +158,47 @@ def test_any_bytes_are_a_number_or_not(token):
     twin = number_twin(token)
     assert (value is None) == (twin is None)
     assert value is None or math.isclose(value, twin, rel_tol=2**-23)
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.one_of(
+        st.integers(-(10**20), 10**20).map(str),
+        st.floats(-(2.0**120), 2.0**120).map(repr),
+        st.decimals(-(10**9), 10**9, places=4).map(str),
+        st.text(alphabet="0123456789+-.eE", max_size=14),
+    )
+)
+def test_any_decimal_is_within_its_stated_error(token):
+    got = decimal(token)
+    if number_twin(token.encode()) is None:
+        # decimal takes some more than float32 holds
+        assert math.isnan(got) or abs(got) > np.finfo(np.float32).max
+    else:
+        exact = float(token)
+        assert abs(got - exact) <= abs(exact) * 2.0**-50 + 1e-61
+        if len(token) <= 15 and "e" not in token.lower():
+            assert got == exact
+
+
+@pytest.mark.parametrize(
+    ("token", "value"),
+    [
+        ("0", 0.0),
+        ("12345678", 12345678.0),
+        ("123456789", 123456789.0),
+        ("0.1", 0.1),
+        ("00000000000000000000000000001", 1.0),
+        ("0.05644299999999999", 0.05644299999999999),
+        ("1e-400", 0.0),
+    ],
+)
+def test_a_decimal_has_its_value(token, value):
+    assert decimal(token) == value
+
+
+@pytest.mark.parametrize(
+    "token", ["", "nan", "inf", "1e400", "1_0", "0x1", "1e", "1e+", "+", ".", "1.2.3", " 1", "1 "]
+)
+def test_what_is_no_decimal_is_nan(token):
+    assert math.isnan(decimal(token))
