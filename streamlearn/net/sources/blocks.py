@@ -1,14 +1,18 @@
 """Memory for reading ahead: one bounded pool of reusable buffers that cannot deadlock.
 
 A *pool* hands out buffers of one size. Whoever reads takes *shares* of it: a share is granted at
-once as long as it holds fewer than its reserved minimum, and above that only while it holds fewer
-buffers than are free (the dynamic threshold of Choudhury and Hahne, "Dynamic queue length
-thresholds for shared-memory packet switches", 1998). So one reader alone takes up to half of the
-pool, n readers about 1/(n + 1) each, and what is left lets the next one start.
+once as long as it holds fewer than its reserved minimum. Above that it is granted only while it
+holds fewer buffers than are free (the dynamic threshold of Choudhury and Hahne, "Dynamic queue
+length thresholds for shared-memory packet switches", 1998), so that n readers get about 1/(n + 1)
+each, and while all that is held above minimums is less than half of the pool: the other half lets
+the next readers start.
 
 Why this cannot deadlock: a share is acquired from in the order in which its buffers are delivered,
 and its minimum is one more than a consumer may hold on to (:data:`BLOCKS_HELD_MAX`); hence whoever
-waits for the next block of a reader waits for a buffer that its share may always have.
+waits for the next block of a reader waits for a buffer that its share may always have. A reader
+that cannot be promised its minimum waits for another to end. So any number may be read at once by
+tasks of their own; one consumer that takes from several in turn may have as many open as half of
+the pool holds minimums.
 """
 
 from __future__ import annotations
@@ -203,8 +207,11 @@ class BlockPool:
         return shares
 
     def _grantable(self, share: Share) -> bool:
-        # Above their minimum shares stand back while somebody waits to open: else it might starve.
-        return share.held < share.minimum or (not self._opening and share.held < self._free())
+        if share.held < share.minimum:
+            return True
+        above = sum(max(other.held - other.minimum, 0) for other in self._shares)
+        # Who waits to open goes first: else it might starve.
+        return not self._opening and above < self.capacity // 2 and share.held < self._free()
 
     def _enter(self) -> None:
         self._loop = asyncio.get_running_loop()
