@@ -41,10 +41,10 @@ from streamlearn.compute.kernels.delimited import (
     WEEKDAY,
     label_of_number,
     label_of_token,
-    parse_time,
 )
 from streamlearn.compute.kernels.seeds import name_seed
 from streamlearn.compute.kernels.text import number, utf8_valid
+from streamlearn.compute.kernels.times import parse_time
 
 __all__ = [
     "AUTO",
