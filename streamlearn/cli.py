@@ -498,16 +498,18 @@ def _written(target: str) -> Iterator[None]:
 
 def _finish(call: Call, report: dict[str, Any], *, to_stderr: bool = False) -> None:
     """Print a report and exit as it says."""
-    text = report_json(report) + "\n" if call["json"] else report_text(report)
+    failed: dict[str, str] = report.get("failed") or {}
+    said = {key: value for key, value in report.items() if key != "failed"}
+    text = report_json(report) + "\n" if call["json"] else report_text(said)
     if not to_stderr:
         _print(text)
     elif not call["quiet"]:
         _to_stderr(text)
-    for failure in report.get("errors") or ():
+    for failure in failed.values():
         _to_stderr(f"error: {failure}\n")
     if report.get("stopped") == "SIGINT":
         raise typer.Exit(130)
-    if report.get("errors"):
+    if failed:
         raise typer.Exit(StreamlearnError.exit_code)
 
 

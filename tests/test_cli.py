@@ -252,11 +252,12 @@ def test_a_stopped_run_prints_its_report(node: Node, stopped: str | None, code: 
     assert "examples    3" in result.stdout or stopped is None
 
 
-def test_a_report_with_errors_is_a_failed_run(node: Node) -> None:
-    node.report["errors"] = ["a.gz is damaged at byte 17"]
+def test_a_report_with_failed_objects_is_a_failed_run(node: Node) -> None:
+    node.report["failed"] = {"a.gz": "a.gz is damaged at byte 17"}
     result = run("train", "a", "--out", "o", "--quiet")
     assert result.exit_code == 1
     assert result.stderr == "error: a.gz is damaged at byte 17\n"
+    assert result.stdout == "model     lr\nexamples  3\nlogloss   0.500000\n"
 
 
 @pytest.mark.parametrize(
