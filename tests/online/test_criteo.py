@@ -13,6 +13,7 @@ from streamlearn.compute.kernels.bits import HAS_VBMI2
 from streamlearn.config import SourceConfig
 from streamlearn.messages import RECORD_BYTES_MAX
 from streamlearn.online.criteo import FIELDS, CriteoFormat
+from streamlearn.online.delimited import DelimitedFormat
 from streamlearn.online.features import field_seed
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, REASONS
 from tests.reference import criteo as reference
@@ -217,6 +218,20 @@ def test_keys_are_those_of_token_key_and_log_bucket(parser):
         mix(log_bucket(-12), int(field_seed("I1"))),
         token_key(b"68fd1e64", int(field_seed("C1"))),
         token_key(b"longer token", int(field_seed("C2"))),
+    ]
+
+
+def test_keys_are_those_of_the_delimited_format(parser):
+    """A model learned from this format predicts from a TSV whose columns have these names."""
+    kinds = dict.fromkeys(FIELDS[:13], "number") | dict.fromkeys(FIELDS[13:], "categorical")
+    columns = {"clicked": "label", **kinds}
+    config = SourceConfig(format="delimited", delimiter="\t", header=True, columns=columns)
+    other = DelimitedFormat(config).parser("\t".join(columns).encode())
+    data = log(7, 50)
+    theirs, _ = drain(other, data)
+    ours, _ = drain(parser, data)
+    assert [(label, sorted(keys)) for _, label, keys in theirs] == [
+        (label, sorted(keys)) for _, label, keys in ours
     ]
 
 
