@@ -40,8 +40,6 @@ _DECIMALS: Final[Mapping[str, str]] = {
     "auc": ".5f",
     "calibration": ".4f",
     "normalized_entropy": ".5f",
-    "seconds": ",.2f",
-    "cpu_seconds": ",.2f",
     "examples_per_second": ",.0f",
     "megabytes_per_second": ",.1f",
 }
@@ -122,7 +120,8 @@ def _value(key: str, value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return format(value, _DECIMALS.get(key, ".6g"))
+        decimals = ",.2f" if key.endswith("seconds") else ".6g"
+        return format(value, _DECIMALS.get(key, decimals))
     return str(value)
 
 
