@@ -44,11 +44,21 @@ MAY_WAIT = (
     "streamlearn.compute.pool",
     "streamlearn.compute.cuda",
     "streamlearn.learner",
+    "streamlearn.training",
+    "streamlearn.scoring",
     "streamlearn.node",
     "streamlearn.cli",
 )
 # The wiring, top first: nobody imports what stands above it.
-WIRING = ("streamlearn.__main__", "streamlearn.cli", "streamlearn.node", "streamlearn.learner")
+WIRING = (
+    "streamlearn.__main__",
+    "streamlearn.cli",
+    "streamlearn.node",
+    "streamlearn.scoring",
+    "streamlearn.training",
+    "streamlearn.telemetry",
+    "streamlearn.learner",
+)
 
 
 def _name(path: Path) -> str:
