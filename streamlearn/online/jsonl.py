@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import numpy as np
 
-from streamlearn.compute.kernels import delimited
+from streamlearn.compute.kernels import delimited, json_text
 from streamlearn.compute.kernels import jsonl as kernels
 from streamlearn.messages import BLOCK_TAILROOM_BYTES, RECORD_BYTES_MAX
 from streamlearn.online.buckets import BUCKET_TEXT_BYTES_MAX, bucket_texts
@@ -122,7 +122,7 @@ class JsonlFormat:
                 return _not_utf8(record)
             case 4 | 7:
                 found = _shown(record[at : at + _SHOWN_MAX]) if record[at:] else "the record's end"
-                return f"expected {kernels.CODES[code]} at byte {at}, found {found}"
+                return f"expected {json_text.CODES[code]} at byte {at}, found {found}"
             case 5:
                 return f"record of {arg} bytes is longer than the {RECORD_BYTES_MAX} allowed"
             case 8:
@@ -214,9 +214,9 @@ class JsonlParser:
         self._space = (
             np.zeros(RECORD_BYTES_MAX + BLOCK_TAILROOM_BYTES, np.uint8),
             np.zeros(RECORD_BYTES_MAX + BLOCK_TAILROOM_BYTES, np.uint8),
-            np.zeros(kernels.DEPTH_MAX, np.int64),
-            np.zeros(kernels.DEPTH_MAX, np.int64),
-            np.zeros(kernels.DEPTH_MAX, np.uint64),
+            np.zeros(json_text.DEPTH_MAX, np.int64),
+            np.zeros(json_text.DEPTH_MAX, np.int64),
+            np.zeros(json_text.DEPTH_MAX, np.uint64),
             np.zeros(2 * len(kinds) if crosses else 0, np.uint64),
         )
         self._parts = sum(len(cross) for cross in crosses)

@@ -12,12 +12,8 @@ newline, which no rule of the grammar takes for part of a value: no other bound 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from llvmlite import ir
-from numba import float32, int64, njit, types, uint64
-from numba.extending import intrinsic
+from numba import float32, int64, njit, uint64
 
 from streamlearn.compute.kernels.bits import (
     cross_key,
@@ -42,14 +38,29 @@ from streamlearn.compute.kernels.delimited import (
     label_of_number,
     label_of_token,
 )
+from streamlearn.compute.kernels.json_text import (
+    DEPTH_MAX,
+    EXPECT_ARRAY_COMMA,
+    EXPECT_COLON,
+    EXPECT_COMMA,
+    EXPECT_END,
+    EXPECT_KEY,
+    EXPECT_LEVELS,
+    EXPECT_NUMBER,
+    EXPECT_OBJECT,
+    EXPECT_SURROGATE,
+    EXPECT_VALUE,
+    blank,
+    numeral,
+    plain_end,
+    unescape,
+)
 from streamlearn.compute.kernels.seeds import name_seed
 from streamlearn.compute.kernels.text import number, utf8_valid
-from streamlearn.compute.kernels.times import parse_time
+from streamlearn.compute.kernels.times import NO_HOUR, parse_time
 
 __all__ = [
     "AUTO",
-    "CODES",
-    "DEPTH_MAX",
     "LABEL",
     "NAME_BYTES_MAX",
     "N_COUNTERS",
@@ -61,9 +72,6 @@ __all__ = [
 
 # Kinds of ops besides those of delimited text. AUTO: a number is NUMBER, all else CATEGORY.
 AUTO, LABEL, WEIGHT = 0, 7, 8
-
-# Objects and arrays within one another: as many as a word has bits, one a level to say which.
-DEPTH_MAX = 64
 
 # Indices into ``settings`` (int64[N_SETTINGS]).
 S_DYNAMIC, S_VALUES, S_LABEL_MODE, S_WEIGHT, S_RECORD_MAX, S_FEATURES_MAX = 0, 1, 2, 3, 4, 5
@@ -80,202 +88,14 @@ NAME_BYTES_MAX = 256
 # Paths are hashed with a seed of their own: only the table of ops sees these hashes.
 _PATH_SEED = np.uint64(0x6A736F6E6C706174)
 
-# What the grammar wanted where a record breaks it: ``bad_arg = 16 * byte + code``.
-CODES = {
-    1: "an object",
-    2: "a key in quotes",
-    3: "a colon",
-    4: "a comma or }",
-    5: "a comma or ]",
-    6: "a value",
-    7: "the string's end",
-    8: "an escape of JSON",
-    9: "a number of JSON",
-    10: f"at most {DEPTH_MAX} levels",
-    11: "the record's end",
-    12: "the other half of a surrogate pair",
-}
-_OBJECT, _KEY, _COLON, _COMMA, _ARRAY_COMMA, _VALUE, _STRING, _ESCAPE = 1, 2, 3, 4, 5, 6, 7, 8
-_NUMERAL, _DEPTH, _END, _SURROGATE = 9, 10, 11, 12
-
 # Reason codes of the minibatch.
 _R_LABEL, _R_NUMBER, _R_UTF8, _R_TOO_LONG, _R_SYNTAX, _R_FEATURES = 2, 3, 4, 5, 7, 8
 _R_TIME, _R_WEIGHT = 9, 10
 
-_QUOTE, _BACKSLASH, _NEWLINE, _SPACE = uint64(34), uint64(92), uint64(10), uint64(32)
-_OVER_NINE = np.uint64(0x7676767676767676)  # lifts a byte above 9 to its highest bit
-_HIGH = np.uint64(0x8080808080808080)
-_ZEROS = np.uint64(0x3030303030303030)
-_NO_HOUR = 31
+_QUOTE, _NEWLINE, _SPACE = uint64(34), uint64(10), uint64(32)
 
 # Types of values.
 _NULL, _TEXT, _NUMBER, _BOOLEAN = 0, 1, 2, 3
-
-
-@intrinsic
-def _mask_special(_context: Any, address: Any) -> Any:
-    """Return a bit for each of 64 bytes that ends a run of a string: quote, backslash, control."""
-
-    def generate(_ctx: Any, builder: Any, _sig: Any, args: Any) -> Any:
-        kind = ir.VectorType(ir.IntType(8), 64)
-        data = builder.load(builder.inttoptr(args[0], kind.as_pointer()), align=1)
-
-        def all_of(byte: int) -> ir.Constant:
-            return ir.Constant(kind, [ir.IntType(8)(byte)] * 64)
-
-        quote = builder.icmp_unsigned("==", data, all_of(34))
-        backslash = builder.icmp_unsigned("==", data, all_of(92))
-        control = builder.icmp_unsigned("<", data, all_of(32))
-        mask = builder.or_(builder.or_(quote, backslash), control)
-        return builder.bitcast(mask, ir.IntType(64))
-
-    return types.uint64(types.int64), generate
-
-
-@njit(nogil=True, cache=True)
-def _blank(at):
-    """Return the first byte from ``at`` that is not a space, tab or carriage return."""
-    byte = load8(at)
-    while byte == _SPACE or byte == uint64(9) or byte == uint64(13):
-        at += 1
-        byte = load8(at)
-    return at
-
-
-@njit(nogil=True, cache=True)
-def _run(at):
-    """Return the first quote, backslash or control character at or after ``at``."""
-    mask = _mask_special(at)
-    while mask == uint64(0):
-        at += 64
-        mask = _mask_special(at)
-    return at + int64(ctz(mask))
-
-
-@njit(nogil=True, cache=True)
-def _hex4(at):
-    """Return the number of four hexadecimal digits; negative where they are not."""
-    value = 0
-    for i in range(4):
-        byte = int64(load8(at + i))
-        if 48 <= byte <= 57:
-            digit = byte - 48
-        elif 97 <= (byte | 32) <= 102:
-            digit = (byte | 32) - 87
-        else:
-            return -1
-        value = 16 * value + digit
-    return value
-
-
-@njit(nogil=True, cache=True)
-def _unescape(at, target, to):
-    """Decode the string whose first byte (behind the quote) is at ``at`` to ``target[to:]``.
-
-    Returns
-    -------
-    at : int64
-        The byte after the closing quote, or the one that is wrong.
-    length : int64
-        Bytes written, at most as many as were read.
-    code : int64
-        0, or what was expected there.
-    """
-    start = to
-    while True:
-        byte = load8(at)
-        if byte == _QUOTE:
-            return at + 1, to - start, 0
-        if byte < _SPACE:
-            return at, 0, _STRING
-        if byte != _BACKSLASH:
-            target[to] = byte
-            to += 1
-            at += 1
-            continue
-        byte = load8(at + 1)
-        if byte == uint64(117):
-            point = _hex4(at + 2)
-            if point < 0:
-                return at, 0, _ESCAPE
-            size = 6
-            if 0xD800 <= point < 0xE000:
-                low = -1
-                if point < 0xDC00 and load32(at + 6) & uint64(0xFFFF) == uint64(0x755C):
-                    low = _hex4(at + 8)
-                if not 0xDC00 <= low < 0xE000:
-                    return at, 0, _SURROGATE
-                point = 0x10000 + ((point - 0xD800) << 10) + (low - 0xDC00)
-                size = 12
-            at += size
-            if point < 0x80:
-                target[to] = point
-                to += 1
-            elif point < 0x800:
-                target[to] = 0xC0 | point >> 6
-                target[to + 1] = 0x80 | point & 63
-                to += 2
-            elif point < 0x10000:
-                target[to] = 0xE0 | point >> 12
-                target[to + 1] = 0x80 | point >> 6 & 63
-                target[to + 2] = 0x80 | point & 63
-                to += 3
-            else:
-                target[to] = 0xF0 | point >> 18
-                target[to + 1] = 0x80 | point >> 12 & 63
-                target[to + 2] = 0x80 | point >> 6 & 63
-                target[to + 3] = 0x80 | point & 63
-                to += 4
-            continue
-        if byte in (_QUOTE, _BACKSLASH, uint64(47)):
-            target[to] = byte
-        elif byte == uint64(98):
-            target[to] = 8
-        elif byte == uint64(102):
-            target[to] = 12
-        elif byte == uint64(110):
-            target[to] = 10
-        elif byte == uint64(114):
-            target[to] = 13
-        elif byte == uint64(116):
-            target[to] = 9
-        else:
-            return at, 0, _ESCAPE
-        to += 1
-        at += 2
-
-
-@njit(nogil=True, cache=True)
-def _numeral(at):
-    """Return where a number of JSON ends that begins at ``at``; minus the address where it breaks.
-
-    Grammar: ``-? (0 | [1-9] digits?) (. digits)? ([eE] [+-]? digits)?``.
-    """
-    if load8(at) == uint64(45):
-        at += 1
-    first = load8(at) - uint64(48)
-    if first > uint64(9):
-        return -at
-    at += 1
-    if first != uint64(0):
-        while load8(at) - uint64(48) <= uint64(9):
-            at += 1
-    if load8(at) == uint64(46):
-        at += 1
-        if load8(at) - uint64(48) > uint64(9):
-            return -at
-        while load8(at) - uint64(48) <= uint64(9):
-            at += 1
-    if load8(at) | uint64(32) == uint64(101):
-        at += 1
-        sign = load8(at)
-        if sign == uint64(43) or sign == uint64(45):
-            at += 1
-        if load8(at) - uint64(48) > uint64(9):
-            return -at
-        while load8(at) - uint64(48) <= uint64(9):
-            at += 1
-    return at
 
 
 @njit(nogil=True, cache=True)
@@ -422,9 +242,9 @@ def _record(
     reason, bad_field, arg = 0, -1, 0
     crowded = False
 
-    at = _blank(begin)
+    at = blank(begin)
     if load8(at) != uint64(123):
-        return nnz, _R_SYNTAX, -1, 16 * (at - begin) + _OBJECT, label, weight
+        return nnz, _R_SYNTAX, -1, 16 * (at - begin) + EXPECT_OBJECT, label, weight
     at += 1
     depth = 0
     objects = uint64(1)  # bit i: whether level i is an object
@@ -436,17 +256,17 @@ def _record(
     while True:
         byte = load8(at)
         if byte <= _SPACE:
-            at = _blank(at)
+            at = blank(at)
             byte = load8(at)
         closing = False
         if opened and byte == (uint64(125) if in_object else uint64(93)):
             closing = True
         elif in_object:
             if byte != _QUOTE:
-                return nnz, _R_SYNTAX, -1, 16 * (at - begin) + _KEY, label, weight
+                return nnz, _R_SYNTAX, -1, 16 * (at - begin) + EXPECT_KEY, label, weight
             at += 1
             prefix = levels[depth]
-            stop = _run(at)
+            stop = plain_end(at)
             if load8(stop) == _QUOTE:
                 path_at, path_length = at, stop - at
                 at = stop + 1
@@ -454,16 +274,16 @@ def _record(
                     _copy(path_at, path_length, path, prefix)
                     path_at, path_length = base, prefix + path_length
             else:
-                at, path_length, code = _unescape(at, path, prefix)
+                at, path_length, code = unescape(at, path, prefix)
                 if code != 0:
-                    wrong = _R_UTF8 if code == _SURROGATE else _R_SYNTAX
+                    wrong = _R_UTF8 if code == EXPECT_SURROGATE else _R_SYNTAX
                     return nnz, wrong, -1, 16 * (at - begin) + code, label, weight
                 path_at, path_length = base, prefix + path_length
             byte = load8(at)
             if byte != uint64(58):
-                at = _blank(at)
+                at = blank(at)
                 if load8(at) != uint64(58):
-                    return nnz, _R_SYNTAX, -1, 16 * (at - begin) + _COLON, label, weight
+                    return nnz, _R_SYNTAX, -1, 16 * (at - begin) + EXPECT_COLON, label, weight
             at += 1
             wanted = path_hash(path_at, path_length)
             place = _find(wanted, table)
@@ -480,7 +300,7 @@ def _record(
                     table_seeds[-1 - place] = seed
             byte = load8(at)
             if byte <= _SPACE:
-                at = _blank(at)
+                at = blank(at)
                 byte = load8(at)
         else:
             path_at, path_length = base, levels[depth]
@@ -491,27 +311,27 @@ def _record(
             begins = at
             if byte == _QUOTE:
                 at += 1
-                stop = _run(at)
+                stop = plain_end(at)
                 if load8(stop) == _QUOTE:
                     token_at, length = at, stop - at
                     at = stop + 1
                 else:
-                    at, length, code = _unescape(at, token, 0)
+                    at, length, code = unescape(at, token, int64(0))
                     if code != 0:
-                        wrong = _R_UTF8 if code == _SURROGATE else _R_SYNTAX
+                        wrong = _R_UTF8 if code == EXPECT_SURROGATE else _R_SYNTAX
                         return nnz, wrong, -1, 16 * (at - begin) + code, label, weight
                     token_at = int64(token.ctypes.data)
                 kind = _TEXT
             elif byte - uint64(48) <= uint64(9) or byte == uint64(45):
                 token_at = at
-                at = _numeral(at)
+                at = numeral(at)
                 if at < 0:
-                    return nnz, _R_SYNTAX, -1, 16 * (-at - begin) + _NUMERAL, label, weight
+                    return nnz, _R_SYNTAX, -1, 16 * (-at - begin) + EXPECT_NUMBER, label, weight
                 length = at - token_at
                 kind = _NUMBER
             elif byte == uint64(123) or byte == uint64(91):
                 if depth == DEPTH_MAX - 1:
-                    return nnz, _R_SYNTAX, -1, 16 * (at - begin) + _DEPTH, label, weight
+                    return nnz, _R_SYNTAX, -1, 16 * (at - begin) + EXPECT_LEVELS, label, weight
                 if path_at != base:
                     _copy(path_at, path_length, path, 0)
                 depth += 1
@@ -539,12 +359,12 @@ def _record(
                     kind, length = _NULL, 0
                     at += 4
                 else:
-                    return nnz, _R_SYNTAX, -1, 16 * (at - begin) + _VALUE, label, weight
+                    return nnz, _R_SYNTAX, -1, 16 * (at - begin) + EXPECT_VALUE, label, weight
                 at += length
 
             if op != -1 and length > 0:
                 make = AUTO
-                field = -1
+                field = int64(-1)
                 if op >= 0:
                     make = int64(kinds[op])
                     seed = seeds[op, 0]
@@ -579,7 +399,7 @@ def _record(
                     if has_slots and op >= 0:
                         slots[2 * op] = key
                     if telling:
-                        _tell(CATEGORY, 0, field, path_at, path_length, token_at, length, nnz, bucket_text, bucket_ends, weekday_text, fields, text_ends, text, counters)  # fmt: skip  # noqa: E501
+                        _tell(CATEGORY, int64(0), field, path_at, path_length, token_at, length, nnz, bucket_text, bucket_ends, weekday_text, fields, text_ends, text, counters)  # fmt: skip  # noqa: E501
                     nnz += 1
                 elif make in (NUMBER, RAW):
                     valid, value = number(token_at, length)
@@ -605,7 +425,7 @@ def _record(
                             reason, bad_field, arg = _R_TIME, op, 16 * (begins - begin)
                         when = 0
                     hour = when & 31
-                    if make != WEEKDAY and hour != _NO_HOUR:
+                    if make != WEEKDAY and hour != NO_HOUR:
                         key = mix(uint64(hour), seed)
                         keys[nnz] = key
                         if has_values:
@@ -631,13 +451,13 @@ def _record(
             if not closing:
                 byte = load8(at)
                 if byte <= _SPACE:
-                    at = _blank(at)
+                    at = blank(at)
                     byte = load8(at)
                 if byte == uint64(44):
                     at += 1
                     break
                 if byte != (uint64(125) if in_object else uint64(93)):
-                    code = _COMMA if in_object else _ARRAY_COMMA
+                    code = EXPECT_COMMA if in_object else EXPECT_ARRAY_COMMA
                     return nnz, _R_SYNTAX, -1, 16 * (at - begin) + code, label, weight
             closing = False
             opened = False
@@ -649,9 +469,9 @@ def _record(
         if depth < 0:
             break
 
-    at = _blank(at)
+    at = blank(at)
     if load8(at) != _NEWLINE:
-        return nnz, _R_SYNTAX, -1, 16 * (at - begin) + _END, label, weight
+        return nnz, _R_SYNTAX, -1, 16 * (at - begin) + EXPECT_END, label, weight
     if crowded:
         return nnz, _R_FEATURES, -1, settings[S_FEATURES_MAX], label, weight
     if label < 0:
@@ -665,10 +485,10 @@ def _record(
 
 @njit(nogil=True, cache=True)
 def _cross(
-    slots, cross_ends, cross_slots, cross_seeds, cross_ids, has_values, telling, first, keys, values,
-    nnz, fields, text_ends, text, counters
+    slots, cross_ends, cross_slots, cross_seeds, cross_ids, has_values, telling, keys, values, nnz,
+    fields, text_ends, text, counters
 ):  # fmt: skip
-    """Append the crosses of a record whose features begin at ``first``; return where they end.
+    """Append the crosses of a record whose features end at ``nnz``; return where they end.
 
     When telling, a part's text is that of the record's last feature with its key.
     """
@@ -818,7 +638,7 @@ def parse_records(
         high |= mask_high(window) & (mask - uint64(1))
         line, stop = begin, window + int64(ctz(mask))
         begin = stop + 1
-        if load8(line) <= _SPACE and _blank(line) == stop:
+        if load8(line) <= _SPACE and blank(line) == stop:
             continue
         records += 1
         field, arg = -1, 0
@@ -868,7 +688,7 @@ def parse_records(
             else:
                 after = _cross(
                     slots, cross_ends, cross_slots, cross_seeds, cross_ids, has_values, telling,
-                    nnz, keys, values, after, fields, text_ends, text, counters
+                    keys, values, after, fields, text_ends, text, counters
                 )  # fmt: skip
         if reason == 0:
             labels[rows] = label

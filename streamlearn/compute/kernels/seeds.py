@@ -80,34 +80,39 @@ def name_seed(address, length):
     address, length : int64
         Where the name's UTF-8 stands.
     """
-    state = _IV ^ _PARAMETERS
+    state = np.empty(8, np.uint64)
+    for i in range(8):
+        state[i] = _IV[i] ^ _PARAMETERS[i]
     block = np.empty(16, np.uint64)
     v = np.empty(16, np.uint64)
     done = int64(0)
     while True:
         last = length - done <= _BLOCK_BYTES
         size = length - done if last else _BLOCK_BYTES
-        block[:] = uint64(0)
+        for i in range(16):
+            block[i] = uint64(0)
         for i in range(size):
             block[i >> 3] |= load8(address + done + i) << uint64(8 * (i & 7))
         done += size
-        v[:8] = state
-        v[8:] = _IV
+        for i in range(8):
+            v[i] = state[i]
+            v[i + 8] = _IV[i]
         v[12] ^= uint64(done)
         if last:
             v[14] = ~v[14]
         for turn in range(12):
-            order = _ORDER[turn % 10]
             for step in range(8):
-                a, b, c, d = _QUADS[step]
-                v[a] = v[a] + v[b] + block[order[2 * step]]
+                a, b, c, d = _QUADS[step, 0], _QUADS[step, 1], _QUADS[step, 2], _QUADS[step, 3]
+                first, second = _ORDER[turn % 10, 2 * step], _ORDER[turn % 10, 2 * step + 1]
+                v[a] = v[a] + v[b] + block[first]
                 v[d] = _rotate(v[d] ^ v[a], 32)
                 v[c] = v[c] + v[d]
                 v[b] = _rotate(v[b] ^ v[c], 24)
-                v[a] = v[a] + v[b] + block[order[2 * step + 1]]
+                v[a] = v[a] + v[b] + block[second]
                 v[d] = _rotate(v[d] ^ v[a], 16)
                 v[c] = v[c] + v[d]
                 v[b] = _rotate(v[b] ^ v[c], 63)
-        state ^= v[:8] ^ v[8:]
+        for i in range(8):
+            state[i] ^= v[i] ^ v[i + 8]
         if last:
             return state[0] | uint64(1)
