@@ -11,9 +11,9 @@ from streamlearn.errors import SnapshotError
 from streamlearn.messages import I64, U8
 from streamlearn.online.formats import Described
 from streamlearn.online.names import (
+    PICKS_AT_ONCE,
     ROWS_AT_FIRST,
-    ROWS_PER_FRESH,
-    ROWS_PER_OTHER,
+    ROWS_PER_PICK,
     ROWS_WAITING_MAX,
     TOKEN_BYTES_MAX,
     Names,
@@ -287,27 +287,38 @@ def test_missing_array_is_refused() -> None:
 
 
 def test_first_records_are_all_picked_and_then_ever_fewer() -> None:
-    sampler, fresh = Sampler(), np.zeros(1024, np.uint8)
-    counts = [sampler.pick(fresh, 1024).size for _ in range(3000)]
+    sampler, fresh = Sampler(), np.ones(1024, np.uint8)
+    counts = [sampler.pick(fresh, 1024).size for _ in range(2000)]
     first = ROWS_AT_FIRST // 1024
     assert counts[:first] == [1024] * first
-    assert counts[-1] == 1024 // ROWS_PER_OTHER
-    assert all(a >= b for a, b in pairwise(counts))
+    eras = [sum(counts[start : start + 100]) for start in range(first, 2000 - 100, 100)]
+    assert all(a >= b - PICKS_AT_ONCE for a, b in pairwise(eras))
+    assert eras[-1] == pytest.approx(100 * 1024 / ROWS_PER_PICK, abs=PICKS_AT_ONCE)
+    assert counts.count(0) > 500
 
 
-def test_rows_with_fresh_weights_come_first() -> None:
+@pytest.mark.parametrize("rows", [1, 7, 300, 5000])
+def test_share_of_rows_picked_does_not_depend_on_the_minibatch(rows: int) -> None:
+    sampler, fresh = Sampler(10**9), np.ones(rows, np.uint8)
+    minibatches = 100 * ROWS_PER_PICK // rows
+    count = sum(sampler.pick(fresh, rows).size for _ in range(minibatches))
+    assert count == pytest.approx(minibatches * rows / ROWS_PER_PICK, abs=PICKS_AT_ONCE)
+
+
+def test_rows_with_fresh_weights_come_first_and_others_are_not_forgotten() -> None:
     fresh = np.zeros(1024, np.uint8)
     fresh[[7, 500, 1000]] = 1
-    picked = Sampler(10**9).pick(fresh, 1024)
-    assert {7, 500, 1000} <= set(picked.tolist())
-    assert picked.size <= 3 + 1024 // ROWS_PER_OTHER
-    assert Sampler(10**9).pick(np.ones(1024, np.uint8), 1024).size == 1024 // ROWS_PER_FRESH
+    sampler = Sampler(10**9)
+    picks = [sampler.pick(fresh, 1024).copy() for _ in range(200)]
+    others: set[int] = set()
+    for picked in picks:
+        assert not picked.size or {7, 500, 1000} <= set(picked.tolist())
+        others |= set(picked.tolist()) - {7, 500, 1000}
+    assert len(others) > 100
 
 
-@pytest.mark.parametrize("rows", [0, 1, 5])
-def test_small_minibatches_give_at_least_one_row(rows: int) -> None:
-    picked = Sampler(10**9).pick(np.zeros(8, np.uint8), rows)
-    assert picked.size == min(rows, 1)
+def test_minibatch_of_no_rows_gives_none() -> None:
+    assert Sampler().pick(np.zeros(8, np.uint8), 0).size == 0
 
 
 def test_choice_depends_only_on_what_was_seen() -> None:
