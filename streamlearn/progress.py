@@ -211,7 +211,9 @@ class ProgressView:
     def _seen(self, progress: Progress) -> Seen:
         weight = progress.weight - self._weight
         since = math.nan
-        if weight > 0:
+        # a line that knew no loss yet (just resumed) leaves nothing to count from
+        counted = self._shown is None or self._weight > 0
+        if weight > 0 and counted:
             since = (progress.loss * progress.weight - self._loss_sum) / weight
         lag = math.nan
         if progress.state == "following":

@@ -134,6 +134,11 @@ def test_after_a_resume_the_loss_since_is_that_of_this_run() -> None:
     ]
 
 
+def test_the_loss_since_a_line_that_knew_none_is_not_known() -> None:
+    lines = plain(replace(UNKNOWN, weight=0.0), replace(AT, examples=2_000_000, weight=2e6))
+    assert lines[3].split()[:2] == ["0.500000", "-"]
+
+
 def test_spacing_by_examples() -> None:
     spacing = Spacing(every=1000)
     steps = [replace(AT, examples=n, seconds=n) for n in (1, 600, 1001, 1500, 2400, 2900, 3001)]
