@@ -54,6 +54,9 @@ class DelimitedFormat:
     config : SourceConfig
         ``header``, ``delimiter``, ``quote``, ``trim``, ``columns``, ``label`` and ``cross`` matter;
         where ``format`` is ``tsv`` the delimiter is a tab unless another is given.
+    labelled : bool
+        Whether records have a label (and weight, where the schema says so). If not, their columns
+        may be absent and are not looked at; every label is 0, every weight 1.
 
     Raises
     ------
@@ -63,7 +66,7 @@ class DelimitedFormat:
 
     name = "delimited"
 
-    def __init__(self, config: SourceConfig) -> None:
+    def __init__(self, config: SourceConfig, *, labelled: bool = True) -> None:
         delimiter = config.delimiter
         if config.format == "tsv" and delimiter == ",":
             delimiter = "\t"
@@ -72,6 +75,7 @@ class DelimitedFormat:
         if self.delimiter == self.quote:
             raise ConfigError(f"source.quote: {self.quote!r} is the delimiter already")
         self.trim = config.trim
+        self.labelled = labelled
         self.schema = read_schema(config)
         self.has_values = self.schema.has_values
         self.has_header = config.header
@@ -87,7 +91,9 @@ class DelimitedFormat:
 
     def parser(self, header: bytes | None) -> DelimitedParser:
         """Return a parser for an object with this header; see ``Format``."""
-        bound = self.schema.bind(self._names(header) if self.has_header else None)
+        bound = self.schema.bind(
+            self._names(header) if self.has_header else None, labelled=self.labelled
+        )
         self._count = bound.count
         for feature in bound.features:
             self._fields.setdefault(feature.field, len(self._fields))
@@ -201,8 +207,8 @@ class DelimitedParser:
             bound.count,
             bound.exact,
             source.has_values,
-            bound.columns[label.column],
-            columns[label.column],
+            bound.columns[label.column] if bound.labelled else -1,
+            columns[label.column] if bound.labelled else -1,
             mode,
             bound.columns[weight] if weight else -1,
             columns[weight] if weight else -1,

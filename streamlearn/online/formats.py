@@ -102,7 +102,13 @@ class Format(Protocol):
         ...
 
 
-def open_format(config: SourceConfig, sample: bytes | None = None) -> Format:
+# Formats whose label is a column like any other, so that it may be absent where none is wanted.
+_LABEL_OPTIONAL: Final = {"delimited"}
+
+
+def open_format(
+    config: SourceConfig, sample: bytes | None = None, *, labelled: bool = True
+) -> Format:
     """Return the format that a source's settings ask for.
 
     Parameters
@@ -111,6 +117,8 @@ def open_format(config: SourceConfig, sample: bytes | None = None) -> Format:
         ``format`` is a name of :data:`FORMATS`, an alias, or ``auto``.
     sample : bytes, optional
         The first lines of the source, which decide where the format is ``auto``.
+    labelled : bool
+        Whether labels are wanted; if not, delimited records need none (to predict).
 
     Raises
     ------
@@ -129,7 +137,10 @@ def open_format(config: SourceConfig, sample: bytes | None = None) -> Format:
             hint=f"did you mean {near[0]!r}?" if near else None,
         )
     module, _, attribute = FORMATS[name].partition(":")
-    return cast("Format", getattr(import_module(module), attribute)(config))
+    kind = getattr(import_module(module), attribute)
+    if not labelled and name in _LABEL_OPTIONAL:
+        return cast("Format", kind(config, labelled=False))
+    return cast("Format", kind(config))
 
 
 _PAIR = re.compile(rb"^[+-]?[\d.]\S*( +\d+:\S+)+\s*$")

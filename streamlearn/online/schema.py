@@ -171,6 +171,8 @@ class BoundSchema:
     crosses : tuple of tuple of int
         Indices into ``features``, in the order of each cross.
     cross_fields : tuple of str
+    labelled : bool
+        Whether records have a label.
     """
 
     columns: Mapping[str, int]
@@ -181,6 +183,7 @@ class BoundSchema:
     features: tuple[Feature, ...]
     crosses: tuple[tuple[int, ...], ...]
     cross_fields: tuple[str, ...]
+    labelled: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,13 +217,16 @@ class Schema:
         fields = [feature.field for feature in _features(self.kinds)]
         return (*fields, *("*".join(cross) for cross in self.crosses))
 
-    def bind(self, names: Sequence[str] | None) -> BoundSchema:
+    def bind(self, names: Sequence[str] | None, *, labelled: bool = True) -> BoundSchema:
         """Apply the schema to an object's columns.
 
         Parameters
         ----------
         names : sequence of str, optional
             The names in the object's header; None where it has none.
+        labelled : bool
+            Whether label and weight are wanted; if not, their columns need not be there, nor
+            those that are ignored.
 
         Raises
         ------
@@ -230,13 +236,13 @@ class Schema:
             A cross names a field that there is not.
         """
         if names is None:
-            places = {name: int(name) for name in (*self.kinds, self.label.column)}
-            count, exact = max(places.values()) + 1, False
+            places = {name: int(name) for name, _ in self._needed((), labelled=labelled)}
+            count, exact = max(places.values(), default=-1) + 1, False
         else:
             places = dict(zip(reversed(names), range(len(names) - 1, -1, -1), strict=True))
             count, exact = len(names), True
             times = Counter(names)
-            for name, path in self._needed(names):
+            for name, path in self._needed(names, labelled=labelled):
                 if name not in places:
                     raise DataError(
                         f"the header has no column {name!r}, which {path} names",
@@ -247,6 +253,7 @@ class Schema:
         kinds: Mapping[str, str] = self.kinds
         if not kinds:
             kinds = dict.fromkeys(places, "categorical") | {self.label.column: "label"}
+        kinds = {name: kind for name, kind in kinds.items() if name in places}
         kinds = {name: kinds[name] for name in sorted(kinds, key=places.__getitem__)}
         features = tuple(_features(kinds))
         weight = next((name for name, kind in kinds.items() if kind == "weight"), "")
@@ -255,15 +262,22 @@ class Schema:
             count=count,
             exact=exact,
             label=self.label,
-            weight=weight,
+            weight=weight if labelled else "",
             features=features,
             crosses=_resolve(self.crosses, features),
             cross_fields=tuple("*".join(cross) for cross in self.crosses),
+            labelled=labelled,
         )
 
-    def _needed(self, names: Sequence[str]) -> Iterable[tuple[str, str]]:
-        yield from ((name, f"source.columns.{name}") for name in self.kinds)
-        yield self.label.column, "source.label"
+    def _needed(self, names: Sequence[str], *, labelled: bool) -> Iterable[tuple[str, str]]:
+        """Name the columns that must be there, and the setting that says so."""
+        for name, kind in self.kinds.items():
+            # With labels what is ignored must be there, too: its name may be misspelt. Without them
+            # it may be what only hindsight knows, as the label is.
+            if labelled or (kind in _PARTS and name != self.label.column):
+                yield name, f"source.columns.{name}"
+        if labelled:
+            yield self.label.column, "source.label"
         if not self.kinds:
             yield from ((name, "source.columns") for name in names)
 
@@ -304,9 +318,9 @@ def read_schema(config: SourceConfig) -> Schema:
         crosses=tuple(_read_cross(i, text) for i, text in enumerate(config.cross)),
         header=config.header,
     )
-    repeated = sorted({field for field in schema.fields if schema.fields.count(field) > 1})
-    if repeated:
-        raise ConfigError(f"source.cross: two fields have the name {repeated[0]!r}")
+    field, times = Counter((*schema.fields, "")).most_common(1)[0]
+    if times > 1:
+        raise ConfigError(f"source.cross: two fields have the name {field!r}")
     if schema.kinds:
         _resolve(schema.crosses, tuple(_features(schema.kinds)))
     return schema

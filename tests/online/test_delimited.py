@@ -298,6 +298,26 @@ def test_without_a_header_more_fields_than_named_are_allowed():
     assert logs.complaint(1, -1, 2, b"1,x") == "expected at least 3 fields, found 2"
 
 
+def test_records_need_no_label_where_none_is_wanted():
+    config = SourceConfig(format="delimited", header=True, columns=KINDS | {"late": "ignore"})
+    bare = open_format(config, labelled=False)
+    whole = source(header=True, columns=KINDS).parser(HEADER)
+    line = b"abc,7,2001-01-01T00:01\n"
+    rows, bad = read(bare.parser(b"c,n,t"), line)
+    assert not bad
+    assert rows == [(0, 0, 1.0, read(whole, b"1,2," + line)[0][0][3])]
+    assert read(bare.parser(HEADER), b"what,ever," + line)[0] == rows
+    with pytest.raises(DataError, match="no column 'n', which"):
+        bare.parser(b"y,w,c,t")
+
+
+def test_records_need_no_label_without_a_header_either():
+    config = SourceConfig(columns={"0": "categorical", "1": "number"}, label="2 > 15")
+    rows, bad = read(DelimitedFormat(config, labelled=False).parser(None), b"a,1\n")
+    assert not bad
+    assert rows[0][3] == read(DelimitedFormat(config).parser(None), b"a,1,20\n")[0][0][3]
+
+
 # --- splitting
 
 
