@@ -15,6 +15,7 @@ from streamlearn.compute.kernels import criteo as kernels
 from streamlearn.online.buckets import BUCKET_TEXT_BYTES_MAX, bucket_texts
 from streamlearn.online.features import field_seed
 from streamlearn.online.formats import Described
+from streamlearn.online.quoting import quoted
 
 if TYPE_CHECKING:
     from streamlearn.config import SourceConfig
@@ -29,7 +30,6 @@ FIELDS: Final = (
     *(f"I{i}" for i in range(1, INTEGERS + 1)),
     *(f"C{i}" for i in range(1, CATEGORIES + 1)),
 )
-_TEXT_SHOWN_MAX = 60
 
 
 class CriteoFormat:
@@ -60,7 +60,7 @@ class CriteoFormat:
         if reason == 5:
             return f"record of {arg} bytes is longer than the {1 << 20} allowed"
         columns = record.rstrip(b"\r\n").split(b"\t")
-        shown = _shown(columns[field] if 0 <= field < len(columns) else record)
+        shown = quoted(columns[field] if 0 <= field < len(columns) else record)
         if reason == 2:
             return f"label {shown} is not 0 or 1"
         name = FIELDS[field - 1]
@@ -113,9 +113,3 @@ class CriteoParser:
             text,
         )
         return Described(keys[:features], fields[:features], text_ends[:features], text[:size])
-
-
-def _shown(text: bytes) -> str:
-    """Quote what stood there, cut where it is long."""
-    cut = text[:_TEXT_SHOWN_MAX].decode(errors="backslashreplace")
-    return repr(cut if len(text) <= _TEXT_SHOWN_MAX else cut + "…")

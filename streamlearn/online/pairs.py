@@ -12,14 +12,13 @@ from streamlearn.messages import RECORD_BYTES_MAX
 from streamlearn.online.features import field_seed
 from streamlearn.online.formats import Described
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX
+from streamlearn.online.quoting import quoted
 
 if TYPE_CHECKING:
     from streamlearn.messages import I64, U8
     from streamlearn.online.minibatch import Minibatch
 
 __all__ = ["PairsParser", "complain"]
-
-_TEXT_SHOWN_MAX = 60
 
 
 class PairsParser:
@@ -84,19 +83,13 @@ def complain(reason: int, field: int, arg: int, record: bytes, form: str) -> str
         return f"record has more than {FEATURES_PER_RECORD_MAX} features"
     token = re.split(rb"[ \t\r\n]", record[arg:], maxsplit=1)[0]
     if reason == 2:
-        return f"label {_shown(token)} is not -1, 0 or 1"
-    which = f"feature {field + 1}, {_shown(token)},"
+        return f"label {quoted(token)} is not -1, 0 or 1"
+    which = f"feature {field + 1}, {quoted(token)},"
     if reason == 3:
         if token.startswith(b"qid:"):
-            return f"{_shown(token)} is not a query's number"
+            return f"{quoted(token)} is not a query's number"
         value = token.split(b":", form.count(":"))[-1]
-        return f"{which} has the value {_shown(value)}, which is not a finite number"
+        return f"{which} has the value {quoted(value)}, which is not a finite number"
     if reason == 4:
         return f"{which} is not valid UTF-8"
     return f"{which} is not {form}"
-
-
-def _shown(text: bytes) -> str:
-    """Quote what stood there, cut where it is long."""
-    cut = text[:_TEXT_SHOWN_MAX].decode(errors="backslashreplace")
-    return repr(cut if len(text) <= _TEXT_SHOWN_MAX else cut + "…")

@@ -158,7 +158,7 @@ BAD = [
     (
         record(tokens=(b"68fd1e64",) * 25 + (b"68fd1e6\xff",)),
         "utf8",
-        r"C26 '68fd1e6\\xff' is not valid UTF-8",
+        r"C26 '68fd1e6\xff' is not valid UTF-8",
     ),
     (
         record(tokens=(b"x" * RECORD_BYTES_MAX,) + (b"",) * 25),

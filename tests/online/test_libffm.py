@@ -45,8 +45,8 @@ def test_a_key_is_made_of_field_and_index():
             "number",
             "feature 1, '0:1:1:1', has the value '1:1', which is not a finite number",
         ),
-        (b"1 \xff:1:1", "utf8", r"feature 1, '\\xff:1:1', is not valid UTF-8"),
-        (b"1 0:\xff:1", "utf8", r"feature 1, '0:\\xff:1', is not valid UTF-8"),
+        (b"1 \xff:1:1", "utf8", r"feature 1, '\xff:1:1', is not valid UTF-8"),
+        (b"1 0:\xff:1", "utf8", r"feature 1, '0:\xff:1', is not valid UTF-8"),
     ],
 )
 def test_each_kind_of_bad_record_has_its_place_and_sentence(line, reason, sentence):

@@ -139,7 +139,7 @@ BAD = [
     ),
     (b"1 qid:x 1:1", "number", "'qid:x' is not a query's number"),
     (b"1 :1", "syntax", "feature 1, ':1', is not index:value"),
-    (b"1 a\xff:1", "utf8", r"feature 1, 'a\\xff:1', is not valid UTF-8"),
+    (b"1 a\xff:1", "utf8", r"feature 1, 'a\xff:1', is not valid UTF-8"),
 ]
 
 
