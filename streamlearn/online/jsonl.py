@@ -223,6 +223,8 @@ class JsonlParser:
         self._has_values = source.has_values
         self._names = (np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.uint8))
 
+        self._told: _Told | None = None
+
     def parse(self, buffer: U8, start: int, end: int, out: Minibatch) -> int:
         """Append the records of ``buffer[start:end]`` to ``out``; see ``Parser``."""
         if start >= end:
@@ -237,34 +239,38 @@ class JsonlParser:
         three letters; that of a number with a value is empty; a cross's has ``*`` between its
         parts'. Tokens and paths are cut at 256 bytes.
         """
+        if self._told is None:
+            room = 2 * FEATURES_PER_RECORD_MAX * _FEATURE_NAME_BYTES
+            room += _DESCRIBED_MAX * self._parts * (kernels.NAME_BYTES_MAX + BUCKET_TEXT_BYTES_MAX)
+            self._told = _Told(room, has_values=self._has_values)
+        told = self._told
         settings = self._settings.copy()
         settings[kernels.S_TELL] = True
-        out = Minibatch(_DESCRIBED_MAX, 2 * FEATURES_PER_RECORD_MAX, has_values=self._has_values)
-        room = out.nnz_max * _FEATURE_NAME_BYTES
-        room += _DESCRIBED_MAX * self._parts * (kernels.NAME_BYTES_MAX + BUCKET_TEXT_BYTES_MAX)
-        # untouched pages of these cost nothing
-        names = (np.empty(out.nnz_max, np.int32), np.empty(out.nnz_max, np.int64))
-        text = np.empty(room, np.uint8)
         records = [bytes(buffer[start:end]) for start, end in zip(starts, ends, strict=True)]
         lines = np.frombuffer(b"\n".join([*records, bytes(BLOCK_TAILROOM_BYTES)]), np.uint8)
         found: list[tuple[U64, I32, I64, U8]] = []
         at, end = 0, lines.size - BLOCK_TAILROOM_BYTES
+        size = 0
         while at < end:
-            out.clear()
+            told.minibatch.clear()
             self._counters[kernels.C_TEXT] = 0
-            at = self._run(lines, at, end, settings, (*names, text), out)
-            size = int(self._counters[kernels.C_TEXT])
+            names = (told.fields, told.text_ends, told.text)
+            at = self._run(lines, at, end, settings, names, told.minibatch)
+            features, bytes_ = told.minibatch.nnz, int(self._counters[kernels.C_TEXT])
             found.append(
                 (
-                    out.keys[: out.nnz].copy(),
-                    names[0][: out.nnz].copy(),
-                    names[1][: out.nnz] + sum(part[3].size for part in found),
-                    text[:size].copy(),
+                    told.minibatch.keys[:features].copy(),
+                    told.fields[:features].copy(),
+                    told.text_ends[:features] + size,
+                    told.text[:bytes_].copy(),
                 )
             )
+            size += bytes_
         if not found:
             empty = np.zeros(0, np.int64)
-            return Described(empty.astype(np.uint64), empty.astype(np.int32), empty, text[:0])
+            return Described(
+                empty.astype(np.uint64), empty.astype(np.int32), empty, empty.astype(np.uint8)
+            )
         keys, fields, text_ends, texts = (np.concatenate(part) for part in zip(*found, strict=True))
         return Described(keys, fields, text_ends, texts)
 
@@ -303,6 +309,17 @@ class JsonlParser:
                 out.nnz_max - FEATURES_PER_RECORD_MAX,
             )
         )
+
+
+class _Told:
+    """Room for the features of some records and their names; what is not used stays unmapped."""
+
+    def __init__(self, text_bytes: int, *, has_values: bool) -> None:
+        features = 2 * FEATURES_PER_RECORD_MAX
+        self.minibatch = Minibatch(_DESCRIBED_MAX, features, has_values=has_values)
+        self.fields: I32 = np.empty(features, np.int32)
+        self.text_ends: I64 = np.empty(features, np.int64)
+        self.text: U8 = np.empty(text_bytes, np.uint8)
 
 
 def _read_schema(config: SourceConfig) -> tuple[Schema, frozenset[str]]:
