@@ -6,14 +6,14 @@ from typing import Final
 
 __all__ = ["quoted"]
 
-_SHOWN_BYTES_MAX: Final = 60
+_SHOWN_MAX: Final = 60  # characters, or bytes of what is no text
 
 
 def quoted(text: bytes) -> str:
     """Quote what stood there, cut where it is long; what a terminal would act on is escaped."""
-    cut = text[:_SHOWN_BYTES_MAX]
     try:
-        shown = repr(cut.decode())
+        whole: str | bytes = text.decode()
     except UnicodeDecodeError:
-        shown = repr(cut)[1:]
-    return shown if len(text) <= _SHOWN_BYTES_MAX else f"{shown[:-1]}…{shown[-1]}"
+        whole = text
+    shown = repr(whole[:_SHOWN_MAX]).removeprefix("b")
+    return shown if len(whole) <= _SHOWN_MAX else f"{shown[:-1]}…{shown[-1]}"

@@ -15,6 +15,8 @@ from streamlearn.online.quoting import quoted
         (b"\x1b[31m\t", r"'\x1b[31m\t'"),
         (b"x" * 60, f"'{'x' * 60}'"),
         (b"x" * 61, f"'{'x' * 60}…'"),
+        (("ä" * 61).encode(), f"'{'ä' * 60}…'"),
+        (b"\xff" * 61, "'" + r"\xff" * 60 + "…'"),
     ],
 )
 def test_quotes_are_safe_and_short(text, shown):
