@@ -30,7 +30,7 @@ from streamlearn.online.schema import BoundSchema, Part, read_schema
 
 if TYPE_CHECKING:
     from streamlearn.config import SourceConfig
-    from streamlearn.messages import I64, U8
+    from streamlearn.messages import I64, U8, U64
 
 __all__ = ["DelimitedFormat", "DelimitedParser"]
 
@@ -159,7 +159,10 @@ class DelimitedFormat:
 
 
 class DelimitedParser:
-    """Parses blocks of one object; has working space of its own, so only one lane may use it.
+    """Parses blocks of one object.
+
+    It has working space of its own, once for each method: one lane may parse while another
+    describes, but no two may parse.
 
     Parameters
     ----------
@@ -232,12 +235,8 @@ class DelimitedParser:
             np.cumsum([len(cross) for cross in bound.crosses], dtype=np.int64),
             np.array([slots[i] for cross in bound.crosses for i in cross], np.int64),
         )
-        self._space = (
-            np.zeros(bound.count + 1, np.int64),
-            np.zeros(RECORD_BYTES_MAX + 64, np.uint8),
-        )
         tokens = label.tokens
-        self._arguments = (
+        fixed = (
             *self._common,
             np.array([columns[column] for column, _ in ops], np.int32),
             seeds,
@@ -247,9 +246,10 @@ class DelimitedParser:
             np.frombuffer(bytearray(b"".join(tokens)), np.uint8),
             np.cumsum([len(token) for token in tokens], dtype=np.int64),
             np.array(list(tokens.values()), np.int64),
-            np.zeros(2 * len(ops), np.uint64),
-            *self._space,
         )
+        self._space = _space(len(ops), bound.count)
+        self._parse_arguments = (*fixed, *_space(len(ops), bound.count))
+        self._describe_arguments = (*fixed, *self._space)
         self._slot_fields = slot_fields
         self._cross_fields = np.array([fields[f] for f in bound.cross_fields], np.int32)
 
@@ -263,7 +263,7 @@ class DelimitedParser:
                 buffer,
                 start,
                 end,
-                *self._arguments,
+                *self._parse_arguments,
                 out.keys,
                 out.values,
                 out.indptr,
@@ -295,7 +295,7 @@ class DelimitedParser:
             copied,
             0,
             size,
-            *self._arguments,
+            *self._describe_arguments,
             keys,
             values,
             rows,
@@ -322,7 +322,7 @@ class DelimitedParser:
             stops,
             *self._common,
             *self._crosses,
-            *self._space,
+            *self._space[1:],
             *bucket_texts(whole=False),
             _WEEKDAYS,
             self._slot_fields,
@@ -334,6 +334,15 @@ class DelimitedParser:
         assert count == state[S_NNZ], "a feature has no text"
         used = int(text_ends[count - 1]) if count else 0
         return Described(keys[:count], fields[:count], text_ends[:count], text[:used])
+
+
+def _space(ops: int, columns: int) -> tuple[U64, I64, U8]:
+    """Return what the kernels work in: slots, bounds of fields, unquoted text."""
+    return (
+        np.zeros(2 * ops, np.uint64),
+        np.zeros(columns + 1, np.int64),
+        np.zeros(RECORD_BYTES_MAX + 64, np.uint8),
+    )
 
 
 def _character(setting: str, text: str) -> str:
