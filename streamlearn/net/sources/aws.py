@@ -1,13 +1,14 @@
 """One AWS service as the sources use it: a client made when first needed, and our retries.
 
 botocore signs, follows a bucket to its region and reads errors; its own retries are off, because
-they know nothing of the byte where a body stopped.
+they know nothing of the byte where a body stopped, and bodies of objects go past it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -22,6 +23,7 @@ from streamlearn.net.sources.aws_errors import (
     describe_failure,
     failure_of,
 )
+from streamlearn.net.sources.ranged_get import RECEIVING, RangedGets
 from streamlearn.net.sources.s3_credentials import AwsAccess, resolve_access
 
 __all__ = ["AwsService"]
@@ -225,7 +227,7 @@ class AwsService:
             **({"signature_version": UNSIGNED} if access.anonymous else {}),
         )
         try:
-            return await self._resources.enter_async_context(
+            client = await self._resources.enter_async_context(
                 access.session.create_client(
                     self._service,
                     region_name=access.region,
@@ -240,6 +242,52 @@ class AwsService:
                 cause=str(error),
                 hint="check the endpoint (http://HOST:PORT or https://HOST) and the region",
             ) from error
+        if self._service == "s3":
+            self._receive_bodies(access, client)
+        return client
+
+    def _receive_bodies(self, access: AwsAccess, client: Any) -> None:
+        """Have the GETs around which RECEIVING is set made by us, as botocore signed them."""
+        from aiobotocore.awsrequest import AioAWSResponse
+        from botocore.httpsession import get_cert_path
+        from botocore.utils import get_environ_proxies
+
+        bundle = access.session.get_config_variable("ca_bundle") or get_cert_path(True)
+        gets = RangedGets(
+            ssl.create_default_context(cafile=bundle),
+            connections_max=CONNECTIONS_MAX,
+            connect_seconds=CONNECT_SECONDS_MAX,
+            read_seconds=self._read_seconds,
+        )
+        self._resources.callback(gets.close)
+
+        async def send(request: Any, **_: Any) -> Any:
+            target = RECEIVING.get()
+            if target is None or get_environ_proxies(request.url):
+                return None  # botocore goes on by itself
+            headers = {name: _text(value) for name, value in request.headers.items()}
+            answer = await gets.get(request.url, headers, target)
+            if answer is None:
+                return None
+            return AioAWSResponse(
+                request.url, answer.status, answer.headers, _SmallBody(answer.body)
+            )
+
+        client.meta.events.register("before-send.s3.GetObject", send)
+
+
+class _SmallBody:
+    """What botocore reads an error from."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    async def read(self) -> bytes:
+        return self._body
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else value
 
 
 def _import_client() -> None:

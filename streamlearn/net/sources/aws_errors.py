@@ -6,6 +6,7 @@ Every failure, whichever layer raises it (botocore, aiohttp, the socket), become
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,7 +140,9 @@ def failure_of(error: Exception) -> Failure:
     elif isinstance(error, aiohttp.ClientPayloadError):
         # One exception for both: the peer closed early, or the connection broke.
         retry = "connection" if "ConnectionResetError" in words else "truncated"
-    elif isinstance(error, exceptions.SSLError | aiohttp.ClientSSLError):
+    elif isinstance(
+        error, exceptions.SSLError | aiohttp.ClientSSLError | ssl.SSLCertVerificationError
+    ):
         retry = ""
     elif isinstance(
         error,

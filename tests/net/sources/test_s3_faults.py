@@ -176,7 +176,7 @@ async def test_redirect_without_a_region_is_a_clear_error(localbucket, fault_fro
 
 
 async def test_server_that_ignores_ranges_is_read_from_the_start_only(faulty):
-    _, fetch = await faulty(Fault("whole"), Fault("whole"))
+    _, fetch = await faulty(*[Fault("whole")] * 4)
     assert await fetch() == CONTENT
     with pytest.raises(SourceError, match="from byte 100 on") as caught:
         await fetch(100)
