@@ -81,9 +81,10 @@ def _files(uri: str, path: str) -> _Objects:
 
 def _paths(path: str) -> Iterator[str]:
     if glob.has_magic(path) and not os.path.lexists(path):
-        wants_markers = _name(path).startswith(_MARKERS)
+        asked = {part for part in path.split("/") if part.startswith(_MARKERS)}
         for match in glob.iglob(path, recursive=True):  # noqa: PTH207
-            if wants_markers or not _name(match).startswith(_MARKERS):
+            markers = {part for part in match.split("/") if part.startswith(_MARKERS)}
+            if not markers - asked or _name(path).startswith(_MARKERS):
                 yield from _below(match, set())
         return
     os.stat(path)  # noqa: PTH116 -- says why, where it is not there

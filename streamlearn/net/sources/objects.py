@@ -126,7 +126,7 @@ class ObjectSource:
 
     async def partitions(self) -> list[Partition]:
         """Return what is there now, in the order of the stores and by URI within each."""
-        entries: list[StoredObject] = []
+        found: dict[str, StoredObject] = {}
         for mount in self._mounts:
             try:
                 listed = await mount.store.list()
@@ -134,12 +134,15 @@ class ObjectSource:
                 if not self._follows:
                     raise
                 continue
-            young = self._clock() - self._follow_seconds
-            entries += [
-                stored
-                for stored in self._known.see(listed)
-                if not self._follows or stored.settled or stored.modified_seconds < young
-            ]
+            self._known.see(listed)
+            for stored in listed:
+                found.setdefault(stored.uri, stored)
+        young = self._clock() - self._follow_seconds
+        entries = [
+            stored
+            for stored in found.values()
+            if not self._follows or stored.settled or stored.modified_seconds < young
+        ]
         self._known.take(entries)
         return await self._split(entries)
 
@@ -265,10 +268,19 @@ class ObjectSource:
         splits = {stored.uri for stored, split in zip(large, plain, strict=True) if split}
         partitions = []
         for stored in entries:
-            whole = Partition(stored.uri, 0, -1, stored.version, stored.size)
+            whole = Partition(
+                stored.uri, 0, -1, stored.version, stored.size, stored.modified_seconds
+            )
             step = self._range_bytes if stored.uri in splits else 0
             partitions += [
-                Partition(stored.uri, at, min(at + step, stored.size), stored.version, stored.size)
+                Partition(
+                    stored.uri,
+                    at,
+                    min(at + step, stored.size),
+                    stored.version,
+                    stored.size,
+                    stored.modified_seconds,
+                )
                 for at in range(0, stored.size if step else 0, step or 1)
             ] or [whole]
         return partitions
@@ -380,8 +392,10 @@ class _Known:
         return fresh
 
     def take(self, objects: list[StoredObject]) -> None:
-        """Note that known objects were taken."""
-        self._states[self._find(_hashes([stored.uri for stored in objects]))] = _TAKEN
+        """Note that known objects were taken as they are."""
+        at = self._find(_hashes([stored.uri for stored in objects]))
+        self._states[at] = _TAKEN
+        self._versions[at] = _hashes([stored.version for stored in objects])
 
     def compare(self, listed: list[StoredObject]) -> tuple[list[StoredObject], list[StoredObject]]:
         """Compare a listing with what is known, and note its versions.

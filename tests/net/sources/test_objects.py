@@ -33,6 +33,7 @@ from streamlearn.net.sources.objects import Mount, ObjectSource
 from streamlearn.net.sources.reading import READING_BUFFERS_MIN
 from streamlearn.net.sources.source import NothingMatchedError, StoredObject
 
+BEGIN = Position()
 COMPRESS = {
     "none": bytes,
     "gzip": lambda data: gzip.compress(data, 1, mtime=0),
@@ -109,7 +110,7 @@ def source_of(*stores, block=16, ranges=1 << 30, buffers=12, ahead=4, **options)
     )
 
 
-async def contents(source, partition, position=Position()):
+async def contents(source, partition, position=BEGIN):
     """Read a partition, checking what every block promises."""
     plain = bytearray()
     at = None
@@ -128,7 +129,7 @@ async def contents(source, partition, position=Position()):
     return bytes(plain)
 
 
-async def records(source, partition, position=Position()):
+async def records(source, partition, position=BEGIN):
     plain = await contents(source, partition, position)
     assert plain.endswith(b"\n") or not plain
     return plain.split(b"\n")[:-1]
@@ -192,7 +193,7 @@ def test_a_resume_at_any_record_reads_the_rest(data, block, ranges, compression,
     asyncio.run(run())
 
 
-async def cuts(source, partition, position=Position()):
+async def cuts(source, partition, position=BEGIN):
     ends = []
     async for block in source.read(partition, position):
         if not block.last:
@@ -349,7 +350,7 @@ async def test_an_error_comes_in_its_place_and_the_next_partition_follows(compre
     store.faults["b", half] = SourceError("the network is down")
     source = source_of(store, block=8192)
     todo = [(partition, Position()) for partition in await source.partitions()]
-    plain = {uri: b"" for uri in "abc"}
+    plain = dict.fromkeys("abc", b"")
     errors = []
     async with aclosing(source.read_many(todo)) as blocks:
         async for partition, item in blocks:
@@ -600,6 +601,15 @@ async def test_an_object_that_two_uris_match_is_read_once():
     assert [p.uri for p in await source.partitions()] == ["a", "m2/b"]
 
 
+async def test_partitions_can_be_asked_for_again():
+    store = MemoryStore({"a": b"1\n"})
+    source = source_of(store)
+    first = await source.partitions()
+    assert await source.partitions() == first
+    store.objects["b"] = b"2\n"
+    assert [p.uri for p in await source.partitions()] == ["a", "b"]
+
+
 async def test_nothing_matched_is_an_error_unless_followed():
     with pytest.raises(SourceMissingError):
         await source_of(MemoryStore({})).partitions()
@@ -622,7 +632,7 @@ async def listings(source, turns, count):
 
     async def follow():
         async for partition in source.follow():
-            arrived.append(partition.uri)
+            arrived.extend((partition.uri,))
 
     task = asyncio.create_task(follow())
     try:
