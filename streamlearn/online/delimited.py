@@ -26,6 +26,7 @@ from streamlearn.online.buckets import BUCKET_TEXT_BYTES_MAX, bucket_texts
 from streamlearn.online.features import field_seed
 from streamlearn.online.formats import Described
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, S_NNZ, S_ROWS, Minibatch
+from streamlearn.online.quoting import quoted
 from streamlearn.online.schema import BoundSchema, Part, read_schema
 
 if TYPE_CHECKING:
@@ -43,7 +44,6 @@ _KINDS: Final[dict[tuple[Part, ...], int]] = {
     ("weekday",): kernels.WEEKDAY,
 }
 _WEEKDAYS: Final = np.frombuffer(b"MonTueWedThuFriSatSun", np.uint8)
-_SHOWN_MAX: Final = 60
 
 
 class DelimitedFormat:
@@ -112,10 +112,10 @@ class DelimitedFormat:
             case 6:
                 return (
                     f"a quote {self.quote} does not end on its line or stands inside a field "
-                    f"without quotes in {_shown(record)}"
+                    f"without quotes in {quoted(record)}"
                 )
         column = list(self._columns)[arg]
-        token = _shown(self._token(record, field))
+        token = quoted(self._token(record, field))
         match reason:
             case 2:
                 label = self.schema.label
@@ -137,7 +137,7 @@ class DelimitedFormat:
         try:
             line = header.rstrip(b"\r\n").decode("utf-8-sig")
         except UnicodeDecodeError as error:
-            raise DataError(f"the header {_shown(header)} is not valid UTF-8") from error
+            raise DataError(f"the header {quoted(header)} is not valid UTF-8") from error
         names = self._split(line)
         return [name.strip(" ") for name in names] if self.trim else names
 
@@ -352,9 +352,3 @@ def _character(setting: str, text: str) -> str:
             f"source.{setting}: expected one ASCII character other than a newline, got {text!r}"
         )
     return text
-
-
-def _shown(token: bytes) -> str:
-    """Quote a token for a message, cut and with what is not UTF-8 escaped."""
-    cut = "…" if len(token) > _SHOWN_MAX else ""
-    return "'" + token[:_SHOWN_MAX].decode(errors="backslashreplace") + cut + "'"
