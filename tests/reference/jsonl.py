@@ -27,7 +27,16 @@ class Pairs(list):  # type: ignore[type-arg]
 
 
 def default_label(token: bytes) -> int | None:
-    return {b"0": 0, b"1": 1, b"false": 0, b"true": 1}.get(token)
+    words = token.decode()
+    if words in ("1", "+1", "1.0", "+1.0"):
+        return 1
+    if words in ("0", "-1", "0.0", "-1.0"):
+        return 0
+    if words in (words.lower(), words.upper(), words.capitalize()):
+        return {"true": 1, "yes": 1, "y": 1, "t": 1, "false": 0, "no": 0, "n": 0, "f": 0}.get(
+            words.lower()
+        )
+    return None
 
 
 def parse(
