@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, nullcontext
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -67,9 +67,13 @@ class Reading(Protocol):
 
     def read_many(
         self, todo: AsyncIterator[tuple[Partition, Position]]
-    ) -> AsyncIterator[tuple[Partition, Block | StreamlearnError]]: ...
+    ) -> AsyncGenerator[tuple[Partition, Block | StreamlearnError], None]:
+        """Yield the blocks of partitions in order; an error ends its partition."""
+        ...
 
-    async def header(self, partition: Partition) -> bytes: ...
+    async def header(self, partition: Partition) -> bytes:
+        """Return the first line of the partition's object."""
+        ...
 
 
 @dataclass(slots=True)
@@ -124,6 +128,8 @@ class Learner:
         Minutes since the epoch, for rows' last-seen.
     teach : bool
         False: score only.
+    positions : bool
+        Whether to go on from, and note, how far each partition is learned.
     on_scores : callable, optional
         Called in the learn lane with (scores, batch) of each minibatch, in order.
 
@@ -145,6 +151,7 @@ class Learner:
         cpu_clock: Callable[[], float],
         tick: Callable[[], int],
         teach: bool = True,
+        positions: bool = True,
         on_scores: Callable[[F32, Minibatch], None] | None = None,
     ) -> None:
         compute = model.job.compute
@@ -161,6 +168,7 @@ class Learner:
         self._quarantine = quarantine
         self._tick = tick
         self._teach = teach
+        self._positions = positions and teach
         self._on_scores = on_scores
         self._nothing = Nothing()
         self._cut: ModelCut | None = None
@@ -261,7 +269,7 @@ class Learner:
             partition,
             parser,
             skip_header=self._format.has_header and block.offset == 0,
-            records=known.position.records if known and self._teach else 0,
+            records=known.position.records if known and self._positions else 0,
         )
 
     def stop(self) -> None:
@@ -382,7 +390,7 @@ class Learner:
         )
         stream.records += 1
         stream.too_long_at = -1
-        return min(at + 1, block.end)
+        return min(int(at) + 1, block.end)
 
     # ---------------------------------------------------------------- in a learn lane
 
@@ -456,7 +464,7 @@ class Learner:
             stream, counts = work.stream, self.model.counts
             stream.records += records
             position = Position(work.base + work.end, stream.records)
-            if self._teach:
+            if self._positions:
                 self.model.positions[stream.partition.name] = Progressed(
                     stream.partition.version, position
                 )
@@ -522,7 +530,7 @@ class Learner:
             self.model.counts.bytes += block.end - block.start
             self.model.counts.stored_bytes += block.stored_bytes
             self.stored_bytes += block.stored_bytes
-            if block.last and self._teach:
+            if block.last and self._positions:
                 offset = block.offset + block.end - block.start
                 self.model.positions[stream.partition.name] = Progressed(
                     stream.partition.version, Position(offset, stream.records, done=True)

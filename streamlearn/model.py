@@ -28,18 +28,10 @@ from streamlearn.shards.table import ExactTable, HashedTable
 
 __all__ = ["Counts", "Model", "ModelCut", "load", "stored_job"]
 
-# Sections and settings that a model cannot change while it goes on: they say what its keys and numbers mean.
+# What a model cannot change while it goes on: it says what its keys and numbers mean.
 _BINDING: Final = (
-    "source.format",
-    "source.columns",
-    "source.label",
-    "source.cross",
-    "source.fields",
-    "source.trim",
-    "source.header",
-    "source.delimiter",
-    "source.quote",
-    "source.negative_rate",
+    *(f"source.{name}" for name in ("format", "columns", "label", "cross", "fields", "header")),
+    *(f"source.{name}" for name in ("delimiter", "quote", "trim", "negative_rate")),
     "model",
     "tables.index",
     "tables.bits",
@@ -79,6 +71,8 @@ class Model:
         What it is learned with; stored in every snapshot.
     positions : dict
         By partition name.
+    quarantine_size, replayed_size : int
+        Bytes of ``bad_records.jsonl`` that belong to it, and how many of them were replayed.
     epoch : int
         Passes over the source that are complete.
     resumed_from : str or None
@@ -94,6 +88,7 @@ class Model:
     counts: Counts = field(default_factory=Counts)
     epoch: int = 0
     quarantine_size: int = 0
+    replayed_size: int = 0
     resumed_from: str | None = None
     skipped: list[str] = field(default_factory=list)
 
@@ -234,6 +229,7 @@ class ModelCut:
             "epoch": model.epoch,
             "fields": list(model.names.fields),
             "quarantine_size": quarantine_size,
+            "replayed_size": model.replayed_size,
             "features": model.table.features if self._exact else 0,
             "summary": {
                 name: value
@@ -305,7 +301,11 @@ def stored_job(directory: Path) -> JobConfig:
 
 
 def load(
-    directory: Path, job: JobConfig | None = None, clock: Callable[[], float] | None = None
+    directory: Path,
+    job: JobConfig | None = None,
+    clock: Callable[[], float] | None = None,
+    *,
+    mended: bool = False,
 ) -> Model:
     """Load the newest whole snapshot of an output directory.
 
@@ -313,6 +313,10 @@ def load(
     ----------
     job : JobConfig, optional
         What it will go on with; by default what it was learned with.
+    clock : callable, optional
+        Seconds, for how long the table takes to grow.
+    mended : bool
+        Whether ``job`` may read records otherwise than before.
 
     Raises
     ------
@@ -326,11 +330,11 @@ def load(
         stored = _job(reader)
         reader.require(
             kind=stored.model.kind,
-            keys=("counts", "positions", "arrays", "fields", "epoch", "quarantine_size"),
+            keys=("counts", "positions", "arrays", "fields", "epoch", "quarantine_size", "replayed_size"),
             blobs=("intercept",),
         )
         if job is not None:
-            _check_binding(stored, job, directory)
+            _check_binding(stored, job, directory, mended=mended)
         meta = reader.meta
         model = Model.new(job or stored, tuple(meta["fields"]), rows=int(meta["features"]), clock=clock)
         arrays = {
@@ -344,6 +348,7 @@ def load(
         model.counts = Counts(**meta["counts"])
         model.epoch = int(meta["epoch"])
         model.quarantine_size = int(meta["quarantine_size"])
+        model.replayed_size = int(meta["replayed_size"])
         model.positions = {
             name: Progressed(version, Position(offset, records, done))
             for name, (version, offset, records, done) in meta["positions"].items()
@@ -397,9 +402,13 @@ def _job(reader: SnapshotReader) -> JobConfig:
         ) from error
 
 
-def _check_binding(stored: JobConfig, job: JobConfig, directory: Path) -> None:
+def _check_binding(stored: JobConfig, job: JobConfig, directory: Path, *, mended: bool) -> None:
+    """Refuse a job that says something else of a model's keys and numbers than it was learned with."""
     for path in _BINDING:
-        was, now = (_at(one, path) for one in (stored, job))
+        section, _, name = path.partition(".")
+        if mended and section == "source":
+            continue
+        was, now = (_at(one, section, name) for one in (stored, job))
         if was != now:
             raise ConfigError(
                 f"{path} is {_shown(now)}, but the model in {directory} was learned with "
@@ -408,11 +417,9 @@ def _check_binding(stored: JobConfig, job: JobConfig, directory: Path) -> None:
             )
 
 
-def _at(job: JobConfig, path: str) -> Any:
-    value: Any = job
-    for name in path.split("."):
-        value = getattr(value, name)
-    return value
+def _at(job: JobConfig, section: str, name: str) -> Any:
+    value = getattr(job, section)
+    return getattr(value, name) if name else value
 
 
 def _shown(value: Any) -> str:

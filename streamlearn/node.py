@@ -15,6 +15,7 @@ from streamlearn.messages import Position, Progress
 from streamlearn.model import stored_job
 from streamlearn.net.sources.uri import open_source
 from streamlearn.online.formats import open_format
+from streamlearn.replay import replay as _replay
 from streamlearn.scoring import score
 from streamlearn.shards.snapshot import listing
 from streamlearn.training import TrainingRun
@@ -24,6 +25,7 @@ __all__ = [
     "export",
     "inspect",
     "predict",
+    "replay",
     "snapshots",
     "source_check",
     "source_head",
@@ -50,6 +52,11 @@ def predict(
 ) -> dict[str, Any]:
     """Hand the probability of each record to ``out``, in order; NaN for a bad record."""
     return uvloop.run(score(directory, job, lambda _: None, out))
+
+
+def replay(directory: Path, job: JobConfig, progress: ProgressSink) -> dict[str, Any]:
+    """Learn the records of ``bad_records.jsonl`` with a mended schema; return the report."""
+    return uvloop.run(_replay(directory, job, progress))
 
 
 def snapshots(directory: Path) -> list[dict[str, Any]]:

@@ -71,8 +71,8 @@ class Quarantine:
         self._file.close()
 
 
-def read_quarantine(path: Path) -> Iterator[BadRecord]:
-    """Yield the records of a ``bad_records.jsonl``.
+def read_quarantine(path: Path, start: int = 0, end: int | None = None) -> Iterator[BadRecord]:
+    """Yield the records that stand in bytes ``[start, end)`` of a ``bad_records.jsonl``.
 
     Raises
     ------
@@ -80,7 +80,11 @@ def read_quarantine(path: Path) -> Iterator[BadRecord]:
         A line is not what :class:`Quarantine` writes.
     """
     with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
+        file.seek(start)
+        while end is None or file.tell() < end:
+            at, line = file.tell(), file.readline()
+            if not line:
+                return
             try:
                 entry = msgspec.json.decode(line)
                 record = (
@@ -93,5 +97,5 @@ def read_quarantine(path: Path) -> Iterator[BadRecord]:
                 )
             except (msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
                 raise DataError(
-                    f"{path}:{number} is not a quarantined record", cause=str(error)
+                    f"{path} has no quarantined record at byte {at}", cause=str(error)
                 ) from error

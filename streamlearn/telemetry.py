@@ -54,7 +54,7 @@ class Telemetry:
         self.last: Progress = self._progress(math.nan)
         self.metrics.on_scrape(self._read)
 
-    def attach(self, learner: Learner, source: ObjectSource) -> None:
+    def attach(self, learner: Learner, source: ObjectSource | None) -> None:
         """Say whose figures these are, once they exist."""
         self._learner, self._source = learner, source
 
@@ -164,7 +164,7 @@ class Telemetry:
         m, learner, source = self.metrics, self._learner, self._source
         m.set_state(self.state)
         m.set(metrics.COMPILE_SECONDS, self.compile_seconds)
-        if learner is None or source is None:
+        if learner is None:
             return
         model = learner.model
         if self.summary:
@@ -174,8 +174,6 @@ class Telemetry:
         m.set(metrics.STORED_BYTES, model.counts.stored_bytes)
         for reason, count in learner.reasons.items():
             m.set(metrics.REJECTED, count, reason)
-        for reason, count in getattr(source, "retries", {}).items():
-            m.set(metrics.RETRIES, count, reason)
         done, total = self._bytes()
         if total >= 0:
             m.set(metrics.LAG_BYTES, max(total - done, 0))
@@ -190,7 +188,10 @@ class Telemetry:
             ("failed", failed),
         ):
             m.set(metrics.PARTITIONS, count, state)
-        m.set(metrics.READ_AHEAD_BYTES, source.pool.bytes_in_use)
+        if source is not None:
+            m.set(metrics.READ_AHEAD_BYTES, source.pool.bytes_in_use)
+            for reason, count in source.retries().items():
+                m.set(metrics.RETRIES, count, reason)
         m.set(metrics.READ_AHEAD_BYTES_MAX, model.job.source.read_ahead_bytes)
         table = model.table
         m.set(metrics.TABLE_BYTES, table.nbytes)

@@ -20,6 +20,7 @@ from streamlearn.online.formats import Format
 from streamlearn.online.logistic import Scratch
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
 from streamlearn.shards.cut import Cut, Nothing
+from streamlearn.shards.table import ExactTable
 
 __all__ = ["warm_up", "whole_records"]
 
@@ -74,7 +75,7 @@ def warm_up(
         while cut.take() is not None:
             pass
         cut.close()
-        if model.table.index == "exact":
+        if isinstance(model.table, ExactTable):
             model.table.grow(0)
 
     def score() -> None:
@@ -87,6 +88,8 @@ def warm_up(
         picked = np.arange(min(batch.rows, 4), dtype=np.int64)
         model.names.note(parser, buffer, batch.lines[: batch.rows], picked)
         model.names.flush()
+        model.names.prune(lambda keys: np.ones(len(keys), np.bool_))
+        model.names.restore(model.names.state())
         model.weights_at(batch.keys[:1])
 
     steps = (("parse", parse), ("learn", learn), ("snapshot", keep), ("score", score))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 
 from streamlearn.compute.kernels import logistic as kernels
 from streamlearn.config import ModelConfig
-from streamlearn.messages import F32, I32, I64, U8, U64
+from streamlearn.messages import F32, I64, U8, U64
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
 
 __all__ = ["RULES", "LogisticSolver", "Scratch"]
@@ -22,31 +22,32 @@ CutArguments = tuple[int, U64, I64, U64, I64]
 class Keeper(Protocol):
     """What keeps a table's old lines for an open cut."""
 
-    def arguments(self, lines_max: int) -> CutArguments: ...
+    def arguments(self, lines_max: int) -> CutArguments:
+        """Return what a learn kernel keeps lines with, room for so many more."""
+        ...
 
 
-class HashedRows(Protocol):
-    """A table of rows without keys, as this solver sees it."""
+class Rows(Protocol):
+    """A local table, as this solver sees it."""
 
-    index: Final[str]
-    words: U64
-    shift: np.uint64
     intercept: F32
 
+    @property
+    def index(self) -> str:
+        """``exact`` or ``hashed``: which kernels are its own."""
+        ...
 
-class ExactRows(Protocol):
-    """A table of rows by exact keys, as this solver sees it."""
+    def arguments(self) -> tuple[Any, ...]:
+        """Return what its learn kernel is given of it."""
+        ...
 
-    index: Final[str]
-    words: U64
-    places: U64
-    segment_of: I32
-    loads: I64
-    limits: I64
-    inserted_count: I64
-    intercept: F32
+    def score_arguments(self) -> tuple[Any, ...]:
+        """Return what its score kernel is given of it."""
+        ...
 
-    def make_room(self, segment: int) -> None: ...
+    def make_room(self, segment: int) -> None:
+        """Make room in a segment that its learn kernel found full."""
+        ...
 
 
 class Scratch:
@@ -67,7 +68,7 @@ class Scratch:
 
     def __init__(self, rows_max: int, nnz_max: int) -> None:
         width = FEATURES_PER_RECORD_MAX + kernels.LANES
-        self.hints = np.zeros(nnz_max, np.uint32)
+        self.places = np.zeros(nnz_max, np.uint32)
         self.columns64 = np.zeros(width, np.uint64)
         self.columns: F32 = self.columns64.view(np.float32)
         self.x = np.ones(width, np.float32)
@@ -90,7 +91,7 @@ class LogisticSolver:
         while it grows: ``learn`` calls ``table.make_room`` where a segment is full.
     """
 
-    def __init__(self, model: ModelConfig, table: ExactRows | HashedRows) -> None:
+    def __init__(self, model: ModelConfig, table: Rows) -> None:
         self.table = table
         self._rule = RULES[model.rule]
         self._rates = np.array(
@@ -110,11 +111,12 @@ class LogisticSolver:
         Raises
         ------
         TableFullError
-            The table may not grow; the examples before have been learned, ``scratch.state[0]`` says how many.
+                The table may not grow; the examples before have been learned, ``scratch.state[0]``
+            says how many.
         """
         done = self.learn_until_full(batch, scratch, keeper, tick, 0)
         while done >= 0:
-            self.table.make_room(done)  # type: ignore[union-attr]
+            self.table.make_room(done)
             done = self.learn_until_full(batch, scratch, keeper, tick, int(scratch.state[0]))
         return scratch.scores[: batch.rows]
 
@@ -131,37 +133,24 @@ class LogisticSolver:
         """
         table, state = self.table, scratch.state
         state[0], state[1], state[2] = first, batch.rows, 0
-        cut = keeper.arguments(2 * batch.nnz)
-        if table.index == "hashed":
-            kernels.learn_hashed(
-                batch.keys, batch.values, batch.indptr, batch.labels, batch.weights, state,
-                table.words, table.shift, table.intercept, self._rule, self._rates,
-                scratch.columns64, scratch.columns, scratch.x, scratch.w, scratch.scores,
-                scratch.fresh, *cut,
-            )  # fmt: skip
-            return -1
-        kernels.learn_exact(
+        learn = kernels.learn_hashed if table.index == "hashed" else kernels.learn_exact
+        learn(
             batch.keys, batch.values, batch.indptr, batch.labels, batch.weights, state,
-            table.words, table.places, table.segment_of, table.inserted_count, table.loads,
-            table.limits, table.intercept, self._rule, self._rates, np.uint64(tick),
-            scratch.hints, scratch.columns64, scratch.columns, scratch.x, scratch.w,
-            scratch.slots, scratch.scores, scratch.fresh, *cut,
+            *table.arguments(), self._rule, self._rates, np.uint64(tick),
+            scratch.places, scratch.columns64, scratch.columns, scratch.x, scratch.w,
+            scratch.slots, scratch.scores, scratch.fresh,
+            *keeper.arguments(2 * batch.nnz),
         )  # fmt: skip
         return int(state[3]) if state[2] else -1
 
     def score(self, batch: Minibatch, scratch: Scratch) -> F32:
         """Score each example without learning; return the scores (a view of ``scratch.scores``)."""
         table, rows = self.table, batch.rows
-        if table.index == "hashed":
-            kernels.score_hashed(
-                batch.keys, batch.values, batch.indptr, rows, table.words, table.shift,
-                table.intercept, self._rule, self._rates, scratch.scores,
-            )  # fmt: skip
-        else:
-            kernels.score_exact(
-                batch.keys, batch.values, batch.indptr, rows, table.words, table.places,
-                table.intercept, self._rule, self._rates, scratch.scores,
-            )  # fmt: skip
+        score = kernels.score_hashed if table.index == "hashed" else kernels.score_exact
+        score(
+            batch.keys, batch.values, batch.indptr, rows, *table.score_arguments(),
+            self._rule, self._rates, scratch.scores,
+        )  # fmt: skip
         return scratch.scores[:rows]
 
     def weights(self, columns: U64) -> F32:

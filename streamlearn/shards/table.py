@@ -12,7 +12,7 @@ nothing of rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -137,6 +137,19 @@ class ExactTable:
         for segment in range(table.segments):
             table._place(segment, bits, segment << (8 - bits), (slots >> bits) + 1024)
         return table
+
+    # --- for kernels
+
+    def arguments(self) -> tuple[Any, ...]:
+        """Return what learn kernels are given of the table."""
+        return (
+            self.words, self.places, self.segment_of, self.inserted_count, self.loads, self.limits,
+            self.intercept,
+        )  # fmt: skip
+
+    def score_arguments(self) -> tuple[Any, ...]:
+        """Return what score kernels are given of the table."""
+        return self.words, self.places, self.intercept
 
     # --- what a segment is
 
@@ -315,7 +328,7 @@ class ExactTable:
         self.loads[segment] = max(taken, 0)
         if taken < 0:
             self._clear(segment)
-        return taken >= 0
+        return bool(taken >= 0)
 
     def _place(self, segment: int, bits: int, low: int, capacity: int) -> None:
         """Lay out an empty region: fence, places, limit, huge pages."""
@@ -357,6 +370,16 @@ class HashedTable:
     def find(self, keys: U64) -> I64:
         """Return the row of each key."""
         return np.asarray(keys, np.uint64).__rshift__(self.shift).astype(np.int64)
+
+    def arguments(self) -> tuple[Any, ...]:
+        """Return what learn kernels are given of the table."""
+        return self.words, self.shift, self.intercept
+
+    score_arguments = arguments
+
+    def make_room(self, segment: int) -> None:
+        """A table of fixed size is never asked to."""
+        raise AssertionError(segment)
 
     @property
     def features(self) -> int:

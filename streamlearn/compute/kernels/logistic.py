@@ -1,4 +1,4 @@
-"""Fused kernels of L1 logistic regression on a local table: find, score, learn, insert on the way; per example.
+"""Fused kernels of L1 logistic regression on a local table: find, score, learn, insert, per example.
 
 Equations (y in {0, 1}; s the score; g = (p - y) weight; per coordinate g_j = g x_j; McMahan et al., "Ad Click
 Prediction: a View from the Trenches", KDD 2013, Algorithm 1):
@@ -143,7 +143,7 @@ def _restore_ones(values, m, padded, x):
 @njit(nogil=True, cache=True, fastmath=FAST)
 def learn_exact(
     keys, values, indptr, labels, weights, state, words, places, segment_of, inserted, loads,
-    limits, intercept, rule, rates, tick, hints, zn64, zn, x, w, slots, scores, fresh,
+    limits, intercept, rule, rates, tick, places_of, zn64, zn, x, w, slots, scores, fresh,
     saving, kept, side_lines, side_words, side_count,
 ):  # fmt: skip
     """Score and learn examples ``state[0]:state[1]`` of a minibatch on the exact table, in place.
@@ -172,8 +172,8 @@ def learn_exact(
         alpha, beta, l1, l2, 1 / alpha, intercept (0 or 1).
     tick : uint64
         Low half of the word that is written above the count of every row touched.
-    hints : uint32[nnz]
-        Scratch: the line of each key, computed when it is prefetched.
+    places_of : uint32[nnz]
+        Scratch: the line (hashed: the row) of each key, computed when it is prefetched.
     zn64, zn : uint64[m], float32[2 * m]
         Scratch, two views of the same memory; m at least the longest example padded to 16.
     x, w, slots : float32[m], float32[m], int64[m]
@@ -204,7 +204,7 @@ def learn_exact(
                 key = keys[j]
                 prefix = int64(key >> uint64(56))
                 place = ((key >> uint64(32)) * places[prefix, 0] + places[prefix, 1]) >> uint64(32)
-                hints[j] = uint32(place)
+                places_of[j] = uint32(place)
                 prefetch(base + int64(place << uint64(6)))
             hinted += 1
         o = indptr[r]
@@ -212,7 +212,7 @@ def learn_exact(
         grow = int64(-1)
         for j in range(m):
             key = keys[o + j]
-            slot = int64(hints[o + j]) * 2
+            slot = int64(places_of[o + j]) * 2
             # both slots of the line at once: which of the two is a coin toss, a branch on it would miss
             second = int64(words[slot * 4 + 4] == key)
             if second | int64(words[slot * 4] == key):
@@ -276,13 +276,14 @@ def learn_exact(
 
 @njit(nogil=True, cache=True, fastmath=FAST)
 def learn_hashed(
-    keys, values, indptr, labels, weights, state, words, shift, intercept, rule, rates, zn64, zn,
-    x, w, scores, fresh, saving, kept, side_lines, side_words, side_count,
+    keys, values, indptr, labels, weights, state, words, shift, intercept, rule, rates, tick,
+    places_of, zn64, zn, x, w, slots, scores, fresh,
+    saving, kept, side_lines, side_words, side_count,
 ):  # fmt: skip
     """Score and learn examples ``state[0]:state[1]`` of a minibatch on the hashed table, in place.
 
     ``words`` is uint64[2 ** bits], two float32 columns a row, no keys; a key's row is its top ``bits`` bits
-    (``key >> shift``). The rest is as for :func:`learn_exact`.
+    (``key >> shift``). The rest is as for :func:`learn_exact`; ``tick`` and ``slots`` are not looked at.
     """
     alpha, beta, l1, l2, inverse_alpha = rates[0], rates[1], rates[2], rates[3], rates[4]
     base_rate = beta * inverse_alpha + l2
@@ -293,12 +294,14 @@ def learn_hashed(
         until = min(r + AHEAD, end - 1)
         while hinted <= until:
             for j in range(indptr[hinted], indptr[hinted + 1]):
-                prefetch(base + int64((keys[j] >> shift) << uint64(3)))
+                row = int64(keys[j] >> shift)
+                places_of[j] = uint32(row)
+                prefetch(base + (row << 3))
             hinted += 1
         o = indptr[r]
         m = indptr[r + 1] - o
         for j in range(m):
-            zn64[j] = words[int64(keys[o + j] >> shift)]
+            zn64[j] = words[int64(places_of[o + j])]
         padded = (m + LANES - 1) & ~(LANES - 1)
         _buffer_values(values, o, m, padded, zn64, x)
         score = _weigh(rule, zn, x, w, padded, inverse_alpha, base_rate, l1)
@@ -314,10 +317,10 @@ def learn_hashed(
             _teach_intercept(rule, intercept, bias, gradient, alpha, inverse_alpha, beta)
         if saving != 0:
             for j in range(m):
-                line = int64(keys[o + j] >> shift) >> 3
+                line = int64(places_of[o + j]) >> 3
                 preserve(words, line, kept, side_lines, side_words, side_count)
         for j in range(m):
-            words[int64(keys[o + j] >> shift)] = zn64[j]
+            words[int64(places_of[o + j])] = zn64[j]
         _restore_ones(values, m, padded, x)
     state[0] = end
     state[2] = 0
