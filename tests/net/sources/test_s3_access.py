@@ -2,16 +2,19 @@
 
 import asyncio
 import json
+import random
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
 
 import aiohttp
 import pytest
 
 from streamlearn.config import SourceConfig
-from streamlearn.errors import ConfigError, SourceMissingError
+from streamlearn.errors import ConfigError, SourceError, SourceMissingError
 from streamlearn.net.sources.s3_credentials import mask_key_id, resolve_access
-from tests.net.sources.s3_servers import BUCKET, KEY_ID, Fault, read_all
+from tests.net.sources.s3_servers import BUCKET, KEY_ID, Bucket, Fault, read_all
 
 boto3 = pytest.importorskip("boto3")
 
@@ -211,6 +214,66 @@ async def test_wrong_secret_is_explained(aws_environ, stores, tmp_path):
         with pytest.raises(SourceMissingError, match="signature is refused") as caught:
             await store.list()
     assert "AWS_SECRET_ACCESS_KEY" in caught.value.hint
+
+
+@pytest.fixture
+def tls_bucket(aws_environ, tmp_path):
+    """A bucket over https, and the file with its certificate."""
+    hadro = pytest.importorskip("hadro")
+    pytest.importorskip("cryptography")
+    certificate, key = make_certificate(tmp_path)
+    folder = tmp_path / "tls" / BUCKET
+    folder.mkdir(parents=True)
+    with hadro.Server(
+        data=str(folder.parent), tls_cert=str(certificate), tls_key=str(key)
+    ) as server:
+        yield Bucket(folder, server.endpoint), certificate
+
+
+def make_certificate(folder):
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "loopback")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False
+        )
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    (folder / "cert.pem").write_bytes(certificate.public_bytes(pem))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return folder / "cert.pem", folder / "key.pem"
+
+
+async def test_https_is_read_with_the_bundle_that_aws_names(tls_bucket, stores, monkeypatch):
+    bucket, certificate = tls_bucket
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
+    content = random.Random(3).randbytes(3_000_000)
+    bucket.put("a.bin", content)
+    assert bucket.endpoint.startswith("https://")
+    store = stores.open(f"s3://{BUCKET}/a.bin", endpoint_url=bucket.endpoint)
+    assert await read_all(store) == content
+    assert sum(store.retries.values()) == 0
+
+
+async def test_unknown_certificate_is_refused_at_once(tls_bucket, stores):
+    bucket, _ = tls_bucket
+    bucket.put("a.bin", b"content")
+    with pytest.raises(SourceError, match="request failed") as caught:
+        await stores.open(f"s3://{BUCKET}/a.bin", endpoint_url=bucket.endpoint).list()
+    assert "CERTIFICATE_VERIFY_FAILED" in caught.value.cause
+    assert stores.waits == []
 
 
 # ---------------------------------------------------------------- a server with rules
