@@ -156,8 +156,8 @@ async def test_a_pipe_that_cannot_be_opened_or_read_says_so(tmp_path, monkeypatc
     with pytest.raises(SourceMissingError, match="cannot open"):
         await PipeStore(str(tmp_path / "none")).list()
     fd = os.open(tmp_path, os.O_RDONLY)
+    store = PipeStore("-", fd=fd)
+    store._waitable = False
     with pytest.raises(SourceError, match=r"cannot read - at byte 0\ncause: Is a directory"):
-        store = PipeStore("-", fd=fd)
-        store._waitable = False
         await fetch(store, 0, 1)
     os.close(fd)
