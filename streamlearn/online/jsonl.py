@@ -194,7 +194,6 @@ class JsonlParser:
         paths_max = PATHS_MAX if source.dynamic else 0
         table, table_ops = _table(ops, paths_max)
         crosses = bound.crosses
-        self._counters: I64 = np.array([0, paths_max, 0], np.int64)
         self._schema = (
             np.array(kinds, np.int8),
             seeds,
@@ -211,14 +210,12 @@ class JsonlParser:
             np.cumsum([len(token) for token in label.tokens], dtype=np.int64),
             np.array(list(label.tokens.values()), np.int64),
         )
-        self._space = (
-            np.zeros(RECORD_BYTES_MAX + BLOCK_TAILROOM_BYTES, np.uint8),
-            np.zeros(RECORD_BYTES_MAX + BLOCK_TAILROOM_BYTES, np.uint8),
-            np.zeros(json_text.DEPTH_MAX, np.int64),
-            np.zeros(json_text.DEPTH_MAX, np.int64),
-            np.zeros(json_text.DEPTH_MAX, np.uint64),
-            np.zeros(2 * len(kinds) if crosses else 0, np.uint64),
-        )
+        # one lane parses while another names what it parsed: each has room and counters of its own,
+        # and only the one that parses adds to the table of paths
+        slots_room = 2 * len(kinds) if crosses else 0
+        self._room = (*_space(slots_room), np.array([0, paths_max, 0], np.int64))
+        self._told_counters: I64 = np.array([paths_max, paths_max, 0], np.int64)
+        self._told_room = (*_space(slots_room), self._told_counters)
         self._parts = sum(len(cross) for cross in crosses)
         self._has_values = source.has_values
         self._names = (np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.uint8))
@@ -230,7 +227,7 @@ class JsonlParser:
         if start >= end:
             return start
         assert buffer[end - 1] == ord("\n"), "the last record is not complete"
-        return self._run(buffer, start, end, self._settings, self._names, out)
+        return self._run(buffer, start, end, self._settings, self._room, self._names, out)
 
     def describe(self, buffer: U8, starts: I64, ends: I64) -> Described:
         """Parse good records once more and say which text made which key; see ``Parser``.
@@ -253,10 +250,10 @@ class JsonlParser:
         size = 0
         while at < end:
             told.minibatch.clear()
-            self._counters[kernels.C_TEXT] = 0
+            self._told_counters[kernels.C_TEXT] = 0
             names = (told.fields, told.text_ends, told.text)
-            at = self._run(lines, at, end, settings, names, told.minibatch)
-            features, bytes_ = told.minibatch.nnz, int(self._counters[kernels.C_TEXT])
+            at = self._run(lines, at, end, settings, self._told_room, names, told.minibatch)
+            features, bytes_ = told.minibatch.nnz, int(self._told_counters[kernels.C_TEXT])
             found.append(
                 (
                     told.minibatch.keys[:features].copy(),
@@ -280,6 +277,7 @@ class JsonlParser:
         start: int,
         end: int,
         settings: I64,
+        room: tuple[U8, U8, I64, I64, U64, U64, I64],
         names: tuple[I32, I64, U8],
         out: Minibatch,
     ) -> int:
@@ -290,8 +288,7 @@ class JsonlParser:
                 end,
                 settings,
                 *self._schema,
-                *self._space,
-                self._counters,
+                *room,
                 *bucket_texts(whole=False),
                 _WEEKDAYS,
                 *names,
@@ -376,3 +373,15 @@ def _shown(token: bytes) -> str:
     """Quote what stood there, cut where it is long."""
     cut = "…" if len(token) > _SHOWN_MAX else ""
     return "'" + token[:_SHOWN_MAX].decode(errors="backslashreplace") + cut + "'"
+
+
+def _space(slots: int) -> tuple[U8, U8, I64, I64, U64, U64]:
+    """Return what a kernel works in: path, token, levels with their operations and seeds, slots."""
+    return (
+        np.zeros(RECORD_BYTES_MAX + BLOCK_TAILROOM_BYTES, np.uint8),
+        np.zeros(RECORD_BYTES_MAX + BLOCK_TAILROOM_BYTES, np.uint8),
+        np.zeros(json_text.DEPTH_MAX, np.int64),
+        np.zeros(json_text.DEPTH_MAX, np.int64),
+        np.zeros(json_text.DEPTH_MAX, np.uint64),
+        np.zeros(slots, np.uint64),
+    )
