@@ -5,12 +5,21 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
 from streamlearn.errors import ResourceError
 
-__all__ = ["DirectoryLock", "fsync_directory", "locked", "make_directory", "open_directory"]
+__all__ = [
+    "DirectoryLock",
+    "fsync_directory",
+    "locked",
+    "make_directory",
+    "open_directory",
+    "remove",
+    "sweep",
+]
 
 
 class DirectoryLock:
@@ -97,3 +106,21 @@ def locked(path: Path) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def sweep(partial: Path) -> None:
+    """Remove what a dead writer left; BlockingIOError where the writer lives."""
+    if partial.exists():
+        fd = locked(partial)
+        try:
+            remove(partial)
+        finally:
+            os.close(fd)
+
+
+def remove(directory: Path) -> None:
+    """Remove a directory of files as far as the system lets us; what stays is swept later."""
+    with suppress(OSError):
+        for path in directory.iterdir():
+            path.unlink()
+        directory.rmdir()

@@ -20,6 +20,7 @@ __all__ = [
     "FORMAT_VERSION",
     "MANIFEST_BYTES_MAX",
     "MANIFEST_NAME",
+    "PARTIAL",
     "PIECE_BYTES",
     "Blob",
     "Manifest",
@@ -37,6 +38,8 @@ PIECE_BYTES: Final = 4 << 20
 # A manifest of 10 TB needs some 30 MB; more than this is no manifest of ours.
 MANIFEST_BYTES_MAX: Final = 64 << 20
 MANIFEST_NAME: Final = "manifest.json"
+# What follows the name of a snapshot that is not whole yet, or no longer.
+PARTIAL: Final = ".partial"
 
 _SEQUENCE = re.compile(r"[0-9]{12}")
 _BLOB_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")

@@ -292,7 +292,7 @@ def test_prune_spares_what_is_being_read(root):
 
 def test_prune_spares_what_another_release_wrote(root, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("streamlearn.shards.snapshot.FORMAT_VERSION", 2)
+        patch.setattr("streamlearn.shards.snapshot_writer.FORMAT_VERSION", 2)
         write(root, 1)
     write(root, 2)
     assert prune(root, 1) == []
