@@ -96,7 +96,7 @@ class AwsService:
         self._resources = AsyncExitStack()
         self._access: AwsAccess | None = None
         self._client: Any = None
-        self._bucket_region = ""
+        self._bucket_regions: dict[str, str] = {}
         self._reached = False
         self._users = 0
 
@@ -164,19 +164,19 @@ class AwsService:
                 fruitless += 1
                 await self.retry_or_raise(failure_of(error), fruitless, what)
             else:
-                self.heard(answer)
+                self.heard(answer, parameters.get("Bucket", ""))
                 return dict(answer)
 
-    def heard(self, answer: dict[str, Any]) -> None:
+    def heard(self, answer: dict[str, Any], bucket: str) -> None:
         """Note that the service answered, and what it says of the bucket's region."""
         self._reached = True
         headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-        self._bucket_region = headers.get("x-amz-bucket-region", self._bucket_region)
+        if region := headers.get("x-amz-bucket-region"):
+            self._bucket_regions[bucket] = region
 
-    @property
-    def bucket_region(self) -> str:
-        """The bucket's region as the service told it; empty while unknown."""
-        return self._bucket_region
+    def bucket_region(self, bucket: str) -> str:
+        """Return the bucket's region as the service told it; empty while unknown."""
+        return self._bucket_regions.get(bucket, "")
 
     async def retry_or_raise(self, failure: Failure, fruitless: int, what: str) -> None:
         """Wait before the next attempt, or raise where there is to be none.
@@ -202,7 +202,7 @@ class AwsService:
     async def error(self, failure: Failure, what: str) -> SourceError:
         """Put a failure into the words of the user."""
         access = await self.access()
-        return describe_failure(failure, what, access, await self.url(), self._bucket_region)
+        return describe_failure(failure, what, access, await self.url())
 
     async def aclose(self) -> None:
         """Give up one share; the last one closes all connections."""

@@ -152,9 +152,7 @@ def failure_of(error: Exception) -> Failure:
     return Failure(0, code, words, retry, missing=isinstance(error, _missing_exceptions()))
 
 
-def describe_failure(
-    failure: Failure, what: str, access: AwsAccess, url: str, bucket_region: str = ""
-) -> SourceError:
+def describe_failure(failure: Failure, what: str, access: AwsAccess, url: str) -> SourceError:
     """Say what failed in one sentence, with S3's own words and the next step.
 
     Parameters
@@ -165,11 +163,8 @@ def describe_failure(
     access : AwsAccess
     url : str
         Where the request went.
-    bucket_region : str
-        The bucket's region where it is known.
     """
-    region = failure.region or bucket_region
-    meaning, hint = _meaning(failure, access, region)
+    meaning, hint = _meaning(failure, access)
     answer = f"HTTP {failure.status} {failure.code}" if failure.status else failure.code
     message = f"{what}: {meaning} ({answer} from {url}, region {access.region})"
     missing = failure.missing or (failure.status in range(300, 500) and not failure.retry)
@@ -177,8 +172,9 @@ def describe_failure(
     return kind(message, cause=failure.words or None, hint=hint or None)
 
 
-def _meaning(failure: Failure, access: AwsAccess, region: str) -> tuple[str, str]:
+def _meaning(failure: Failure, access: AwsAccess) -> tuple[str, str]:
     if failure.code in _REGION_CODES or failure.status == 301:
+        region = failure.region
         hint = f"the bucket is in {region}: set --region {region}" if region else _REGION_HINT
         return "the bucket is in another region", hint
     if failure.retry == "slow_down":

@@ -142,7 +142,7 @@ class S3Store:
             "endpoint from": access.endpoint_origin,
             "region": access.region,
             "region from": access.region_origin,
-            "bucket region": self._service.bucket_region or "not told yet",
+            "bucket region": self._service.bucket_region(self.uri.bucket) or "not told yet",
             "credentials from": access.credentials_origin,
             "access key id": access.key_id or "none",
             "requester pays": "yes" if self._config.requester_pays else "no",
@@ -214,7 +214,7 @@ class S3Store:
                 return None
             raise
         answer["Body"].raw_stream.close()
-        self._service.heard(answer)
+        self._service.heard(answer, self.uri.bucket)
         modified = answer.get("LastModified")
         return StoredObject(
             uri=self.uri.uri_of(key),
@@ -252,7 +252,7 @@ class S3Store:
             if failure.status in (_CHANGED_STATUS, _GONE_STATUS, _BEYOND_END_STATUS):
                 raise await self._changed(stored, key, failure)
             return 0, failure
-        self._service.heard(answer)
+        self._service.heard(answer, self.uri.bucket)
         if target.used:
             available = self._check_answer(stored, start, answer)
             return target.filled, target.failure or _ended(target.filled, into[:available])

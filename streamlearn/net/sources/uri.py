@@ -11,6 +11,7 @@ from pathlib import Path
 
 from streamlearn.config import SourceConfig
 from streamlearn.errors import ConfigError
+from streamlearn.net.sources.aws import AwsService
 from streamlearn.net.sources.blocks import BlockPool, Offload
 from streamlearn.net.sources.compression import CODECS
 from streamlearn.net.sources.file import FileStore
@@ -69,8 +70,10 @@ def open_source(config: SourceConfig, *, offload: Offload = asyncio.to_thread) -
             f"with blocks of {config.block_bytes} bytes",
             hint="or make source.block_bytes smaller",
         )
+    # Unused it costs nothing, and the stores of a job with many prefixes share one client.
+    s3 = AwsService("s3", config)
     return ObjectSource(
-        [_mount(uri, config, offload) for uri in config.uri],
+        [_mount(uri, config, offload, s3) for uri in config.uri],
         pool=BlockPool(config.block_bytes, config.read_ahead_bytes),
         range_bytes=config.range_bytes,
         compression=config.compression,
@@ -92,7 +95,7 @@ def _arrivals(config: SourceConfig) -> Arrivals | None:
     return S3EventQueue(config.queue, uris, config)
 
 
-def _mount(uri: str, config: SourceConfig, offload: Offload) -> Mount:
+def _mount(uri: str, config: SourceConfig, offload: Offload, s3: AwsService) -> Mount:
     found = _SCHEME.match(uri)
     scheme = found[1].lower() if found else ""
     if uri == "-" or (not scheme and _is_stream(uri)):
@@ -102,10 +105,9 @@ def _mount(uri: str, config: SourceConfig, offload: Offload) -> Mount:
     if scheme in {"http", "https"}:
         return Mount(HttpStore(uri, retries=config.retries), uri, _NETWORK_AHEAD)
     if scheme == "s3":
-        # Imported when it is wanted: the client takes a third of a second.
         from streamlearn.net.sources.s3 import S3Store
 
-        store = S3Store(uri, config)
+        store = S3Store(uri, config, service=s3)
         return Mount(store, f"s3://{store.uri.bucket}/", _NETWORK_AHEAD)
     raise ConfigError(
         f"source.uri {uri!r} has the scheme {scheme!r}, expected a path, - or "
