@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import numpy as np
 
-from streamlearn.compute.kernels import delimited, json_text
+from streamlearn.compute.kernels import delimited, json_names, json_text
 from streamlearn.compute.kernels import jsonl as kernels
 from streamlearn.messages import BLOCK_TAILROOM_BYTES, RECORD_BYTES_MAX
 from streamlearn.online.buckets import BUCKET_TEXT_BYTES_MAX, bucket_texts
@@ -47,7 +47,7 @@ __all__ = ["PATHS_MAX", "JsonlFormat", "JsonlParser"]
 PATHS_MAX: Final = 4096
 # Records named at a time: bounds the room that their names need.
 _DESCRIBED_MAX: Final = 64
-_FEATURE_NAME_BYTES: Final = 2 * kernels.NAME_BYTES_MAX + 3
+_FEATURE_NAME_BYTES: Final = 2 * json_names.NAME_BYTES_MAX + 3
 _SHOWN_MAX: Final = 60
 
 _KINDS: Final[dict[tuple[Part, ...], int]] = {
@@ -238,7 +238,9 @@ class JsonlParser:
         """
         if self._told is None:
             room = 2 * FEATURES_PER_RECORD_MAX * _FEATURE_NAME_BYTES
-            room += _DESCRIBED_MAX * self._parts * (kernels.NAME_BYTES_MAX + BUCKET_TEXT_BYTES_MAX)
+            room += (
+                _DESCRIBED_MAX * self._parts * (json_names.NAME_BYTES_MAX + BUCKET_TEXT_BYTES_MAX)
+            )
             self._told = _Told(room, has_values=self._has_values)
         told = self._told
         settings = self._settings.copy()

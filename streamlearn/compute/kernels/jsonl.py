@@ -38,6 +38,7 @@ from streamlearn.compute.kernels.delimited import (
     label_of_number,
     label_of_token,
 )
+from streamlearn.compute.kernels.json_names import C_TEXT, tell
 from streamlearn.compute.kernels.json_text import (
     DEPTH_MAX,
     EXPECT_ARRAY_COMMA,
@@ -61,8 +62,8 @@ from streamlearn.compute.kernels.times import NO_HOUR, parse_time
 
 __all__ = [
     "AUTO",
+    "C_TEXT",
     "LABEL",
-    "NAME_BYTES_MAX",
     "N_COUNTERS",
     "N_SETTINGS",
     "WEIGHT",
@@ -79,11 +80,8 @@ S_TELL = 6
 N_SETTINGS = 7
 
 # Indices into ``counters`` (int64[N_COUNTERS]): paths remembered, how many may be; text written.
-C_PATHS, C_PATHS_MAX, C_TEXT = 0, 1, 2
+C_PATHS, C_PATHS_MAX = 0, 1  # and C_TEXT, 2
 N_COUNTERS = 3
-
-# Names are cut at this many bytes a path and a token (at the end of a character).
-NAME_BYTES_MAX = 256
 
 # Paths are hashed with a seed of their own: only the table of ops sees these hashes.
 _PATH_SEED = np.uint64(0x6A736F6E6C706174)
@@ -130,96 +128,7 @@ def _find(wanted, table):
 
 
 @njit(nogil=True, cache=True)
-def _tell_text(at, length, text, to):
-    """Append a name's bytes, cut at NAME_BYTES_MAX or a little before; return the new end."""
-    if length > NAME_BYTES_MAX:
-        length = NAME_BYTES_MAX
-        while length > 0 and load8(at + length) & uint64(0xC0) == uint64(0x80):
-            length -= 1
-    for i in range(length):
-        text[to + i] = load8(at + i)
-    return to + length
-
-
-@njit(nogil=True, cache=True)
-def _tell(
-    kind,
-    code,
-    field,
-    path_at,
-    path_length,
-    at,
-    length,
-    feature,
-    bucket_text,
-    bucket_ends,
-    weekday_text,
-    fields,
-    text_ends,
-    text,
-    counters,
-):
-    """Append the name of one feature: ``path=`` where it has no number, and its token.
-
-    ``code`` is the bucket, hour or weekday where ``kind`` is NUMBER, HOUR or WEEKDAY.
-    """
-    to = counters[C_TEXT]
-    if field < 0:
-        to = _tell_text(path_at, path_length, text, to)
-        text[to] = 61
-        to += 1
-    if kind == CATEGORY:
-        to = _tell_text(at, length, text, to)
-    elif kind == NUMBER:
-        for i in range(bucket_ends[code - 1] if code > 0 else 0, bucket_ends[code]):
-            text[to] = bucket_text[i]
-            to += 1
-    elif kind == HOUR:
-        if code >= 10:
-            text[to] = 48 + code // 10
-            to += 1
-        text[to] = 48 + code % 10
-        to += 1
-    elif kind == WEEKDAY:
-        for i in range(3):
-            text[to + i] = weekday_text[3 * code + i]
-        to += 3
-    fields[feature] = field
-    text_ends[feature] = to
-    counters[C_TEXT] = to
-
-
-@njit(nogil=True, cache=True)
-def _record(
-    begin,
-    settings,
-    kinds,
-    seeds,
-    ids,
-    table,
-    table_ops,
-    table_seeds,
-    threshold,
-    label_tokens,
-    label_ends,
-    label_values,
-    path,
-    token,
-    levels,
-    level_ops,
-    level_seeds,
-    slots,
-    keys,
-    values,
-    nnz,
-    bucket_text,
-    bucket_ends,
-    weekday_text,
-    fields,
-    text_ends,
-    text,
-    counters,
-):
+def _record(begin, settings, kinds, seeds, ids, table, table_ops, table_seeds, threshold, label_tokens, label_ends, label_values, path, token, levels, level_ops, level_seeds, slots, keys, values, nnz, bucket_text, bucket_ends, weekday_text, fields, text_ends, text, counters):  # fmt: skip  # noqa: E501
     """Read the record at ``begin``, which ends at the first newline.
 
     Returns
@@ -399,7 +308,7 @@ def _record(
                     if has_slots and op >= 0:
                         slots[2 * op] = key
                     if telling:
-                        _tell(CATEGORY, int64(0), field, path_at, path_length, token_at, length, nnz, bucket_text, bucket_ends, weekday_text, fields, text_ends, text, counters)  # fmt: skip  # noqa: E501
+                        tell(CATEGORY, int64(0), field, path_at, path_length, token_at, length, nnz, bucket_text, bucket_ends, weekday_text, fields, text_ends, text, counters)  # fmt: skip  # noqa: E501
                     nnz += 1
                 elif make in (NUMBER, RAW):
                     valid, value = number(token_at, length)
@@ -416,7 +325,7 @@ def _record(
                     if has_slots and op >= 0:
                         slots[2 * op] = key
                     if telling:
-                        _tell(make, int64(bucket), field, path_at, path_length, token_at, length, nnz, bucket_text, bucket_ends, weekday_text, fields, text_ends, text, counters)  # fmt: skip  # noqa: E501
+                        tell(make, int64(bucket), field, path_at, path_length, token_at, length, nnz, bucket_text, bucket_ends, weekday_text, fields, text_ends, text, counters)  # fmt: skip  # noqa: E501
                     nnz += 1
                 else:
                     when = parse_time(token_at, length)
@@ -433,7 +342,7 @@ def _record(
                         if has_slots:
                             slots[2 * op] = key
                         if telling:
-                            _tell(HOUR, hour, field, path_at, path_length, token_at, length, nnz, bucket_text, bucket_ends, weekday_text, fields, text_ends, text, counters)  # fmt: skip  # noqa: E501
+                            tell(HOUR, hour, field, path_at, path_length, token_at, length, nnz, bucket_text, bucket_ends, weekday_text, fields, text_ends, text, counters)  # fmt: skip  # noqa: E501
                         nnz += 1
                     if make != HOUR:
                         key = mix(uint64(when >> 5), seeds[op, 1])
@@ -443,7 +352,7 @@ def _record(
                         if has_slots:
                             slots[2 * op + 1] = key
                         if telling:
-                            _tell(WEEKDAY, when >> 5, int64(ids[op, 1]), path_at, path_length, token_at, length, nnz, bucket_text, bucket_ends, weekday_text, fields, text_ends, text, counters)  # fmt: skip  # noqa: E501
+                            tell(WEEKDAY, when >> 5, int64(ids[op, 1]), path_at, path_length, token_at, length, nnz, bucket_text, bucket_ends, weekday_text, fields, text_ends, text, counters)  # fmt: skip  # noqa: E501
                         nnz += 1
 
         # behind a value: a comma, or the end of one level or several
@@ -650,36 +559,7 @@ def parse_records(
         else:
             slots[:] = uint64(0)
             counters_before = counters[C_TEXT]
-            after, reason, field, arg, label, weight = _record(
-                line,
-                settings,
-                kinds,
-                seeds,
-                ids,
-                table,
-                table_ops,
-                table_seeds,
-                threshold,
-                label_tokens,
-                label_ends,
-                label_values,
-                path,
-                token,
-                levels,
-                level_ops,
-                level_seeds,
-                slots,
-                keys,
-                values,
-                nnz,
-                bucket_text,
-                bucket_ends,
-                weekday_text,
-                fields,
-                text_ends,
-                text,
-                counters,
-            )
+            after, reason, field, arg, label, weight = _record(line, settings, kinds, seeds, ids, table, table_ops, table_seeds, threshold, label_tokens, label_ends, label_values, path, token, levels, level_ops, level_seeds, slots, keys, values, nnz, bucket_text, bucket_ends, weekday_text, fields, text_ends, text, counters)  # fmt: skip  # noqa: E501
             if reason != 0:
                 counters[C_TEXT] = counters_before
         if reason == 0 and cross_ends.size > 0:
