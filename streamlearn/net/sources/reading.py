@@ -188,7 +188,8 @@ class Reading:
                 if made.lease is not None:
                     self._leases.discard(made.lease)
                 yield made.partition, made.item
-            for step in self._steps:
+            # Delivering first: had it failed, scheduling might wait for it for ever.
+            for step in reversed(self._steps):
                 await step
         finally:
             await self.aclose()
@@ -275,9 +276,14 @@ class Reading:
             into = lease.view[piece.lo : piece.lo + want]
             piece.task = asyncio.create_task(plan.store.fetch(plan.stored, at, into))
             self._fetches.add(piece.task)
-            piece.task.add_done_callback(self._fetches.discard)
+            piece.task.add_done_callback(self._fetched)
         await self._pieces.put(piece)
         return piece.task
+
+    def _fetched(self, task: asyncio.Task[int]) -> None:
+        self._fetches.discard(task)
+        # Seen: it is raised where its piece is delivered, and nowhere if that never comes.
+        task.cancelled() or task.exception()
 
     # ---------------------------------------------------------------- deliver
 
@@ -469,7 +475,6 @@ class Reading:
         if piece.task is not None:
             piece.task.cancel()
             await settle(asyncio.wait({piece.task}))
-            piece.task.cancelled() or piece.task.exception()
         self._release(piece.lease)
 
     async def _lease(self, share: Share) -> Lease:

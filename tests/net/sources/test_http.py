@@ -251,7 +251,7 @@ async def test_a_body_that_always_ends_early_is_an_error_with_its_place(server, 
 
 async def test_a_server_that_is_not_there_is_an_error(unused_tcp_port):
     store = HttpStore(f"http://127.0.0.1:{unused_tcp_port}/a", retries=1, sleep=Waits())
-    with pytest.raises(SourceError, match="cannot reach http://127.0.0.1:.*/a, 2 times in a row"):
+    with pytest.raises(SourceError, match=r"cannot reach http://127.0.0.1:.*/a, 2 times in a row"):
         await store.list()
     await store.aclose()
 

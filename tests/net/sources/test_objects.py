@@ -418,13 +418,28 @@ async def test_a_failure_within_the_record_over_the_end_of_a_range_is_reported(f
 
 
 async def test_our_own_mistakes_are_raised_as_they_are():
-    store = MemoryStore({"a": b"1\n"})
+    store = MemoryStore({"a": b"1\n" * 1000})
     store.faults["a", 0] = ZeroDivisionError()
     source = source_of(store)
     (partition,) = await source.partitions()
     with pytest.raises(ZeroDivisionError):
         await contents(source, partition)
     assert source.pool.buffers_in_use == 0
+
+
+async def test_a_failure_of_who_names_the_partitions_ends_the_stream():
+    source = source_of(MemoryStore({"a": b"1\n"}))
+    (partition,) = await source.partitions()
+
+    async def todo():
+        yield partition, Position()
+        raise SourceError("the queue is gone")
+
+    async with aclosing(source.read_many(todo())) as blocks:
+        _, block = await anext(blocks)
+        block.release()
+        with pytest.raises(SourceError, match="the queue is gone"):
+            await anext(blocks)
 
 
 async def test_a_partition_of_another_source_is_refused():
