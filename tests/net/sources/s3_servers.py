@@ -6,8 +6,10 @@ Their fixtures are known to every test of this folder by its conftest.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import struct
+import sys
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
@@ -113,6 +115,8 @@ def hadro_bucket(aws_environ: Path, tmp_path: Path) -> Iterator[Bucket]:
 def moto_endpoint() -> Iterator[str]:
     """The widest S3, and SQS; one server for all tests, which use buckets of their own names."""
     module = pytest.importorskip("moto.server")
+    if sys.flags.dev_mode or os.environ.get("PYTHONASYNCIODEBUG"):
+        pytest.skip("moto sends two Server headers, which aiohttp refuses in its debug mode")
     server = module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
