@@ -46,6 +46,7 @@ MAY_WAIT = (
     "streamlearn.learner",
     "streamlearn.training",
     "streamlearn.scoring",
+    "streamlearn.replay",
     "streamlearn.node",
     "streamlearn.cli",
 )
@@ -54,6 +55,7 @@ WIRING = (
     "streamlearn.__main__",
     "streamlearn.cli",
     "streamlearn.node",
+    "streamlearn.replay",
     "streamlearn.scoring",
     "streamlearn.training",
     "streamlearn.telemetry",
