@@ -495,13 +495,13 @@ TYPED = source(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 @given(LOGS)
 def test_objects_read_as_python_reads_them(log):
     check(log, LABELLED, format_=ALL)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 @given(LOGS)
 def test_schemas_read_as_the_twin_reads_them(log):
     check(
@@ -513,7 +513,7 @@ def test_schemas_read_as_the_twin_reads_them(log):
     )
 
 
-@settings(deadline=None, max_examples=250)
+@settings(deadline=None, max_examples=120)
 @given(LOGS, st.data())
 @example(b'{"label":1,"a":"\\ud83d\\u"}\n', None)
 def test_any_bytes_are_good_or_bad_as_python_says(log, data):
