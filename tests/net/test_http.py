@@ -69,6 +69,7 @@ async def test_metrics_are_openmetrics_for_who_asks_for_it(served: Served) -> No
         assert (await response.text()).endswith("# EOF\n")
 
 
+@pytest.mark.full
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
 async def test_promtool_has_nothing_to_say_against_the_metrics(served: Served) -> None:
     node, session = served
