@@ -24,6 +24,8 @@ _BACKOFF_SECONDS = 0.1
 _BACKOFF_SECONDS_MAX = 20.0
 # Statuses that pass: time-out, too many requests, and the server's own failures.
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+# Why a request is made again; metric labels, the same as for S3.
+_REASONS = ("slow_down", "server_error", "timeout", "connection", "truncated")
 # What of an error's body is quoted.
 _QUOTED_BYTES = 200
 
@@ -53,6 +55,8 @@ class HttpStore:
     ----------
     ranged : bool
         Known once the object was listed.
+    retries : dict of str to int
+        Requests made again, by reason.
     """
 
     def __init__(
@@ -66,7 +70,8 @@ class HttpStore:
     ) -> None:
         self.ranged = False
         self._url = url
-        self._retries = retries
+        self.retries = dict.fromkeys(_REASONS, 0)
+        self._retries_max = retries
         self._jitter = jitter
         self._sleep = sleep
         self._read_seconds_max = read_seconds_max
@@ -292,6 +297,7 @@ class _Passing(Exception):  # noqa: N818 -- not an error yet: it is tried again
 
     def __init__(self, answer: aiohttp.ClientResponse) -> None:
         super().__init__(f"{answer.status} {answer.reason}")
+        self.status = answer.status
 
 
 class _Tries:
@@ -306,7 +312,7 @@ class _Tries:
         if progress:
             self._failures = 0
         store = self._store
-        if self._failures >= store._retries:
+        if self._failures >= store._retries_max:
             raise SourceError(
                 f"{what}, {self._failures + 1} times in a row",
                 cause=_words(error),
@@ -314,6 +320,7 @@ class _Tries:
             ) from error
         bound = min(_BACKOFF_SECONDS * 2**self._failures, _BACKOFF_SECONDS_MAX)
         self._failures += 1
+        store.retries[_reason(error)] += 1
         await store._sleep(bound * store._jitter())
 
 
@@ -372,6 +379,14 @@ def _range_of(answer: aiohttp.ClientResponse) -> tuple[int, int]:
     span, _, total = answer.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
     first = span.partition("-")[0]
     return int(first) if first.isdigit() else -1, int(total) if total.isdigit() else -1
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, _Passing):
+        return "slow_down" if error.status in {429, 503} else "server_error"
+    if isinstance(error, TimeoutError):
+        return "timeout"
+    return "truncated" if isinstance(error, aiohttp.ClientPayloadError) else "connection"
 
 
 def _words(error: Exception) -> str:

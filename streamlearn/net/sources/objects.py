@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -64,6 +64,25 @@ class Arrivals(Protocol):
 
     async def aclose(self) -> None:
         """Close the connection."""
+        ...
+
+
+@runtime_checkable
+class StoreWithSettings(Protocol):
+    """A store whose settings come from many places."""
+
+    async def describe(self) -> dict[str, str]:
+        """Say what they are, and where they came from."""
+        ...
+
+
+@runtime_checkable
+class StoreWithRetries(Protocol):
+    """A store over a network."""
+
+    @property
+    def retries(self) -> Mapping[str, int]:
+        """Requests made again, by reason."""
         ...
 
 
@@ -145,6 +164,35 @@ class ObjectSource:
         ]
         self._known.take(entries)
         return await self._split(entries)
+
+    async def objects(self) -> AsyncGenerator[StoredObject, None]:
+        """Yield what is there now, as the stores list it; an object that two match comes once."""
+        found: set[str] = set()
+        for mount in self._mounts:
+            for stored in await mount.store.list():
+                if stored.uri not in found:
+                    found.add(stored.uri)
+                    yield stored
+
+    async def describe(self) -> dict[str, str]:
+        """Say what settings hold and where they came from, for ``source check``.
+
+        Of the first store that has anything to say: only S3 takes its settings from many places.
+        """
+        for mount in self._mounts:
+            if isinstance(mount.store, StoreWithSettings):
+                told = await mount.store.describe()
+                return {name: value for name, value in told.items() if name != "uri"}
+        return {}
+
+    def retries(self) -> dict[str, int]:
+        """Return how many requests were made again, by reason."""
+        counts: dict[str, int] = {}
+        for mount in self._mounts:
+            if isinstance(mount.store, StoreWithRetries):
+                for reason, count in mount.store.retries.items():
+                    counts[reason] = counts.get(reason, 0) + count
+        return counts
 
     async def follow(self) -> AsyncGenerator[Partition, None]:
         """Yield partitions of objects as they appear, for ever, each object once.
@@ -271,18 +319,12 @@ class ObjectSource:
             whole = Partition(
                 stored.uri, 0, -1, stored.version, stored.size, stored.modified_seconds
             )
-            step = self._range_bytes if stored.uri in splits else 0
-            partitions += [
-                Partition(
-                    stored.uri,
-                    at,
-                    min(at + step, stored.size),
-                    stored.version,
-                    stored.size,
-                    stored.modified_seconds,
-                )
-                for at in range(0, stored.size if step else 0, step or 1)
-            ] or [whole]
+            if stored.uri not in splits:
+                partitions.append(whole)
+                continue
+            for at in range(0, stored.size, self._range_bytes):
+                end = min(at + self._range_bytes, stored.size)
+                partitions.append(replace(whole, start=at, end=end))
         return partitions
 
     # ---------------------------------------------------------------- reading
@@ -346,7 +388,9 @@ class ObjectSource:
 
 
 def _stored(partition: Partition) -> StoredObject:
-    return StoredObject(partition.uri, partition.size, partition.version, 0.0)
+    return StoredObject(
+        partition.uri, partition.size, partition.version, partition.modified_seconds
+    )
 
 
 def _inflate_line(inflater: Inflater, line: bytearray) -> None:

@@ -215,7 +215,12 @@ async def test_what_fails_is_tried_again_where_it_stopped(server, store, ranges,
     server.faults = list(faults)
     assert await fetch(store, 3, 200_000, stored) == DATA[3:200_003]
     assert not server.faults
-    assert len(store._sleep.seconds) == len(faults)
+    assert len(store._sleep.seconds) == len(faults) == sum(store.retries.values())
+    assert store.retries["slow_down"] == sum(fault in {429, 503} for fault in faults)
+    assert store.retries["server_error"] == sum(fault in {500, 504} for fault in faults)
+    assert store.retries["timeout"] == sum(
+        "hang" in fault for fault in faults if isinstance(fault, tuple)
+    )
 
 
 async def test_a_retry_goes_on_at_the_byte_where_it_stopped(server, store):

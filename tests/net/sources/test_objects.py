@@ -214,10 +214,13 @@ async def test_blocks_are_cut_at_the_same_places_after_a_resume(compression):
 
 async def test_blocks_of_a_range_are_cut_from_its_start():
     data = b"123456789\n" * 20
-    source = source_of(MemoryStore({"a": data}), ranges=70)
+    store = MemoryStore({"a": data})
+    store.modified_seconds = 7.0
+    source = source_of(store, ranges=70)
     first, second, third = await source.partitions()
     assert [(p.start, p.end) for p in (first, second, third)] == [(0, 80), (80, 160), (160, 200)]
     assert second.name == "a#80-160"
+    assert {p.modified_seconds for p in (first, second, third)} == {7.0}
     assert await cuts(source, second) == [96, 112, 128, 144]
 
 

@@ -109,6 +109,32 @@ def test_all_works_on_uvloop_as_well(logs):
         with_loop.close()
 
 
+async def test_the_objects_behind_several_uris_are_listed_once(logs):
+    path, _ = logs
+    source = open_source(SourceConfig(uri=(str(path / "a.csv"), str(path))))
+    names = [stored.uri.rpartition("/")[2] async for stored in source.objects()]
+    assert names == ["a.csv", "b.gz", "c.csv"]
+
+
+async def test_what_stores_have_to_say_is_passed_on():
+    source = open_source(SourceConfig(uri=("a", "http://h/a", "http://h/b")))
+    assert await source.describe() == {}
+    for mount in source._mounts[1:]:
+        mount.store.retries["timeout"] = 2
+    assert source.retries()["timeout"] == 4
+
+
+async def test_where_access_to_s3_comes_from_is_told(monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    config = SourceConfig(uri=("a", "s3://bucket/"), endpoint_url="http://127.0.0.1:1")
+    source = open_source(config)
+    told = await source.describe()
+    assert told["bucket"] == "bucket"
+    assert "secret" not in str(told)
+    await source.aclose()
+
+
 async def test_nothing_there_is_one_sentence(tmp_path):
     source = open_source(SourceConfig(uri=(str(tmp_path / "none"),)))
     with pytest.raises(SourceMissingError, match=r"cannot open .*none"):
