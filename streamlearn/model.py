@@ -116,7 +116,7 @@ class Model:
         return cls(
             job=job,
             table=table,
-            solver=LogisticSolver(job.model, table),
+            solver=LogisticSolver(job.model, table, shared=job.compute.learn_lanes > 1),
             validation=BinaryValidation(job.output.window),
             names=Names(fields, max(1, job.output.names_max)),
         )

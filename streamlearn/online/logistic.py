@@ -89,10 +89,13 @@ class LogisticSolver:
     table : ExactTable or HashedTable
         Changed in place; several lanes may learn on one table (see ``compute.kernels.logistic``), except
         while it grows: ``learn`` calls ``table.make_room`` where a segment is full.
+    shared : bool
+        Whether several lanes do.
     """
 
-    def __init__(self, model: ModelConfig, table: Rows) -> None:
+    def __init__(self, model: ModelConfig, table: Rows, *, shared: bool = False) -> None:
         self.table = table
+        self._shared = int(shared)
         self._rule = RULES[model.rule]
         self._rates = np.array(
             [model.alpha, model.beta, model.l1, model.l2, 1 / model.alpha, model.intercept, 0, 0],
@@ -133,10 +136,10 @@ class LogisticSolver:
         """
         table, state = self.table, scratch.state
         state[0], state[1], state[2] = first, batch.rows, 0
-        learn = kernels.learn_hashed if table.index == "hashed" else kernels.learn_exact
+        learn: Any = kernels.learn_hashed if table.index == "hashed" else kernels.learn_exact
         learn(
             batch.keys, batch.values, batch.indptr, batch.labels, batch.weights, state,
-            *table.arguments(), self._rule, self._rates, np.uint64(tick),
+            *table.arguments(), self._shared, self._rule, self._rates, np.uint64(tick),
             scratch.places, scratch.columns64, scratch.columns, scratch.x, scratch.w,
             scratch.slots, scratch.scores, scratch.fresh,
             *keeper.arguments(2 * batch.nnz),
@@ -146,7 +149,7 @@ class LogisticSolver:
     def score(self, batch: Minibatch, scratch: Scratch) -> F32:
         """Score each example without learning; return the scores (a view of ``scratch.scores``)."""
         table, rows = self.table, batch.rows
-        score = kernels.score_hashed if table.index == "hashed" else kernels.score_exact
+        score: Any = kernels.score_hashed if table.index == "hashed" else kernels.score_exact
         score(
             batch.keys, batch.values, batch.indptr, rows, *table.score_arguments(),
             self._rule, self._rates, scratch.scores,

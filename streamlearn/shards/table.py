@@ -30,15 +30,19 @@ SEGMENTS_MAX: Final = 256
 # 1 / (GROWTH - 1) times on average: 2.7 here, 4 with a quarter more at a time.
 LOAD_MAX: Final = 0.8
 GROWTH: Final = 1.37
+# What a full table forgets of a segment at least: less, and segments are laid out anew too often.
+EVICTED_SHARE: Final = 0.05
 # While a table is small (32 MB), its segments double: fewer moves where memory does not matter.
 SMALL_SLOTS: Final = 1 << 20
 INITIAL_SLOTS: Final = 8192
 # 16 MB: growing that much takes a few milliseconds, and eight huge pages waste little of it.
 SPLIT_SLOTS: Final = 1 << 19
-# Slots behind a segment's capacity for probes that run over; a run of that length at a load of 0.75 does not happen
-# with mixed keys (the longest of 10**8 features is below 200), and if it does the segment grows.
+# Slots behind a segment's capacity for probes that run over; a run of that length does not happen with mixed keys, and
+# if it does the segment grows.
 SLACK_SLOTS: Final = 1024
-# Places are 32-bit slot numbers.
+# A key's other line is in the same page of 64 lines.
+PAGE_SLOTS: Final = 128
+# Lines are numbered in 32 bits.
 ADDRESS_SLOTS_MAX: Final = (1 << 32) - 1
 
 
@@ -52,9 +56,11 @@ class ExactTable:
     Parameters
     ----------
     features_max : int
-        Named limit (``tables.features_max``): rows beyond it raise TableFullError or are made room for.
+        Named limit (``tables.features_max``): rows beyond it raise TableFullError or are made room for. The example
+        that goes beyond it is learned, so as many rows as it has may stand above the limit.
     when_full : {"error", "evict"}
-        ``evict`` drops the least seen twentieth of a segment that may not grow any more.
+        ``evict`` drops the least seen rows of a segment that may not grow any more: a twentieth of them, or the share
+        by which the table is above its limit.
     clock : callable
         Seconds, to say how long growth takes; without one it says 0.
 
@@ -67,7 +73,7 @@ class ExactTable:
     segment_of : int32[256]
         Segment by a key's top 8 bits.
     loads, limits, generations : int64[256]
-        Of each segment: rows held, rows above which it wants to grow, how often it grew.
+        Of each segment: rows held, rows above which it asks for room, how often it was laid out.
     intercept : float32[2]
         Columns of the one row that every example has.
     inserted_count : int64[1]
@@ -114,11 +120,13 @@ class ExactTable:
         self._clock = clock
         self.before_change: Callable[[int], None] | None = None
         self._capacities = [0] * SEGMENTS_MAX
+        self._loads_max: I64 = np.zeros(SEGMENTS_MAX, np.int64)  # rows that a segment has slots for
         self._bits = [0] * SEGMENTS_MAX  # leading key bits that a segment's keys share
         self._lows = [0] * SEGMENTS_MAX  # those bits, as the first of the 256 ranges it owns
         self._scratch: U64 = np.empty((0, 4), np.uint64)
         self.segments = 1
         self._place(0, bits=0, low=0, capacity=INITIAL_SLOTS)
+        self._share_limit()
 
     @classmethod
     def sized(
@@ -128,14 +136,19 @@ class ExactTable:
         when_full: Literal["error", "evict"] = "error",
         clock: Callable[[], float] = _no_clock,
     ) -> ExactTable:
-        """Return an empty table laid out for ``features`` rows: loading them grows nothing."""
-        table = cls(features_max, when_full, clock)
+        """Return an empty table laid out for ``features`` rows: loading them grows nothing.
+
+        There may be more of them than ``features_max``, which a model's job may have lowered.
+        """
+        table = cls(max(features, features_max), when_full, clock)
+        table.features_max = features_max
         slots = int(features / LOAD_MAX * GROWTH) + INITIAL_SLOTS
         bits = min(8, max(0, (slots // SPLIT_SLOTS).bit_length()))
         table._clear(0)
         table.segments = 1 << bits
         for segment in range(table.segments):
-            table._place(segment, bits, segment << (8 - bits), (slots >> bits) + 1024)
+            table._place(segment, bits, segment << (8 - bits), (slots >> bits) + SLACK_SLOTS)
+        table._share_limit()
         return table
 
     # --- for kernels
@@ -201,29 +214,41 @@ class ExactTable:
         return out
 
     def insert_rows(self, rows: U64) -> None:
-        """Insert rows with distinct keys that the table does not hold, uint64[n, 4]; what a snapshot loads by."""
+        """Insert rows with distinct keys that the table does not hold, uint64[n, 4]; what a snapshot loads by.
+
+        ``features_max`` is not looked at: a model that is larger can be loaded, and scored with.
+
+        Raises
+        ------
+        TableFullError
+            The keys crowd a segment that cannot grow any more.
+        """
         prefixes = (rows[:, 0] >> np.uint64(56)).astype(np.int64)
         order = np.argsort(prefixes, kind="stable")
         bounds = np.searchsorted(prefixes[order], np.arange(257))
         for low in range(256):
             part = np.ascontiguousarray(rows[order[bounds[low] : bounds[low + 1]]])
-            at = 0
-            while at < len(part):
+            while len(part):
                 segment = int(self.segment_of[low])
-                room = int(self.limits[segment] - self.loads[segment])
+                room = int(self._loads_max[segment] - self.loads[segment])
                 if room <= 0:
                     self.grow(segment)
                     continue
-                piece = part[at : at + room]
+                piece, part = part[:room], part[room:]
                 _, end = self.region(segment)
                 scale, offset = self.places[low]
-                taken = kernels.lay_out(
-                    self.words, piece, len(piece), 0, 256, scale, offset, end
+                taken = int(
+                    kernels.lay_out(self.words, piece, len(piece), 0, 256, scale, offset, end)
                 )
-                assert taken == len(piece), "rows of a snapshot crowd a segment beyond its slack"
-                self.loads[segment] += len(piece)
-                self.inserted_count[0] += len(piece)
-                at += len(piece)
+                if taken < 0:  # a probe ran into the fence: some rows are in, the others come after a growth
+                    out = self.find(piece[:, 0]) < 0
+                    taken = len(piece) - int(out.sum())
+                    part = np.concatenate([piece[out], part])
+                self.loads[segment] += taken
+                self.inserted_count[0] += taken
+                if taken < len(piece):
+                    self.grow(segment)
+        self._share_limit()
 
     def make_room(self, segment: int) -> None:
         """Do what a kernel asks for when it stops at a full segment: grow it, or evict, or say that it is full.
@@ -231,45 +256,65 @@ class ExactTable:
         Raises
         ------
         TableFullError
-            ``features_max`` rows are held and ``when_full`` is ``error``.
+            More than ``features_max`` rows are held and ``when_full`` is ``error``; or keys crowd a segment that cannot
+            grow any more. The table is as it was.
         """
-        if self.features < self.features_max:
-            started = self._clock()
-            self.grow(segment)
-            seconds = self._clock() - started
-            self.growth_seconds += seconds
-            self.growth_seconds_max = max(self.growth_seconds_max, seconds)
-        elif self.when_full == "evict":
-            self._evict(segment)
-        else:
+        over = self.features - self.features_max
+        evicts = self.when_full == "evict"
+        crowded = self._is_crowded(segment)
+        if over > 0 and not evicts:
             raise TableFullError(
                 f"the table is full: tables.features_max = {self.features_max:,} features",
                 hint="raise tables.features_max, set tables.when_full = 'evict', or use "
                 "tables.index = 'hashed'",
             )
+        # An example whose rows ran into the fence has taught nothing yet: its own rows are the least seen, and evicting
+        # them would only have it insert them again.
+        if crowded or (over <= 0 and self.loads[segment] > self._loads_max[segment]):
+            started = self._clock()
+            try:
+                self.grow(segment)
+            except TableFullError:
+                if crowded or not evicts:
+                    raise
+                self._evict(segment, 0)
+            seconds = self._clock() - started
+            self.growth_seconds += seconds
+            self.growth_seconds_max = max(self.growth_seconds_max, seconds)
+        elif over > 0:
+            self._evict(segment, over)
+        # else: it only used up its share of what is left below features_max, or another lane was here before
+        self._share_limit()
 
     def grow(self, segment: int) -> None:
-        """Give a segment a quarter more slots, or split it in two; slots of its rows change."""
+        """Give a segment more slots (``GROWTH``), or split it in two; slots of its rows change.
+
+        Raises
+        ------
+        TableFullError
+            Its region is full. The segment is as it was.
+        """
         rows = self._take(segment)
-        bits, low = self._bits[segment], self._lows[segment]
+        bits, low, before = self._bits[segment], self._lows[segment], self._capacities[segment]
         factor = GROWTH if self.capacity > SMALL_SLOTS // 2 else 2.0
-        capacity = int(self._capacities[segment] * factor) + 1
+        capacity = int(before * factor) + 1
         while True:
-            if capacity > SPLIT_SLOTS and bits < 8:
-                if self._split(segment, rows, capacity):
-                    break
-            elif capacity + SLACK_SLOTS + 1 > self._region_slots:
-                self._restore(segment, rows)
+            halves = 2 if capacity > SPLIT_SLOTS and bits < 8 else 1
+            if capacity // halves + 1 + SLACK_SLOTS + 1 > self._region_slots:
+                self._restore(segment, rows, before)
                 raise TableFullError(
                     f"a segment of the table is full at {len(rows):,} features "
                     f"(tables.features_max = {self.features_max:,})",
                     hint="raise tables.features_max",
                 )
+            if halves == 2:
+                fits = self._split(segment, rows, capacity)
             else:
                 self._place(segment, bits, low, capacity)
-                if self._fill(segment, rows):
-                    break
-            capacity = int(capacity * GROWTH)
+                fits = self._fill(segment, rows)
+            if fits:
+                break
+            capacity = int(capacity * GROWTH) + 1
         self.growths += 1
 
     def _split(self, segment: int, rows: U64, capacity: int) -> bool:
@@ -282,16 +327,34 @@ class ExactTable:
             return True
         self._clear(segment)
         self._clear(other)
-        self.loads[other] = 0
         self.segments -= 1
+        self.loads[other] = self._loads_max[other] = self._capacities[other] = 0
         self._bits[segment] = bits - 1
         return False
 
-    def _evict(self, segment: int) -> None:
+    def _is_crowded(self, segment: int) -> bool:
+        """Say whether rows stand up to a segment's fence: so they do where a probe ran into it."""
+        _, end = self.region(segment)
+        return bool(self.words[(end - 1) * 4] & np.uint64(1))
+
+    def _share_limit(self) -> None:
+        """Let each segment ask for room once it is full, or once it used up its share of what ``features_max`` allows.
+
+        Shares shrink with what is left, so that the limit holds to within the rows of one example, and a table below it
+        is asked a few times for each power of two that is left.
+        """
+        full = self._loads_max[: self.segments]
+        if int(full.sum()) > self.features_max:
+            left = max(0, self.features_max - self.features)
+            full = np.minimum(full, self.loads[: self.segments] + left // self.segments)
+        self.limits[: self.segments] = full
+
+    def _evict(self, segment: int, over: int) -> None:
         rows = self._take(segment)
-        stay = int(kernels.evict(rows, len(rows), 0.05))
+        share = max(EVICTED_SHARE, over / self.features, 1.5 / max(1, len(rows)))  # one row at least
+        stay = int(kernels.evict(rows, len(rows), min(1.0, share)))
         self.evicted += len(rows) - stay
-        self._restore(segment, rows[:stay])
+        self._restore(segment, rows[:stay], self._capacities[segment])
 
     def _take(self, segment: int) -> U64:
         """Move a segment's rows to scratch memory and clear its region."""
@@ -313,8 +376,8 @@ class ExactTable:
         if self._capacities[segment]:
             self._memory.clear(first * SLOT_BYTES, (end + 1) * SLOT_BYTES)
 
-    def _restore(self, segment: int, rows: U64) -> None:
-        self._place(segment, self._bits[segment], self._lows[segment], self._capacities[segment])
+    def _restore(self, segment: int, rows: U64, capacity: int) -> None:
+        self._place(segment, self._bits[segment], self._lows[segment], capacity)
         fits = self._fill(segment, rows)
         assert fits, "rows that stood in a segment no longer fit it"
 
@@ -333,7 +396,7 @@ class ExactTable:
     def _place(self, segment: int, bits: int, low: int, capacity: int) -> None:
         """Lay out an empty region: fence, places, limit, huge pages."""
         self._bits[segment], self._lows[segment] = bits, low
-        capacity += capacity % 2
+        capacity = -(-capacity // PAGE_SLOTS) * PAGE_SLOTS
         self._capacities[segment] = capacity
         self.generations[segment] += 1
         first, end = self.region(segment)
@@ -345,7 +408,7 @@ class ExactTable:
         self.places[ranges, 0] = scale
         self.places[ranges, 1] = np.uint64(offset)
         self.segment_of[ranges] = segment
-        self.limits[segment] = int(capacity * LOAD_MAX)
+        self._loads_max[segment] = self.limits[segment] = int(capacity * LOAD_MAX)
 
 
 class HashedTable:

@@ -24,7 +24,14 @@ import numpy as np
 from numba import float32, int64, njit, uint8, uint32, uint64
 
 from streamlearn.compute.kernels.bits import prefetch
-from streamlearn.compute.kernels.table import atomic_add, compare_and_swap, preserve
+from streamlearn.compute.kernels.table import (
+    FENCE,
+    atomic_add,
+    compare_and_swap,
+    line_of,
+    preserve,
+    seek,
+)
 
 __all__ = ["AHEAD", "LANES", "learn_exact", "learn_hashed", "score_exact", "score_hashed", "weights_of"]
 
@@ -44,7 +51,7 @@ LANES = 16
 
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(nogil=True, cache=True, inline="always", error_model="numpy")
 def _weigh(rule, zn, x, w, padded, inverse_alpha, base_rate, l1):
     """Fill ``w[:padded]`` from the columns in ``zn`` and return the score. Padding is zero in ``zn``."""
     score = float32(0)
@@ -63,7 +70,7 @@ def _weigh(rule, zn, x, w, padded, inverse_alpha, base_rate, l1):
     return score
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(nogil=True, cache=True, inline="always", error_model="numpy")
 def _teach(rule, zn, x, w, padded, gradient, alpha, inverse_alpha, beta, l1, l2):
     """Apply the gradient to ``zn[:2 * padded]``; return how many weights left zero."""
     left_zero = int64(0)
@@ -96,14 +103,14 @@ def _teach(rule, zn, x, w, padded, gradient, alpha, inverse_alpha, beta, l1, l2)
     return left_zero
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(nogil=True, cache=True, inline="always", error_model="numpy")
 def _intercept_weight(rule, intercept, beta, inverse_alpha):
     if rule == 0:
         return -intercept[0] / (beta * inverse_alpha + np.sqrt(intercept[1]) * inverse_alpha)
     return intercept[0]
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(nogil=True, cache=True, inline="always", error_model="numpy")
 def _teach_intercept(rule, intercept, bias, gradient, alpha, inverse_alpha, beta):
     more = intercept[1] + gradient * gradient
     if rule == 0:
@@ -116,13 +123,13 @@ def _teach_intercept(rule, intercept, bias, gradient, alpha, inverse_alpha, beta
     intercept[1] = more
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(nogil=True, cache=True, inline="always", error_model="numpy")
 def _clipped_sigmoid(score):
     clipped = max(min(score, float32(35)), float32(-35))
     return float32(1) / (float32(1) + np.exp(-clipped))
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(nogil=True, cache=True, inline="always", error_model="numpy")
 def _buffer_values(values, o, m, padded, zn64, x):
     """Make the buffers ready for an example of ``m`` features: values in, padding zero."""
     if values.shape[0] > 0:
@@ -133,17 +140,17 @@ def _buffer_values(values, o, m, padded, zn64, x):
         x[j] = float32(0)
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(nogil=True, cache=True, inline="always", error_model="numpy")
 def _restore_ones(values, m, padded, x):
     if values.shape[0] == 0:
         for j in range(m, padded):
             x[j] = float32(1)
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
 def learn_exact(
     keys, values, indptr, labels, weights, state, words, places, segment_of, inserted, loads,
-    limits, intercept, rule, rates, tick, places_of, zn64, zn, x, w, slots, scores, fresh,
+    limits, intercept, shared, rule, rates, tick, places_of, zn64, zn, x, w, slots, scores, fresh,
     saving, kept, side_lines, side_words, side_count,
 ):  # fmt: skip
     """Score and learn examples ``state[0]:state[1]`` of a minibatch on the exact table, in place.
@@ -166,6 +173,9 @@ def learn_exact(
         Rows held by each segment, and the number above which it wants to grow.
     intercept : float32[2]
         The intercept's columns; ``rates[5]`` is 1 where there is one.
+    shared : int64
+        Not 0: other lanes may learn on this table at the same time. (Atomic instructions drain the
+        stores on their way to memory: they cost 60 ns an example where nothing needs them.)
     rule : int64
         0 FTRL, 1 AdaGrad, 2 SGD.
     rates : float32[8]
@@ -201,47 +211,39 @@ def learn_exact(
         until = min(r + AHEAD, end - 1)
         while hinted <= until:
             for j in range(indptr[hinted], indptr[hinted + 1]):
-                key = keys[j]
-                prefix = int64(key >> uint64(56))
-                place = ((key >> uint64(32)) * places[prefix, 0] + places[prefix, 1]) >> uint64(32)
-                places_of[j] = uint32(place)
-                prefetch(base + int64(place << uint64(6)))
+                line = line_of(keys[j], places)
+                places_of[j] = uint32(line)
+                prefetch(base + (line << 6))
             hinted += 1
         o = indptr[r]
         m = indptr[r + 1] - o
         grow = int64(-1)
         for j in range(m):
             key = keys[o + j]
-            slot = int64(places_of[o + j]) * 2
-            # both slots of the line at once: which of the two is a coin toss, a branch on it would miss
-            second = int64(words[slot * 4 + 4] == key)
-            if second | int64(words[slot * 4] == key):
-                slot += second
-                slots[j] = slot
-                zn64[j] = words[slot * 4 + 1]
-                continue
-            while True:
-                held = words[slot * 4]
-                if held == key:
-                    break
-                if held & uint64(1) == uint64(0):
-                    segment = int64(segment_of[int64(key >> uint64(56))])
-                    if held != uint64(0):  # the fence: this example has taught nothing yet
-                        state[0] = r
-                        state[2] = 1
-                        state[3] = segment
-                        return
-                    if saving != 0:
-                        preserve(words, slot >> 1, kept, side_lines, side_words, side_count)
-                    was = compare_and_swap(base + slot * 32, uint64(0), key)
-                    if was == uint64(0):
-                        atomic_add(inserted_at, 1)
-                        if atomic_add(loads_at + segment * 8, 1) >= limits[segment]:
-                            grow = segment
-                        break
-                    if was == key:
-                        break
-                slot += 1
+            line = int64(places_of[o + j])
+            slot = seek(words, key, line)
+            while slot < 0:
+                slot = ~slot
+                segment = int64(segment_of[int64(key >> uint64(56))])
+                if words[slot * 4] == FENCE:  # this example has taught nothing yet
+                    state[0] = r
+                    state[2] = 1
+                    state[3] = segment
+                    return
+                if saving != 0:
+                    preserve(words, slot >> 1, kept, side_lines, side_words, side_count)
+                if shared == 0:
+                    words[slot * 4] = key
+                    inserted[0] += 1
+                    loads[segment] += 1
+                    if loads[segment] > limits[segment]:
+                        grow = segment
+                elif compare_and_swap(base + slot * 32, uint64(0), key) == uint64(0):
+                    atomic_add(inserted_at, 1)
+                    if atomic_add(loads_at + segment * 8, 1) >= limits[segment]:
+                        grow = segment
+                else:  # another lane was quicker, with this key or another
+                    slot = seek(words, key, line)
             slots[j] = slot
             zn64[j] = words[slot * 4 + 1]
         padded = (m + LANES - 1) & ~(LANES - 1)
@@ -274,16 +276,16 @@ def learn_exact(
     state[2] = 0
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
 def learn_hashed(
-    keys, values, indptr, labels, weights, state, words, shift, intercept, rule, rates, tick,
+    keys, values, indptr, labels, weights, state, words, shift, intercept, shared, rule, rates, tick,
     places_of, zn64, zn, x, w, slots, scores, fresh,
     saving, kept, side_lines, side_words, side_count,
 ):  # fmt: skip
     """Score and learn examples ``state[0]:state[1]`` of a minibatch on the hashed table, in place.
 
     ``words`` is uint64[2 ** bits], two float32 columns a row, no keys; a key's row is its top ``bits`` bits
-    (``key >> shift``). The rest is as for :func:`learn_exact`; ``tick`` and ``slots`` are not looked at.
+    (``key >> shift``). The rest is as for :func:`learn_exact`; ``shared``, ``tick`` and ``slots`` are not looked at.
     """
     alpha, beta, l1, l2, inverse_alpha = rates[0], rates[1], rates[2], rates[3], rates[4]
     base_rate = beta * inverse_alpha + l2
@@ -326,7 +328,7 @@ def learn_hashed(
     state[2] = 0
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
 def score_exact(keys, values, indptr, rows, words, places, intercept, rule, rates, scores):
     """Score ``rows`` examples on the exact table without learning; unknown keys weigh 0.
 
@@ -344,33 +346,22 @@ def score_exact(keys, values, indptr, rows, words, places, intercept, rule, rate
         until = min(r + AHEAD, rows - 1)
         while hinted <= until:
             for j in range(indptr[hinted], indptr[hinted + 1]):
-                key = keys[j]
-                prefix = int64(key >> uint64(56))
-                place = ((key >> uint64(32)) * places[prefix, 0] + places[prefix, 1]) >> uint64(32)
-                prefetch(base + int64(place << uint64(6)))
+                prefetch(base + (line_of(keys[j], places) << 6))
             hinted += 1
         score = float32(0)
         if rates[5] > float32(0):
             score = _intercept_weight(rule, intercept, beta, inverse_alpha)
         for j in range(indptr[r], indptr[r + 1]):
             key = keys[j]
-            prefix = int64(key >> uint64(56))
-            line = ((key >> uint64(32)) * places[prefix, 0] + places[prefix, 1]) >> uint64(32)
-            slot = int64(line << uint64(1))
-            while True:
-                held = words[slot * 4]
-                if held == key:
-                    zn64[0] = words[slot * 4 + 1]
-                    weight = _weigh(rule, zn, one, w, 1, inverse_alpha, base_rate, l1)
-                    score += weight * values[j] if values.shape[0] > 0 else weight
-                    break
-                if held & uint64(1) == uint64(0):
-                    break
-                slot += 1
+            slot = seek(words, key, line_of(key, places))
+            if slot >= 0:
+                zn64[0] = words[slot * 4 + 1]
+                weight = _weigh(rule, zn, one, w, 1, inverse_alpha, base_rate, l1)
+                score += weight * values[j] if values.shape[0] > 0 else weight
         scores[r] = score
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
 def score_hashed(keys, values, indptr, rows, words, shift, intercept, rule, rates, scores):
     """Score ``rows`` examples on the hashed table without learning (see :func:`learn_hashed`)."""
     alpha, beta, l1, l2, inverse_alpha = rates[0], rates[1], rates[2], rates[3], rates[4]
@@ -397,7 +388,7 @@ def score_hashed(keys, values, indptr, rows, words, shift, intercept, rule, rate
         scores[r] = score
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def weights_of(columns, rule, rates, out):
     """Derive the weight of rows from their two columns.
 

@@ -7,12 +7,13 @@ The table's memory is one array of 64-bit words, four to a slot of 32 bytes:
     word 2  count (low 32 bits) and tick last seen (high 32 bits)
     word 3  arena index (low 32 bits; 0: none), rest spare
 
-A key's place is the cache line (two slots) ``(key32 * scale + offset) >> 32`` with ``key32`` its top 32 bits and
-(scale, offset) those of the 256 equal ranges of the key space that its top 8 bits name. That is
+A key's *line* (64 bytes, two slots) is ``(key32 * scale + offset) >> 32`` with ``key32`` its top 32 bits and (scale,
+offset) those of the 256 equal ranges of the key space that its top 8 bits name. That is
 ``first + ((key32 - low32) * lines >> width)`` for the segment that owns the range: monotone in the key for any number
-of lines. From there on the probe is linear; the slots behind the capacity (slack) take what runs over, and the fence
-behind them ends every probe. (Whole lines, since a probe that crosses into a second one waits for memory: x1.2 on
-learning at a load of 0.7, against places of single slots.)
+of lines. A key stands in its line; where that is full, in its *other line*, which its lowest bits choose within the same
+page of 64 lines; where both are full, in the next free slot behind its line, as in plain linear probing. The slots
+behind a segment's lines (slack) take what runs over its end, and the fence behind them ends every probe. Rows never
+move until their segment is laid out anew, so a free slot in either line says that a key is not there.
 """
 
 from __future__ import annotations
@@ -32,8 +33,10 @@ __all__ = [
     "find",
     "gather_rows",
     "lay_out",
+    "line_of",
     "pack",
     "preserve",
+    "seek",
 ]
 
 FENCE = np.uint64(2)
@@ -88,6 +91,43 @@ def preserve(words, line, kept, side_lines, side_words, side_count):
         side_count[0] = at + 1
 
 
+@njit(nogil=True, cache=True, inline="always")
+def line_of(key, places):
+    """Return a key's line in the whole table (int64); ``places`` is uint64[256, 2]."""
+    prefix = int64(key >> uint64(56))
+    return int64(((key >> uint64(32)) * places[prefix, 0] + places[prefix, 1]) >> uint64(32))
+
+
+@njit(nogil=True, cache=True)
+def seek(words, key, line):
+    """Return the slot that holds ``key``, or ``~slot`` of the one where it belongs (empty, or the fence)."""
+    home = line * 8
+    # both slots of a line at once: which of the two it is is a coin toss, a branch on it would miss
+    second = int64(words[home + 4] == key)
+    if second | int64(words[home] == key):
+        return line * 2 + second
+    other = (line ^ int64((key & uint64(62)) | uint64(1))) * 8
+    second = int64(words[other + 4] == key)
+    if second | int64(words[other] == key):
+        return (other >> 2) + second
+    if words[home] == uint64(0):
+        return ~(line * 2)
+    if words[home + 4] == uint64(0):
+        return ~(line * 2 + 1)
+    if words[other] == uint64(0):
+        return ~(other >> 2)
+    if words[other + 4] == uint64(0):
+        return ~((other >> 2) + 1)
+    slot = line * 2 + 2
+    while True:
+        held = words[slot * 4]
+        if held == key:
+            return slot
+        if held & uint64(1) == uint64(0):
+            return ~slot
+        slot += 1
+
+
 @njit(nogil=True, cache=True)
 def find(words, places, keys, slots):
     """Find the slot of each key, -1 where it has none. Sorted keys walk memory forward.
@@ -108,28 +148,14 @@ def find(words, places, keys, slots):
     ahead = 16
     base = int64(words.ctypes.data)
     n = keys.shape[0]
-    for i in range(n):
-        key = keys[i]
-        prefix = int64(key >> uint64(56))
-        line = int64(((key >> uint64(32)) * places[prefix, 0] + places[prefix, 1]) >> uint64(32))
-        slots[i] = line * 2
-        if i >= ahead:
-            j = i - ahead
-            slots[j] = _probe(words, keys[j], slots[j])
-        prefetch(base + (line << 6))
-    for j in range(max(n - ahead, 0), n):
-        slots[j] = _probe(words, keys[j], slots[j])
-
-
-@njit(nogil=True, cache=True, inline="always")
-def _probe(words, key, slot):
-    while True:
-        held = words[slot * 4]
-        if held == key:
-            return slot
-        if held & uint64(1) == uint64(0):
-            return int64(-1)
-        slot += 1
+    for i in range(n + ahead):
+        if i < n:
+            slots[i] = line_of(keys[i], places)
+            prefetch(base + (slots[i] << 6))
+        j = i - ahead
+        if 0 <= j < n:
+            slot = seek(words, keys[j], slots[j])
+            slots[j] = slot if slot >= 0 else int64(-1)
 
 
 @njit(nogil=True, cache=True)
@@ -157,7 +183,7 @@ def pack(words, first, end, out):
 
 @njit(nogil=True, cache=True)
 def lay_out(words, rows, n, low, high, scale, offset, end):
-    """Put those of ``rows[:n]`` (distinct keys) that belong there into an empty region by linear probing.
+    """Put those of ``rows[:n]`` (distinct keys) that belong there into an empty region.
 
     Parameters
     ----------
@@ -174,21 +200,31 @@ def lay_out(words, rows, n, low, high, scale, offset, end):
     int64
         How many rows it took; -1 where a probe ran into the fence: the region needs a larger capacity. It is then
         half filled.
+
+    Notes
+    -----
+    Rows seen often go first, so that they stand in the line where the probe begins: of what a click log asks for, nine
+    tenths are the one row in ten that has been seen eight times.
     """
     taken = int64(0)
-    for i in range(n):
-        key = rows[i, 0]
-        prefix = int64(key >> uint64(56))
-        if prefix < low or prefix >= high:
-            continue
-        slot = int64(((key >> uint64(32)) * scale + offset) >> uint64(32)) * 2
-        while words[slot * 4] & uint64(1):
-            slot += 1
-        if slot >= end:
-            return int64(-1)
-        for c in range(4):
-            words[slot * 4 + c] = rows[i, c]
-        taken += 1
+    for band in range(3):
+        least = uint64(64 if band == 0 else 8 if band == 1 else 0)
+        below = uint64(64 if band == 1 else 8) if band > 0 else ~uint64(0)
+        for i in range(n):
+            count = rows[i, 2] & uint64(0xFFFFFFFF)
+            if count < least or count >= below:
+                continue
+            key = rows[i, 0]
+            prefix = int64(key >> uint64(56))
+            if prefix < low or prefix >= high:
+                continue
+            line = int64(((key >> uint64(32)) * scale + offset) >> uint64(32))
+            slot = ~seek(words, key, line)
+            if slot >= end:
+                return int64(-1)
+            for c in range(4):
+                words[slot * 4 + c] = rows[i, c]
+            taken += 1
     return taken
 
 
