@@ -25,11 +25,11 @@ __all__ = ["INITIAL_SLOTS", "LOAD_MAX", "SLOT_BYTES", "SPLIT_SLOTS", "ExactTable
 
 SLOT_BYTES: Final = 32
 SEGMENTS_MAX: Final = 256
-# A segment wants to grow beyond this share of its slots, and then gets this many times as many: 32 bytes / 0.8 is 40
+# A segment wants to grow beyond this share of its slots, and then gets this many times as many: 32 bytes / 0.85 is 38
 # bytes a feature just before a growth and 55 just after. A growth moves every row of the segment, so a row is moved
-# 1 / (GROWTH - 1) times on average: 2.7 here, 4 with a quarter more at a time.
-LOAD_MAX: Final = 0.8
-GROWTH: Final = 1.37
+# 1 / (GROWTH - 1) times on average: 2.2 here, 4 with a quarter more at a time.
+LOAD_MAX: Final = 0.85
+GROWTH: Final = 1.46
 # What a full table forgets of a segment at least: less, and segments are laid out anew too often.
 EVICTED_SHARE: Final = 0.05
 # While a table is small (32 MB), its segments double: fewer moves where memory does not matter.
@@ -59,8 +59,8 @@ class ExactTable:
         Named limit (``tables.features_max``): rows beyond it raise TableFullError or are made room for. The example
         that goes beyond it is learned, so as many rows as it has may stand above the limit.
     when_full : {"error", "evict"}
-        ``evict`` drops the least seen rows of a segment that may not grow any more: a twentieth of them, or the share
-        by which the table is above its limit.
+        ``evict`` drops the least seen rows of a segment that may not grow any more: a twentieth of
+        them, or the share by which the table is above its limit; then of others, until it is not.
     clock : callable
         Seconds, to say how long growth takes; without one it says 0.
 
@@ -350,11 +350,16 @@ class ExactTable:
         self.limits[: self.segments] = full
 
     def _evict(self, segment: int, over: int) -> None:
-        rows = self._take(segment)
-        share = max(EVICTED_SHARE, over / self.features, 1.5 / max(1, len(rows)))  # one row at least
-        stay = int(kernels.evict(rows, len(rows), min(1.0, share)))
-        self.evicted += len(rows) - stay
-        self._restore(segment, rows[:stay], self._capacities[segment])
+        """Drop the least seen of a segment, and of the largest others while the table is above its limit."""
+        share = max(EVICTED_SHARE, over / self.features)
+        for one in (segment, *np.argsort(-self.loads[: self.segments], kind="stable").tolist()):
+            rows = self._take(one)
+            n = len(rows)
+            stay = int(kernels.evict(rows, n, min(1.0, max(share, 1.5 / n)))) if n else 0
+            self.evicted += n - stay
+            self._restore(one, rows[:stay], self._capacities[one])
+            if self.features <= self.features_max:
+                return
 
     def _take(self, segment: int) -> U64:
         """Move a segment's rows to scratch memory and clear its region."""
