@@ -34,6 +34,7 @@ __all__ = [
     "gather_rows",
     "lay_out",
     "line_of",
+    "other_line",
     "pack",
     "preserve",
     "seek",
@@ -98,6 +99,12 @@ def line_of(key, places):
     return int64(((key >> uint64(32)) * places[prefix, 0] + places[prefix, 1]) >> uint64(32))
 
 
+@njit(nogil=True, cache=True, inline="always")
+def other_line(line, key):
+    """Return the line where a key stands if ``line``, its own, is full."""
+    return line ^ int64((key & uint64(62)) | uint64(1))
+
+
 @njit(nogil=True, cache=True)
 def seek(words, key, line):
     """Return the slot that holds ``key``, or ``~slot`` of the one where it belongs (empty, or the fence)."""
@@ -106,14 +113,15 @@ def seek(words, key, line):
     second = int64(words[home + 4] == key)
     if second | int64(words[home] == key):
         return line * 2 + second
-    other = (line ^ int64((key & uint64(62)) | uint64(1))) * 8
-    second = int64(words[other + 4] == key)
-    if second | int64(words[other] == key):
-        return (other >> 2) + second
+    # a free slot here says that the key is nowhere else either
     if words[home] == uint64(0):
         return ~(line * 2)
     if words[home + 4] == uint64(0):
         return ~(line * 2 + 1)
+    other = other_line(line, key) * 8
+    second = int64(words[other + 4] == key)
+    if second | int64(words[other] == key):
+        return (other >> 2) + second
     if words[other] == uint64(0):
         return ~(other >> 2)
     if words[other + 4] == uint64(0):
