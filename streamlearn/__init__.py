@@ -1,3 +1,24 @@
 """streamlearn: raw logs in, sparse models out."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from streamlearn.estimators import LogisticRegression as LogisticRegression
+
 __version__ = "0.1.0"
+__all__ = ["LogisticRegression", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the Python API when it is asked for: the command line does without."""
+    if name == "LogisticRegression":
+        from streamlearn import estimators
+
+        return estimators.LogisticRegression
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

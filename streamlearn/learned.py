@@ -1,0 +1,326 @@
+"""What an estimator has learned: a model with its fields and buffers, and how it is pickled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, Self
+
+import msgspec
+import numpy as np
+
+from streamlearn.config import JobConfig, OutputConfig, SourceConfig, TablesConfig, check_job
+from streamlearn.errors import ConfigError, SnapshotError
+from streamlearn.kinds import LrConfig
+from streamlearn.messages import F32, F64, U64
+from streamlearn.model import Counts, Model, ModelCut
+from streamlearn.model import load as load_model
+from streamlearn.online.logistic import LogisticSolver, Scratch
+from streamlearn.online.mappings import Examples, Fields, described
+from streamlearn.online.matrices import Columns, Matrix, column_names
+from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
+from streamlearn.online.records import SchemaFields, by_index
+from streamlearn.shards.cut import Nothing
+from streamlearn.shards.table import ExactTable
+
+__all__ = ["SETTINGS", "Learned", "job_of", "settings_of"]
+
+# Names wait until there are so many: inserting some costs as much as inserting one.
+_UNNAMED_MAX: Final = 1024
+_ROWS_MAX: Final = 2048
+_NOTHING: Final = Nothing()
+# Beside ``model/``: what a snapshot of the command line's has no place for.
+_ESTIMATOR: Final = "estimator.json"
+
+_OF_MODEL: Final = ("alpha", "beta", "l1", "l2", "rule", "intercept", "epochs")
+_OF_TABLES: Final = ("index", "bits", "features_max", "when_full")
+# The settings of an estimator, by the names that the command line has for them.
+SETTINGS: Final = (*_OF_MODEL, *_OF_TABLES, "names_max")
+
+
+class _Scores(Scratch):
+    """Room for scores alone: what scoring needs of a lane's buffers."""
+
+    def __init__(self, rows: int) -> None:
+        self.scores: F32 = np.empty(rows, np.float32)
+
+
+class Learned:
+    """A model in memory, learned by one thread; scoring alone may be done by several.
+
+    Parameters
+    ----------
+    model : Model
+    by_schema : bool
+        Whether mappings are read by the schema of the model's source.
+
+    Attributes
+    ----------
+    fields : Fields
+        Those of records and frames that were learned.
+    schema : SchemaFields or None
+    """
+
+    def __init__(self, model: Model, *, by_schema: bool = False) -> None:
+        self.model = model
+        self.fields = Fields()
+        self.schema = SchemaFields(model.job.source, model.names.fields) if by_schema else None
+        self._asked = Fields(noting=False)
+        self._scratch = Scratch(_ROWS_MAX, FEATURES_PER_RECORD_MAX + 1)
+        self._one = Examples(1, 64)
+
+    def use(self, job: JobConfig) -> None:
+        """Go on with other rates."""
+        self.model.job = msgspec.structs.replace(self.model.job, model=job.model)
+        self.model.solver = LogisticSolver(job.model, self.model.table)
+
+    def learn(self, matrix: Matrix, columns: Columns, labels: F32, weights: F32) -> None:
+        """Learn a matrix, example after example; labels 0 or 1 and weights are float32[n]."""
+        idle = not weights.all()
+        for first, batch in matrix.pieces(columns):
+            part = slice(first, first + batch.rows)
+            batch.labels[: batch.rows] = labels[part]
+            batch.weights[: batch.rows] = weights[part]
+            if idle:
+                _drop_idle(batch)
+            self._learn(batch)
+        if self.fields.unnamed > _UNNAMED_MAX:
+            self._name_new()
+
+    def learn_one(self, record: Mapping[Any, Any], label: float, weight: float) -> None:
+        """Learn one record."""
+        model = self.model
+        keys, values = (self.schema or self.fields).read(record)
+        if weight == 0:
+            return
+        batch = self._one
+        if len(keys) > batch.nnz_max:
+            batch = self._one = Examples(1, 2 * len(keys))
+        batch.put(keys, values)
+        batch.labels[0] = label
+        batch.weights[0] = weight
+        self._learn(batch)
+        if self.schema is not None:
+            if self._scratch.fresh[0]:  # a weight has left zero: worth a name
+                model.names.use_fields(self.schema.fields)
+                model.names.insert(self.schema.describe(record))
+        elif self.fields.unnamed > _UNNAMED_MAX:
+            self._name_new()
+
+    def learn_records(self, frame: Any, labels: F32, weights: F32) -> None:
+        """Learn the rows of a frame by the schema of the model's source."""
+        for i, record in enumerate(_records(frame)):
+            self.learn_one(record, float(labels[i]), float(weights[i]))
+
+    def score(self, matrix: Matrix, columns: Columns) -> F64:
+        """Return the scores (logits) of a matrix, float64[n]."""
+        out = np.empty(matrix.shape[0], np.float64)
+        room = _Scores(min(_ROWS_MAX, matrix.shape[0]))
+        for first, batch in matrix.pieces(columns):
+            out[first : first + batch.rows] = self.model.solver.score(batch, room)
+        return out
+
+    def score_one(self, record: Mapping[Any, Any]) -> float:
+        """Return the score (logit) of one record."""
+        keys, values = (self.schema or self._asked).read(record)
+        batch = Examples(1, len(keys))
+        batch.put(keys, values)
+        return float(self.model.solver.score(batch, _Scores(1))[0])
+
+    def score_records(self, frame: Any) -> F64:
+        """Return the scores of a frame's rows, read by the schema of the model's source.
+
+        Raises
+        ------
+        ValueError
+            It is no frame with names.
+        """
+        if column_names(frame) is None:
+            raise ValueError(
+                "the model was learned from records with fields: hand in a frame with their names, "
+                "or one mapping after the other to predict_one"
+            )
+        return np.array([self.score_one(record) for record in _records(frame)])
+
+    def name(self, columns: Columns | None) -> None:
+        """Give the model the names that it does not have yet."""
+        names = self.model.names
+        if columns is not None and columns.names is None:
+            texts = [str(j) for j in range(min(columns.count, names.names_max))]
+            names.insert(described(columns.keys[: len(texts)], texts))
+        self._name_new()
+
+    def _name_new(self) -> None:
+        new = self.fields.names()
+        if new is not None:
+            self.model.names.insert(new)
+
+    def _learn(self, batch: Minibatch) -> None:
+        model, rows = self.model, batch.rows
+        scores = model.solver.learn(batch, self._scratch, _NOTHING, 0)
+        model.validation.update(scores, batch.labels[:rows], batch.weights[:rows])
+        model.counts.examples += rows
+
+    def save(self, path: Path, state: dict[str, Any], now: float) -> None:
+        """Write a snapshot into ``path/model``, and ``state`` beside it.
+
+        Parameters
+        ----------
+        state : dict
+            What users of Python know of the model, as JSON has it.
+        now : float
+            Seconds since the epoch.
+        """
+        model = self.model
+        if self.schema is None:
+            model.job = msgspec.structs.replace(model.job, source=_source(self.fields.kinds))
+        root = path / "model"
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            cut = ModelCut(model, root, 0, now)
+            try:
+                while (part := cut.take()) is not None:
+                    cut.write(*part)
+                cut.commit()
+            finally:
+                cut.cut.close()
+            if self.schema is None:
+                partial = path / f".{_ESTIMATOR}"
+                text = json.dumps(state | {"kinds": self.fields.kinds})
+                partial.write_text(text, encoding="utf-8")
+                partial.replace(path / _ESTIMATOR)
+        except OSError as error:
+            raise SnapshotError(f"cannot write {path}", cause=error.strerror) from error
+
+    @classmethod
+    def load(cls, path: Path) -> tuple[Self, dict[str, Any]]:
+        """Open the newest snapshot of ``path/model``; return it with what stood beside it."""
+        model = load_model(path)
+        beside = path / _ESTIMATOR
+        try:
+            state = json.loads(beside.read_text(encoding="utf-8"))
+            learned = cls(model)
+            learned.fields.kinds = dict(state["kinds"])
+        except FileNotFoundError:
+            named = not by_index(model.job.source)
+            state = {"classes": [0, 1], "n_features_in": None, "feature_names_in": None}
+            return cls(model, by_schema=named), state
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise SnapshotError(f"{beside} cannot be read", cause=str(error)) from error
+        return learned, state
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the rows by key, and whatever else is not made again: equal for equal models."""
+        self._name_new()
+        return _pack(self.model) | {
+            "kinds": dict(self.fields.kinds),
+            "by_schema": self.schema is not None,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Make the table anew."""
+        self.__init__(_unpack(state), by_schema=state["by_schema"])  # type: ignore[misc]
+        self.fields.kinds = dict(state["kinds"])
+
+
+def _records(frame: Any) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a frame as mappings."""
+    names = list(frame.columns)
+    for row in zip(*(frame[name] for name in names), strict=True):
+        yield dict(zip(names, row, strict=True))
+
+
+def job_of(settings: Mapping[str, Any]) -> JobConfig:
+    """Return an estimator's settings as a job, checked.
+
+    Raises
+    ------
+    ValueError
+        A setting is not allowed.
+    """
+    values: dict[str, Any] = {
+        name: value.item() if isinstance(value, np.generic) else value
+        for name, value in settings.items()
+    }
+    job = JobConfig(
+        model=LrConfig(**{name: values[name] for name in _OF_MODEL}),
+        tables=TablesConfig(**{name: values[name] for name in _OF_TABLES}),
+        output=OutputConfig(names_max=values["names_max"]),
+    )
+    try:
+        check_job(job)
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
+    return job
+
+
+def settings_of(job: JobConfig) -> dict[str, Any]:
+    """Return a job's settings as those of an estimator."""
+    values = {name: getattr(job.model, name) for name in _OF_MODEL}
+    values |= {name: getattr(job.tables, name) for name in _OF_TABLES}
+    return values | {"names_max": job.output.names_max}
+
+
+def _source(kinds: Mapping[str, str]) -> SourceConfig:
+    """Return what a source of the same features would be."""
+    if kinds:
+        return SourceConfig(format="jsonl", columns={**kinds, "label": "label"})
+    return SourceConfig(format="svmlight")
+
+
+def _drop_idle(batch: Minibatch) -> None:
+    """Take the examples of weight 0 out of a minibatch: they teach nothing."""
+    rows, nnz = batch.rows, batch.nnz
+    keep = batch.weights[:rows] > 0
+    lengths = np.diff(batch.indptr[: rows + 1])
+    kept = np.repeat(keep, lengths)
+    n, m = int(keep.sum()), int(kept.sum())
+    batch.keys[:m], batch.values[:m] = batch.keys[:nnz][kept], batch.values[:nnz][kept]
+    batch.labels[:n], batch.weights[:n] = batch.labels[:rows][keep], batch.weights[:rows][keep]
+    batch.indptr[1 : n + 1] = np.cumsum(lengths[keep])
+    batch.state[0], batch.state[1] = n, m
+
+
+def _pack(model: Model) -> dict[str, Any]:
+    """Return a model as arrays and plain values, equal for equal models."""
+    table = model.table
+    rows: Any
+    if isinstance(table, ExactTable):
+        rows = [part for _, _, part in model.weights()]
+        rows = np.concatenate(rows) if rows else np.empty((0, 4), np.uint64)
+    else:
+        at = np.flatnonzero(table.words)
+        rows = (at, table.words[at])
+    return {
+        "job": msgspec.to_builtins(model.job),
+        "rows": rows,
+        "intercept": table.intercept.copy(),
+        "names": {name: array.copy() for name, array in model.names.state().items()},
+        "validation": {
+            name: (len(array), at := np.flatnonzero(array), array[at])
+            for name, array in model.validation.state().items()
+        },
+        "counts": {name: getattr(model.counts, name) for name in Counts.__slots__},
+    }
+
+
+def _unpack(packed: dict[str, Any]) -> Model:
+    job = msgspec.convert(packed["job"], JobConfig)
+    rows = packed["rows"]
+    exact = isinstance(rows, np.ndarray)
+    model = Model.new(job, (), rows=len(rows) if exact else 0)
+    if isinstance(model.table, ExactTable):
+        held: U64 = rows
+        model.table.insert_rows(held)
+    else:
+        model.table.words[rows[0]] = rows[1]
+    model.table.intercept[:] = packed["intercept"]
+    model.names.restore(packed["names"])
+    state = {}
+    for name, (size, at, values) in packed["validation"].items():
+        state[name] = np.zeros(size, values.dtype)
+        state[name][at] = values
+    model.validation.restore(state)
+    model.counts = Counts(**packed["counts"])
+    return model
