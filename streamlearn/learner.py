@@ -37,7 +37,13 @@ from streamlearn.messages import (
 from streamlearn.model import Model, ModelCut, Progressed
 from streamlearn.online.formats import Format, Parser
 from streamlearn.online.logistic import Scratch
-from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, REASONS, Minibatch
+from streamlearn.online.minibatch import (
+    FEATURES_PER_RECORD_MAX,
+    REASONS,
+    S_BAD,
+    S_RECORDS,
+    Minibatch,
+)
 from streamlearn.online.names import Sampler
 from streamlearn.online.validation import BinaryValidation
 from streamlearn.quarantine import Quarantine
@@ -82,8 +88,9 @@ class _Stream:
 
     partition: Partition
     parser: Parser
-    skip_header: bool
+    header_due: bool
     records: int
+    counted: int  # plain offset up to which bytes are counted
     carry: bytes = b""
     too_long_at: int = -1  # plain offset of a record that is longer than the limit, while it goes on
     too_long_head: bytes = b""
@@ -98,6 +105,7 @@ class _Work:
     block: Block
     base: int  # plain offset in the object of index 0 of the block's buffer
     end: int  # index in the buffer after the last record parsed
+    too_long: bytes | None = None  # beginning of the one record, where that was longer than the limit
 
 
 class _Worker:
@@ -169,12 +177,14 @@ class Learner:
         self._tick = tick
         self._teach = teach
         self._positions = positions and teach
+        self._counts_bytes = positions or not teach  # records that come again were counted before
         self._on_scores = on_scores
         self._nothing = Nothing()
         self._cut: ModelCut | None = None
         self._cut_done: SnapshotDone | None = None
         self._cut_waiting = threading.Semaphore(_PARTS_WAITING_MAX)
         self._failure: BaseException | None = None
+        self._abandoned = False
         self._rate = model.job.source.negative_rate if teach else 1.0
         self._bad_share_max = model.job.source.bad_records_max
         self._loop = asyncio.get_running_loop()
@@ -230,14 +240,23 @@ class Learner:
         first_lane = self.parse_lane or self.learn_lanes[number]
         held = asyncio.Semaphore(_BLOCKS_HELD_MAX)
         stream: _Stream | None = None
-        async with aclosing(self._source.read_many(todo)) as blocks:
+        begun: dict[str, Position] = {}  # of partitions that are read ahead
+
+        async def noted() -> AsyncIterator[tuple[Partition, Position]]:
+            async for partition, position in todo:
+                begun[partition.name] = position
+                yield partition, position
+
+        async with aclosing(self._source.read_many(noted())) as blocks:
             async for partition, item in _until(blocks, self.stopped):
                 if isinstance(item, StreamlearnError):
                     self.failed[partition.name] = item
+                    begun.pop(partition.name, None)
                     stream = None
                     continue
                 if stream is None or stream.partition is not partition:
-                    stream = await self._open(partition, item)
+                    position = begun.pop(partition.name, Position())
+                    stream = await self._open(partition, position, item)
                     if stream is None:
                         item.release()
                         continue
@@ -253,7 +272,9 @@ class Learner:
         if self._failure is not None:
             raise self._failure
 
-    async def _open(self, partition: Partition, block: Block) -> _Stream | None:
+    async def _open(
+        self, partition: Partition, position: Position, block: Block
+    ) -> _Stream | None:
         """Make the parser of a partition; None where its header is not one (noted in ``failed``)."""
         if partition.name in self.failed:
             return None
@@ -264,17 +285,32 @@ class Learner:
             self.failed[partition.name] = error
             return None
         self.model.names.use_fields(self._format.fields)
-        known = self.model.positions.get(partition.name)
         return _Stream(
             partition,
             parser,
-            skip_header=self._format.has_header and block.offset == 0,
-            records=known.position.records if known and self._positions else 0,
+            header_due=self._format.has_header and position.offset == 0,
+            records=position.records if self._positions else 0,
+            counted=block.offset,
         )
 
     def stop(self) -> None:
         """Stop after what is in flight."""
         self.stopped.set()
+
+    def abandon(self) -> None:
+        """Let go of what is in flight: only ``close`` may follow."""
+        self._abandoned = True
+        self._fail(asyncio.CancelledError())
+
+    async def next_pass(self) -> None:
+        """Begin the next pass over the source, as one step for whatever snapshot is made."""
+
+        def turn() -> None:
+            with self._noting:
+                self.model.epoch += 1
+                self.model.positions.clear()
+
+        await self.learn_lanes[0].run(turn)
 
     async def snapshot(self, begin: Callable[[], ModelCut], done: SnapshotDone) -> None:
         """Begin a snapshot between two minibatches; it is written while learning goes on.
@@ -282,6 +318,11 @@ class Learner:
         ``done`` is called in the snapshot lane with what ``ModelCut.commit`` returns, or with ``error``.
         """
         await self.learn_lanes[0].run(self._begin, begin, done)
+
+    async def advance_snapshot(self) -> bool:
+        """Take one part of an open cut, as no blocks may come that would; return whether one is still open."""
+        await self.learn_lanes[0].run(self._take_parts, all_parts=False)
+        return self._cut is not None
 
     async def finish_snapshot(self) -> None:
         """Wait until no snapshot is being made, taking what is left of its cut at once."""
@@ -332,11 +373,12 @@ class Learner:
     def _parse(self, stream: _Stream, block: Block, number: int) -> None:
         """Parse a block's whole records into minibatches and hand them on, in order."""
         buffer, start = block.buffer, block.start
-        if stream.skip_header and start < block.end:
-            start = find_newline(buffer, start, block.end) + 1
-            stream.skip_header = False
+        if stream.header_due and start < block.end:
+            newline = find_newline(buffer, start, block.end)
+            stream.header_due = newline >= block.end
+            start = min(newline + 1, block.end)
         if stream.too_long_at >= 0:
-            start = self._skip_too_long(stream, block, start)
+            start = self._skip_too_long(stream, block, start, number)
         carry = stream.carry
         if carry:
             start -= len(carry)
@@ -348,7 +390,6 @@ class Learner:
             end = start
         at = start
         stock = self._stocks[number]
-        lane = self.learn_lanes[number] if self.parse_lane is not None else None
         while at < end and self._failure is None:
             batch = stock.get()
             batch.clear()
@@ -358,39 +399,41 @@ class Learner:
                     batch.keys, batch.values, batch.indptr, batch.labels, batch.weights,
                     batch.lines, batch.state, base, self._rate,
                 )  # fmt: skip
-            work = _Work(batch, stream, block, base, at)
-            if lane is None:
-                self._learn_or_fail(work, number)
-            else:
-                lane.post(lambda work=work: self._learn_or_fail(work, number))  # type: ignore[misc]
+            self._hand_on(_Work(batch, stream, block, base, at), number)
         left = block.end - end
         if left > RECORD_BYTES_MAX:
             stream.too_long_at = base + end
             stream.too_long_head = buffer[end : end + _TOO_LONG_KEPT].tobytes()
         elif left > 0:
             stream.carry = buffer[end : block.end].tobytes()
-            if len(stream.carry) > RECORD_BYTES_MAX - 1:
-                stream.too_long_at = base + end
-                stream.too_long_head = stream.carry[:_TOO_LONG_KEPT]
-                stream.carry = b""
 
-    def _skip_too_long(self, stream: _Stream, block: Block, start: int) -> int:
-        """Pass over the rest of a record that is too long; return where the next one begins."""
-        at = find_newline(block.buffer, start, block.end)
-        if at >= block.end and not block.last:
+    def _hand_on(self, work: _Work, number: int) -> None:
+        """Learn a minibatch, in the lane that does."""
+        if self.parse_lane is None:
+            self._learn_or_fail(work, number)
+        else:
+            self.learn_lanes[number].post(lambda: self._learn_or_fail(work, number))
+
+    def _skip_too_long(self, stream: _Stream, block: Block, start: int, number: int) -> int:
+        """Pass over the rest of a record that is too long; return where the next one begins.
+
+        The record goes to the learn lane as a minibatch of nothing else, to be noted where positions are.
+        """
+        newline = find_newline(block.buffer, start, block.end)
+        if newline >= block.end:
             return block.end
-        self._note_bad(
-            BadRecord(
-                stream.partition.uri,
-                stream.too_long_at,
-                "too_long",
-                f"the record is longer than {RECORD_BYTES_MAX:,} bytes",
-                stream.too_long_head,
-            )
-        )
-        stream.records += 1
+        base = block.offset - block.start
+        batch = self._stocks[number].get()
+        batch.clear()
+        batch.bad_start[0] = stream.too_long_at - base
+        batch.bad_reason[0] = _TOO_LONG
+        batch.bad_field[0] = -1
+        batch.bad_arg[0] = base + newline - stream.too_long_at
+        batch.state[S_BAD] = batch.state[S_RECORDS] = 1
         stream.too_long_at = -1
-        return min(int(at) + 1, block.end)
+        after = int(newline) + 1
+        self._hand_on(_Work(batch, stream, block, base, after, stream.too_long_head), number)
+        return after
 
     # ---------------------------------------------------------------- in a learn lane
 
@@ -468,9 +511,15 @@ class Learner:
                 self.model.positions[stream.partition.name] = Progressed(
                     stream.partition.version, position
                 )
+            self._count_bytes(stream, position.offset)
             counts.examples += examples
             counts.subsampled += subsampled
             self.records += records
+
+    def _count_bytes(self, stream: _Stream, offset: int) -> None:
+        if self._counts_bytes:
+            self.model.counts.bytes += offset - stream.counted
+            stream.counted = offset
 
     def _note_partial(self, work: _Work, worker: _Worker, learned: int) -> None:
         """Note the examples of a minibatch that were learned before the table was full."""
@@ -490,8 +539,10 @@ class Learner:
         for i in range(batch.bad):
             start = int(batch.bad_start[i])
             reason = int(batch.bad_reason[i])
-            end = find_newline(buffer, start, work.block.end)
-            record = buffer[start:end].tobytes()
+            record = work.too_long
+            if record is None:
+                end = find_newline(buffer, start, work.block.end)
+                record = buffer[start:end].tobytes()
             detail = self._format.complaint(
                 reason, int(batch.bad_field[i]), int(batch.bad_arg[i]), record
             )
@@ -508,11 +559,11 @@ class Learner:
             self.bad += 1
             self.model.counts.bad_records += 1
             self.reasons[bad.reason] += 1
-            if self._quarantine is not None:
+            if self._quarantine is not None and self.model.epoch == 0:
                 self._quarantine.add(bad)
 
     def _check_bad_share(self) -> None:
-        if self._teach and self.records >= _RECORDS_BEFORE_STOP:
+        if self._positions and self.records >= _RECORDS_BEFORE_STOP:
             self.check_bad_share()
 
     def check_bad_share(self) -> None:
@@ -527,11 +578,12 @@ class Learner:
 
     def _block_done(self, stream: _Stream, block: Block) -> None:
         with self._noting:
-            self.model.counts.bytes += block.end - block.start
             self.model.counts.stored_bytes += block.stored_bytes
             self.stored_bytes += block.stored_bytes
+            offset = block.offset + block.end - block.start
+            if block.last:
+                self._count_bytes(stream, offset)
             if block.last and self._positions:
-                offset = block.offset + block.end - block.start
                 self.model.positions[stream.partition.name] = Progressed(
                     stream.partition.version, Position(offset, stream.records, done=True)
                 )
@@ -543,7 +595,7 @@ class Learner:
     def _begin(self, begin: Callable[[], ModelCut], done: SnapshotDone) -> None:
         if self._cut is not None:
             self._take_parts(all_parts=True)
-        with self._boundary.alone() if self._boundary else nullcontext():
+        with self._boundary.alone() if self._boundary else nullcontext(), self._noting:
             self._merge()
             self.model.names.flush()
             self._cut, self._cut_done = begin(), done
@@ -566,7 +618,7 @@ class Learner:
 
     def _take_parts(self, *, all_parts: bool) -> None:
         """Hand parts of the open cut to the snapshot lane: one, or all that are left."""
-        while self._cut is not None:
+        while self._cut is not None and not self._abandoned:
             if not self._cut_waiting.acquire(blocking=all_parts):
                 return
             cut, done = self._cut, self._cut_done
@@ -595,6 +647,8 @@ class Learner:
                 cut.abort(error)
                 if part is None:
                     done({"error": error})
+            except BaseException as error:  # noqa: BLE001 - raised by run()
+                self._fail(error)
             finally:
                 self._cut_waiting.release()
 

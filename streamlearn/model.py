@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, cast
@@ -17,7 +18,12 @@ import msgspec
 import numpy as np
 
 from streamlearn.config import JobConfig
-from streamlearn.errors import ConfigError, SnapshotError, StreamlearnError
+from streamlearn.errors import (
+    ConfigError,
+    ObjectChangedError,
+    SnapshotError,
+    StreamlearnError,
+)
 from streamlearn.messages import F32, U64, Partition, Position
 from streamlearn.online.logistic import LogisticSolver
 from streamlearn.online.names import Names
@@ -122,23 +128,52 @@ class Model:
         )
 
     def position(self, partition: Partition) -> Position:
-        """Return where to go on in a partition.
-
-        Raises
-        ------
-        SnapshotError
-            The object was learned half and is another now.
-        """
+        """Return where to go on in a partition."""
         known = self.positions.get(partition.name)
-        if known is None:
-            return Position(offset=partition.start)
-        if known.version != partition.version and not known.position.done:
-            raise SnapshotError(
-                f"{partition.uri} has changed since its first {known.position.offset:,} bytes were "
-                f"learned: it was {known.version}, it is {partition.version}",
-                hint="put the object back, or start over in another --out",
-            )
-        return known.position
+        return known.position if known else Position(offset=partition.start)
+
+    def objects(self) -> dict[str, list[str]]:
+        """Return the names of the partitions of which something was learned, by their objects' URIs."""
+        objects: dict[str, list[str]] = {}
+        for name in self.positions:
+            objects.setdefault(_object_of(name), []).append(name)
+        return objects
+
+    def refused(
+        self, partitions: Sequence[Partition], learned: Mapping[str, list[str]], *, listed: bool = True
+    ) -> dict[str, StreamlearnError]:
+        """Return why partitions cannot be gone on with, by name: their object is not what was learned in part.
+
+        An object that changed after it was learned to its end is no error: nothing of it is read again.
+
+        Parameters
+        ----------
+        learned : mapping
+            What ``objects()`` returned when the run began.
+        listed : bool
+            Whether ``partitions`` has all of each object.
+        """
+        names = {partition.name for partition in partitions} if listed and learned else set()
+        refused: dict[str, StreamlearnError] = {}
+        for partition in partitions:
+            pieces = learned.get(partition.uri, [])
+            known = self.positions.get(partition.name)
+            if not pieces or (known is not None and known.position.done):
+                continue
+            version = self.positions[pieces[0]].version
+            if version != partition.version:
+                refused[partition.name] = ObjectChangedError(
+                    f"{partition.uri} has changed since a part of it was learned: it was "
+                    f"{version}, it is {partition.version}",
+                    hint="put the object back, or start over in another --out",
+                )
+            elif listed and not names.issuperset(pieces):
+                refused[partition.name] = ConfigError(
+                    f"{partition.uri} was learned in other ranges, {pieces[0]} the first, and is "
+                    "not learned in part again",
+                    hint="set source.range_bytes, source.block_bytes and source.compression back",
+                )
+        return refused
 
     def weights(self) -> Iterator[tuple[U64, F32, U64]]:
         """Yield (keys, weights, rows) of the table, part by part in the order of keys.
@@ -181,6 +216,14 @@ class Model:
             columns = rows[:, 1] if rows.ndim == 2 else rows
             digest.update(np.ascontiguousarray(columns).tobytes())
         return digest.hexdigest()
+
+
+def _object_of(name: str) -> str:
+    """Return the URI of the object that a partition's name is of."""
+    uri, mark, span = name.rpartition("#")
+    start, dash, end = span.partition("-")
+    ranged = mark and dash and start.isdigit() and (end.isdigit() or end == "-1")
+    return uri if ranged else name
 
 
 def features_max_default() -> int:
@@ -265,8 +308,10 @@ class ModelCut:
                 blob.write(plain)
         path = writer.commit(self._meta | {"arrays": shapes})
         self._writer = None
-        prune(self._root, self._keep, trusted=writer.sequence)
-        size = sum(file.stat().st_size for file in path.iterdir())
+        size = 0
+        with suppress(OSError):  # the snapshot is there: what is left to do is done after the next
+            size = sum(file.stat().st_size for file in path.iterdir())
+            prune(self._root, self._keep, trusted=writer.sequence)
         return {"sequence": writer.sequence, "path": str(path), "bytes": size}
 
     def abort(self, error: StreamlearnError) -> None:

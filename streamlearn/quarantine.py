@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ __all__ = ["Quarantine", "read_quarantine"]
 class Quarantine:
     """``bad_records.jsonl``: one JSON object a bad record, appended.
 
+    Every method raises RunError where the file cannot be written.
+
     Parameters
     ----------
     path : Path
@@ -29,17 +32,21 @@ class Quarantine:
 
     def __init__(self, path: Path, size: int) -> None:
         self._path = path
-        try:
+        with self._written():
             self._file = path.open("ab")
-            if self._file.tell() < size:
+        try:
+            found = self._file.tell()
+            if found < size:
                 raise DataError(
-                    f"{path} has {self._file.tell()} bytes, but the snapshot knows of {size}",
+                    f"{path} has {found} bytes, but the snapshot knows of {size}",
                     hint="put the file back, or start over in another --out",
                 )
-            self._file.truncate(size)
-            self._file.seek(size)
-        except OSError as error:
-            raise RunError(f"cannot write {path}", cause=error.strerror) from error
+            with self._written():
+                self._file.truncate(size)
+                self._file.seek(size)
+        except BaseException:
+            self._file.close()
+            raise
 
     def add(self, bad: BadRecord) -> None:
         """Append a record."""
@@ -53,13 +60,15 @@ class Quarantine:
             entry["record"] = bad.record.decode()
         except UnicodeDecodeError:
             entry["record_base64"] = base64.b64encode(bad.record).decode()
-        self._file.write(msgspec.json.encode(entry) + b"\n")
+        with self._written():
+            self._file.write(msgspec.json.encode(entry) + b"\n")
 
     def sync(self) -> int:
         """Bring everything to disk; return the size of the file in bytes."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        return self._file.tell()
+        with self._written():
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            return self._file.tell()
 
     @property
     def size(self) -> int:
@@ -67,8 +76,16 @@ class Quarantine:
         return self._file.tell()
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file; what was not brought to disk belongs to no snapshot."""
+        with suppress(OSError):
+            self._file.close()
+
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RunError(f"cannot write {self._path}", cause=error.strerror) from error
 
 
 def read_quarantine(path: Path, start: int = 0, end: int | None = None) -> Iterator[BadRecord]:

@@ -85,7 +85,7 @@ async def replay(
     Returns
     -------
     dict
-        The report, with ``replayed`` (records tried) and ``still_bad``.
+        The report, with ``replayed`` (records tried) and ``still_bad``. A record that was too long is not tried.
 
     Raises
     ------
@@ -98,9 +98,11 @@ async def replay(
     lock = DirectoryLock(directory)
     try:
         model = await asyncio.to_thread(load, directory, job, time.monotonic, mended=True)
-        records = list(read_quarantine(path, model.replayed_size, model.quarantine_size))
+        kept = list(read_quarantine(path, model.replayed_size, model.quarantine_size))
+        # of a record that is too long only the beginning was kept
+        records = [record for record in kept if record.reason != "too_long"]
         if not records:
-            raise ConfigError(f"{path} holds no records that were not replayed before")
+            raise ConfigError(f"{path} holds no records that could be replayed")
         uris = tuple(dict.fromkeys(record.uri for record in records))
         job = msgspec.structs.replace(job, source=msgspec.structs.replace(job.source, uri=uris))
         source = open_source(job.source)
@@ -120,6 +122,9 @@ async def replay(
         started = Started(model)
         model.counts.bad_records -= len(records)
         model.replayed_size = model.quarantine_size
+        for record in kept:
+            if record.reason == "too_long":
+                quarantine.add(record)
         try:
             await learner.run(_todo(records))
             started.stop()
@@ -149,4 +154,5 @@ async def replay(
 
 async def _todo(records: list[BadRecord]) -> AsyncIterator[tuple[Partition, Position]]:
     for uri in dict.fromkeys(record.uri for record in records):
-        yield Partition(uri), Position()
+        first = next(record for record in records if record.uri == uri)
+        yield Partition(uri), Position(first.offset)

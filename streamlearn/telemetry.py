@@ -74,7 +74,10 @@ class Telemetry:
             while len(self._recent) > 2 and now - self._recent[0][0] > _RATE_SECONDS:
                 self._recent.popleft()
         self.last = self._progress(now)
-        self._sink(self.last)
+        try:
+            self._sink(self.last)
+        except OSError:  # nobody looks any more: that is no reason to stop
+            self._sink = lambda _: None
 
     def add_partition(self, partition: Partition) -> None:
         """Count a partition's stored bytes for the time left; unknown sizes count as -1."""

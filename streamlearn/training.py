@@ -26,7 +26,7 @@ from streamlearn.errors import DataError, RunError, StreamlearnError
 from streamlearn.inspection import sizes
 from streamlearn.learner import Learner
 from streamlearn.messages import Partition, Position, Progress
-from streamlearn.model import Model, ModelCut, load
+from streamlearn.model import Model, ModelCut, Progressed, load
 from streamlearn.net.http import HttpServer
 from streamlearn.net.sources.objects import ObjectSource
 from streamlearn.net.sources.uri import open_source
@@ -53,6 +53,8 @@ _log = logging.getLogger("streamlearn.training")
 _PROGRESS_SECONDS: Final = 0.5
 # Records to compile the kernels with are taken from this much of the first object.
 _SAMPLE_BYTES: Final = 1 << 16
+# Between two parts of a table that are taken for a snapshot while no blocks come.
+_PART_SECONDS: Final = 0.02
 
 
 class TrainingRun:
@@ -70,8 +72,10 @@ class TrainingRun:
         self.directory = Path(job.output.dir)
         self.telemetry = Telemetry(time.monotonic, sink)
         self.stopped_by: str | None = None
+        self._ended_by: signal.Signals | None = None
         self._cut_started = 0.0
         self._snapshot_error: StreamlearnError | None = None
+        self._records_kept = -1  # of this run, in its newest snapshot
 
     async def run(self) -> dict[str, Any]:
         """Run to the source's end, to a signal, or to a failure; return the report.
@@ -96,6 +100,12 @@ class TrainingRun:
             return await self._run(source)
         except OSError as error:
             raise RunError(f"cannot use {self.directory}", cause=error.strerror) from error
+        except asyncio.CancelledError:
+            if self._ended_by is None:
+                raise
+            ended = RunError(f"{self._ended_by.name} came twice: ended without a last snapshot")
+            ended.exit_code = 130 if self._ended_by == signal.SIGINT else 1
+            raise ended from None
         finally:
             await source.aclose()
             if server is not None:
@@ -122,16 +132,20 @@ class TrainingRun:
         started = Started(model)
         failure: StreamlearnError | None = None
         try:
-            async with self._signals(learner), self._beside(learner, quarantine):
-                try:
-                    await self._passes(learner, source, partitions)
-                    learner.check_bad_share()
-                except* StreamlearnError as group:
-                    failure = _first(group)
-            started.stop()
-            self.telemetry.tell("draining", "writing the last snapshot")
-            await self._last_snapshot(learner, quarantine)
-            self.telemetry.summary = await learner.summary()
+            async with self._signals(learner):
+                async with self._beside(learner, quarantine):
+                    try:
+                        await self._passes(learner, source, partitions)
+                        learner.check_bad_share()
+                    except* StreamlearnError as group:
+                        failure = _first(group)
+                started.stop()
+                self.telemetry.tell("draining", "writing the last snapshot")
+                await self._last_snapshot(learner, quarantine)
+                self.telemetry.summary = await learner.summary()
+        except asyncio.CancelledError:
+            learner.abandon()
+            raise
         finally:
             learner.close()
             quarantine.close()
@@ -140,13 +154,23 @@ class TrainingRun:
         report["stopped"] = self.stopped_by
         if learner.failed:
             report["failed"] = {name: str(error) for name, error in learner.failed.items()}
-        await asyncio.to_thread(
-            (self.directory / "report.json").write_text, report_json(report) + "\n"
-        )
+        await asyncio.to_thread(self._write_report, report_json(report) + "\n")
         self.telemetry.tell("failed" if failure else "done", failure.message if failure else "")
         if failure is not None:
             raise failure
         return report
+
+    def _write_report(self, text: str) -> None:
+        """Put the report in the place of the one before, whole."""
+        path = self.directory / "report.json"
+        partial = path.with_suffix(".partial")
+        try:
+            partial.write_text(text)
+            partial.replace(path)
+        except OSError as error:
+            _log.error("cannot write %s: %s", path, error.strerror)  # noqa: TRY400 - a full disk is no bug
+            with suppress(OSError):
+                partial.unlink()
 
     def _model(self, format_: Format) -> Model:
         fields = tuple(format_.fields)
@@ -168,15 +192,27 @@ class TrainingRun:
             known = model.positions.get(partition.name)
             if known is not None and known.position.done:
                 learner.stored_bytes += max(0, self.telemetry.partitions[partition.name])
-        if self.job.source.start == "earliest":
-            model.positions.clear()
+        self._begin_at(model, partitions)
         self.telemetry.tell("learning")
         while True:
             await learner.run(self._todo(learner, source, partitions))
             if learner.stopped.is_set() or model.epoch + 1 >= self.job.model.epochs:
                 return
-            model.epoch += 1
+            await learner.next_pass()
+
+    def _begin_at(self, model: Model, partitions: list[Partition]) -> None:
+        """Set the positions to where the job says that it begins."""
+        start = self.job.source.start
+        if start == "earliest":
             model.positions.clear()
+        if start == "latest" and model.resumed_from is None:
+            for partition in partitions:
+                position = Position(max(partition.size, 0), done=True)
+                model.positions[partition.name] = Progressed(partition.version, position)
+        for partition in partitions:
+            known = model.positions.get(partition.name)
+            if known is not None and known.position.done and _is_pipe(partition):
+                del model.positions[partition.name]  # what is piped in now is not what was
 
     async def _todo(
         self, learner: Learner, source: ObjectSource, partitions: list[Partition]
@@ -184,30 +220,33 @@ class TrainingRun:
         """Yield what is to be learned, where it begins; for ever where the source is followed."""
         start = self.job.source.start
         since = start_seconds(start) if start.startswith("@") else 0.0
+        model = learner.model
+        learned = model.objects()
+        refused = model.refused(partitions, learned)
+        learner.failed |= refused
         for partition in partitions:
-            if start == "latest" and partition.name not in learner.model.positions:
+            if partition.modified_seconds < since or partition.name in refused:
                 continue
-            if partition.modified_seconds < since:
-                continue
-            if (entry := self._entry(learner, partition)) is not None:
-                yield entry
+            if not (position := self._position(model, partition)).done:
+                yield partition, position
         if not self.job.source.follow:
             return
         self.telemetry.tell("following")
         async for partition in source.follow():
             self.telemetry.add_partition(partition)
-            if (entry := self._entry(learner, partition)) is not None:
-                yield entry
+            if refused := model.refused([partition], learned, listed=False):
+                learner.failed |= refused
+            elif not (position := self._position(model, partition)).done:
+                yield partition, position
 
-    def _entry(
-        self, learner: Learner, partition: Partition
-    ) -> tuple[Partition, Position] | None:
-        try:
-            position = learner.model.position(partition)
-        except StreamlearnError as error:
-            learner.failed[partition.name] = error
-            return None
-        return None if position.done else (partition, position)
+    def _position(self, model: Model, partition: Partition) -> Position:
+        known = model.positions.get(partition.name)
+        if known is not None and known.position.done and known.version != partition.version:
+            _log.warning(
+                "%s has changed since it was learned, which is not read: it was %s, it is %s",
+                partition.uri, known.version, partition.version,
+            )  # fmt: skip
+        return model.position(partition)
 
     # ---------------------------------------------------------------- beside it
 
@@ -220,6 +259,7 @@ class TrainingRun:
 
         def caught(number: signal.Signals) -> None:
             if self.stopped_by is not None:
+                self._ended_by = number
                 task.cancel()
                 return
             self.stopped_by = number.name
@@ -262,18 +302,31 @@ class TrainingRun:
     async def _snapshots(self, learner: Learner, quarantine: Quarantine) -> None:
         while True:
             await asyncio.sleep(self.job.output.snapshot_seconds)
+            if learner.records == self._records_kept:
+                continue
             await self._snapshot(learner, quarantine)
+            while await learner.advance_snapshot():
+                await asyncio.sleep(_PART_SECONDS)
 
     async def _snapshot(self, learner: Learner, quarantine: Quarantine) -> None:
         root = self.directory / "model"
+        records = 0
 
         def begin() -> ModelCut:
+            nonlocal records
             self._cut_started = time.monotonic()
+            records = learner.records
             return ModelCut(learner.model, root, quarantine.sync(), time.time())
 
-        await learner.snapshot(begin, self._snapshot_done)
+        def done(told: dict[str, object]) -> None:
+            self._snapshot_done(told, records)
 
-    def _snapshot_done(self, told: dict[str, object]) -> None:
+        try:
+            await learner.snapshot(begin, done)
+        except StreamlearnError as error:
+            done({"error": error})
+
+    def _snapshot_done(self, told: dict[str, object], records: int) -> None:
         error = told.get("error")
         if isinstance(error, StreamlearnError):
             self._snapshot_error = error
@@ -281,6 +334,7 @@ class TrainingRun:
             _log.error("no snapshot was written: %s", error)
             return
         self._snapshot_error = None
+        self._records_kept = records
         self.telemetry.snapshots += 1
         self.telemetry.snapshot = {
             **told,
@@ -413,6 +467,10 @@ async def _sample(source: ObjectSource, partition: Partition) -> bytes:
     finally:
         await blocks.aclose()
     return b""
+
+
+def _is_pipe(partition: Partition) -> bool:
+    return partition.size < 0 and not partition.version and "://" not in partition.uri
 
 
 def failed(learner: Learner) -> StreamlearnError | None:
