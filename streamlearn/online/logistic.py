@@ -16,6 +16,13 @@ __all__ = ["RULES", "LogisticSolver", "Scratch"]
 # Update rules, as kernels number them.
 RULES: Final = {"ftrl": 0, "adagrad": 1, "sgd": 2}
 
+# Beyond these float32 overflows or divides 0 by 0 (beta = 0 before the first gradient). The least beta
+# is far below the root of any sum of squares that float32 holds for gradients that matter.
+_ALPHA_MIN: Final = 1e-20
+_BETA_MIN: Final = 1e-12
+_RATE_MAX: Final = 1e18
+_PENALTY_MAX: Final = 1e30
+
 CutArguments = tuple[int, U64, I64, U64, I64]
 
 
@@ -77,6 +84,7 @@ class Scratch:
         self.state = np.zeros(4, np.int64)
         self.scores: F32 = np.zeros(rows_max, np.float32)
         self.fresh: U8 = np.zeros(rows_max, np.uint8)
+        self.holds_values = False  # in ``x``, from the last minibatch that had some
 
 
 class LogisticSolver:
@@ -97,9 +105,11 @@ class LogisticSolver:
         self.table = table
         self._shared = int(shared)
         self._rule = RULES[model.rule]
+        alpha = min(max(model.alpha, _ALPHA_MIN), _RATE_MAX)
+        beta = min(max(model.beta, _BETA_MIN), _RATE_MAX)
+        l1, l2 = (min(penalty, _PENALTY_MAX) for penalty in (model.l1, model.l2))
         self._rates = np.array(
-            [model.alpha, model.beta, model.l1, model.l2, 1 / model.alpha, model.intercept, 0, 0],
-            np.float32,
+            [alpha, beta, l1, l2, 1 / alpha, model.intercept, 0, 0], np.float32
         )
 
     def learn(self, batch: Minibatch, scratch: Scratch, keeper: Keeper, tick: int) -> F32:
@@ -136,6 +146,9 @@ class LogisticSolver:
         """
         table, state = self.table, scratch.state
         state[0], state[1], state[2] = first, batch.rows, 0
+        if scratch.holds_values and not batch.has_values:
+            scratch.x.fill(1)
+        scratch.holds_values = batch.has_values
         learn: Any = kernels.learn_hashed if table.index == "hashed" else kernels.learn_exact
         learn(
             batch.keys, batch.values, batch.indptr, batch.labels, batch.weights, state,

@@ -294,14 +294,22 @@ class ExactTable:
         TableFullError
             Its region is full. The segment is as it was.
         """
+        # Rows laid out in another order may run over where they did not: what is crowded goes back as it was.
+        first, end = self.region(segment)
+        image = self.words[first * 4 : end * 4].copy() if self._is_crowded(segment) else None
         rows = self._take(segment)
         bits, low, before = self._bits[segment], self._lows[segment], self._capacities[segment]
         factor = GROWTH if self.capacity > SMALL_SLOTS // 2 else 2.0
         capacity = int(before * factor) + 1
         while True:
             halves = 2 if capacity > SPLIT_SLOTS and bits < 8 else 1
-            if capacity // halves + 1 + SLACK_SLOTS + 1 > self._region_slots:
-                self._restore(segment, rows, before)
+            if _whole_pages(capacity // halves) + SLACK_SLOTS + 1 > self._region_slots:
+                if image is None:
+                    self._restore(segment, rows, before)
+                else:
+                    self._place(segment, bits, low, before)
+                    self.words[first * 4 : end * 4] = image
+                    self.loads[segment] = len(rows)
                 raise TableFullError(
                     f"a segment of the table is full at {len(rows):,} features "
                     f"(tables.features_max = {self.features_max:,})",
@@ -401,7 +409,7 @@ class ExactTable:
     def _place(self, segment: int, bits: int, low: int, capacity: int) -> None:
         """Lay out an empty region: fence, places, limit, huge pages."""
         self._bits[segment], self._lows[segment] = bits, low
-        capacity = -(-capacity // PAGE_SLOTS) * PAGE_SLOTS
+        capacity = _whole_pages(capacity)
         self._capacities[segment] = capacity
         self.generations[segment] += 1
         first, end = self.region(segment)
@@ -414,6 +422,10 @@ class ExactTable:
         self.places[ranges, 1] = np.uint64(offset)
         self.segment_of[ranges] = segment
         self._loads_max[segment] = self.limits[segment] = int(capacity * LOAD_MAX)
+
+
+def _whole_pages(slots: int) -> int:
+    return -(-slots // PAGE_SLOTS) * PAGE_SLOTS
 
 
 class HashedTable:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from streamlearn.config import LrConfig
 from streamlearn.online.logistic import LogisticSolver, Scratch
@@ -17,6 +17,9 @@ from streamlearn.shards import memory
 from streamlearn.shards import table as tables
 from streamlearn.shards.cut import Nothing
 from streamlearn.shards.table import ExactTable, HashedTable
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 ROW_WORDS = 4
 SLACK = 64
@@ -63,9 +66,11 @@ def minibatch(
 class Learning:
     """A solver on a table, with the scratch that it needs."""
 
-    def __init__(self, table: ExactTable | HashedTable, **model: Any) -> None:
+    def __init__(
+        self, table: ExactTable | HashedTable, *, shared: bool = False, **model: Any
+    ) -> None:
         self.table = table
-        self.solver = LogisticSolver(LrConfig(**model), table)
+        self.solver = LogisticSolver(LrConfig(**model), table, shared=shared)
         self.scratch = Scratch(4096, FEATURES_PER_RECORD_MAX + (1 << 18))
 
     def learn(self, batch: Minibatch, keeper: Any = None, tick: int = 1) -> NDArray[np.float32]:
@@ -96,7 +101,7 @@ def as_dict(rows: NDArray[np.uint64]) -> dict[int, tuple[int, int, int]]:
 
 
 def check_layout(table: ExactTable) -> None:
-    """Assert what holds of a table between two calls: fences, loads, nothing outside the regions."""
+    """Assert what holds between two calls: fences, loads, nothing outside the regions."""
     words = table.words.reshape(-1, ROW_WORDS)
     outside = np.ones(len(words), np.bool_)
     ends = []
@@ -109,7 +114,7 @@ def check_layout(table: ExactTable) -> None:
         assert np.count_nonzero(held) == table.loads[segment]
         assert not words[first:end][held == 0].any(), "an empty slot holds something"
         ends.append((first, end))
-    assert all(a[1] < b[0] for a, b in zip(ends, ends[1:], strict=False))
+    assert all(a[1] < b[0] for a, b in itertools.pairwise(ends))
     assert not words[outside].any(), "something stands outside the regions"
     assert table.features == table.loads[: table.segments].sum()
     assert not table.loads[table.segments :].any()

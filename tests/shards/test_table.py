@@ -329,9 +329,9 @@ def test_keys_of_one_range_fill_its_segment_alone() -> None:
         keys = random_keys(10, 2000) >> np.uint64(8) | np.uint64(0x33 << 56 | 1)
         table = ExactTable(20_000)
         learning = Learning(table)
+        batch = minibatch([keys[i : i + 10] for i in range(0, 2000, 10)])
         with pytest.raises(TableFullError, match="a segment of the table is full at"):
-            for i in range(0, 2000, 10):
-                learning.see(keys[i : i + 10])
+            learning.learn(batch)
         check_layout(table)
         assert {row[1] & 0xFFFFFFFF for row in as_dict(image(table)).values()} == {1}
         forgetful = ExactTable(20_000, "evict")

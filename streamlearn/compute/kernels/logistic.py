@@ -14,6 +14,10 @@ Memory: an example's rows are gathered into small buffers, computed in vector lo
 the rows of the examples ``AHEAD`` further on are prefetched. A key that stands twice in an example counts twice in the
 score, and its later occurrence's update wins.
 
+Numbers stay finite whatever comes. A coordinate's gradient is cut at 2**51: then n stops at 2**126, where float32 adds
+2**102 no more. Weights that are stored (AdaGrad, SGD) are cut at 2**60, scores at 3e38, and one that is not a number
+(infinities of both signs) is 0. Without values as large as 1e15 nothing of this happens.
+
 Lock-free lanes: rows are inserted by compare-and-swap and counted atomically, so several lanes may run these kernels on
 one table at once; updates of one row by two lanes at the same moment may then be lost (Hogwild), rows never are.
 """
@@ -39,6 +43,9 @@ __all__ = ["AHEAD", "LANES", "learn_exact", "learn_hashed", "score_exact", "scor
 # both, and a score is clipped before it is used.
 FAST = {"nsz", "arcp", "contract", "afn", "reassoc"}
 
+GRADIENT_MAX = np.float32(2.0**51)
+WEIGHT_MAX = np.float32(2.0**60)
+SCORE_MAX = np.float32(3e38)
 # Examples ahead whose rows are prefetched: at about 300 ns an example, 6 are several memory latencies.
 AHEAD = 6
 # Scratch buffers are padded to whole vectors of 16 floats.
@@ -76,7 +83,7 @@ def _teach(rule, zn, x, w, padded, gradient, alpha, inverse_alpha, beta, l1, l2)
     left_zero = int64(0)
     if rule == 0:
         for j in range(padded):
-            g = gradient * x[j]
+            g = max(min(gradient * x[j], GRADIENT_MAX), -GRADIENT_MAX)
             n = zn[2 * j + 1]
             more = n + g * g
             z = zn[2 * j] + g - (np.sqrt(more) - np.sqrt(n)) * inverse_alpha * w[j]
@@ -85,18 +92,18 @@ def _teach(rule, zn, x, w, padded, gradient, alpha, inverse_alpha, beta, l1, l2)
             left_zero += int64((w[j] == float32(0)) & (abs(z) > l1))
     elif rule == 1:
         for j in range(padded):
-            g = gradient * x[j]
+            g = max(min(gradient * x[j], GRADIENT_MAX), -GRADIENT_MAX)
             more = zn[2 * j + 1] + g * g
             rate = alpha / (beta + np.sqrt(more))
-            v = w[j] - rate * (g + l2 * w[j])
+            v = max(min(w[j] - rate * (g + l2 * w[j]), WEIGHT_MAX), -WEIGHT_MAX)
             new = np.copysign(max(abs(v) - rate * l1, float32(0)), v)
             zn[2 * j] = new
             zn[2 * j + 1] = more
             left_zero += int64((w[j] == float32(0)) & (new != float32(0)))
     else:
         for j in range(padded):
-            g = gradient * x[j]
-            v = w[j] - alpha * (g + l2 * w[j])
+            g = max(min(gradient * x[j], GRADIENT_MAX), -GRADIENT_MAX)
+            v = max(min(w[j] - alpha * (g + l2 * w[j]), WEIGHT_MAX), -WEIGHT_MAX)
             new = np.copysign(max(abs(v) - alpha * l1, float32(0)), v)
             zn[2 * j] = new
             left_zero += int64((w[j] == float32(0)) & (new != float32(0)))
@@ -121,6 +128,14 @@ def _teach_intercept(rule, intercept, bias, gradient, alpha, inverse_alpha, beta
     else:
         intercept[0] -= alpha * gradient
     intercept[1] = more
+
+
+@njit(nogil=True, cache=True, inline="always", error_model="numpy")
+def _finite(score):
+    """Return a score that sums of large terms have not made infinite, nor NaN."""
+    if not abs(score) <= SCORE_MAX:
+        return float32(0) if np.isnan(score) else np.copysign(SCORE_MAX, score)
+    return score
 
 
 @njit(nogil=True, cache=True, inline="always", error_model="numpy")
@@ -257,8 +272,10 @@ def learn_exact(
         if rates[5] > float32(0):
             bias = _intercept_weight(rule, intercept, beta, inverse_alpha)
             score += bias
+        score = _finite(score)
         scores[r] = score
         gradient = (_clipped_sigmoid(score) - labels[r]) * weights[r]
+        gradient = max(min(gradient, GRADIENT_MAX), -GRADIENT_MAX)
         left_zero = _teach(rule, zn, x, w, padded, gradient, alpha, inverse_alpha, beta, l1, l2)
         fresh[r] = uint8(min(left_zero, 255))
         if rates[5] > float32(0):
@@ -315,8 +332,10 @@ def learn_hashed(
         if rates[5] > float32(0):
             bias = _intercept_weight(rule, intercept, beta, inverse_alpha)
             score += bias
+        score = _finite(score)
         scores[r] = score
         gradient = (_clipped_sigmoid(score) - labels[r]) * weights[r]
+        gradient = max(min(gradient, GRADIENT_MAX), -GRADIENT_MAX)
         left_zero = _teach(rule, zn, x, w, padded, gradient, alpha, inverse_alpha, beta, l1, l2)
         fresh[r] = uint8(min(left_zero, 255))
         if rates[5] > float32(0):
@@ -362,7 +381,7 @@ def score_exact(keys, values, indptr, rows, words, places, intercept, rule, rate
                 zn64[0] = words[slot * 4 + 1]
                 weight = _weigh(rule, zn, one, w, 1, inverse_alpha, base_rate, l1)
                 score += weight * values[j] if values.shape[0] > 0 else weight
-        scores[r] = score
+        scores[r] = _finite(score)
 
 
 @njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
@@ -389,7 +408,7 @@ def score_hashed(keys, values, indptr, rows, words, shift, intercept, rule, rate
             zn64[0] = words[int64(keys[j] >> shift)]
             weight = _weigh(rule, zn, one, w, 1, inverse_alpha, base_rate, l1)
             score += weight * values[j] if values.shape[0] > 0 else weight
-        scores[r] = score
+        scores[r] = _finite(score)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

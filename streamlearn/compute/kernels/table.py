@@ -109,22 +109,25 @@ def other_line(line, key):
 def seek(words, key, line):
     """Return the slot that holds ``key``, or ``~slot`` of the one where it belongs (empty, or the fence)."""
     home = line * 8
+    # Each slot is read once: another lane may put this very key there between two reads, and it would go in twice.
+    even, odd = words[home], words[home + 4]
     # both slots of a line at once: which of the two it is is a coin toss, a branch on it would miss
-    second = int64(words[home + 4] == key)
-    if second | int64(words[home] == key):
+    second = int64(odd == key)
+    if second | int64(even == key):
         return line * 2 + second
     # a free slot here says that the key is nowhere else either
-    if words[home] == uint64(0):
+    if even == uint64(0):
         return ~(line * 2)
-    if words[home + 4] == uint64(0):
+    if odd == uint64(0):
         return ~(line * 2 + 1)
     other = other_line(line, key) * 8
-    second = int64(words[other + 4] == key)
-    if second | int64(words[other] == key):
+    even, odd = words[other], words[other + 4]
+    second = int64(odd == key)
+    if second | int64(even == key):
         return (other >> 2) + second
-    if words[other] == uint64(0):
+    if even == uint64(0):
         return ~(other >> 2)
-    if words[other + 4] == uint64(0):
+    if odd == uint64(0):
         return ~((other >> 2) + 1)
     slot = line * 2 + 2
     while True:
