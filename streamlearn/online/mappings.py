@@ -72,14 +72,18 @@ class Examples(Minibatch):
 
 
 class _Field:
-    """What is known of one field: its keys, as far as they were needed."""
+    """What is known of one field: its keys, as far as they were needed.
 
-    __slots__ = ("name", "raw", "seed", "tokens")
+    ``column`` is -1 for a field with a name; ``raw`` is 0 until the field has held a number.
+    """
 
-    def __init__(self, name: str, seed: np.uint64, raw: int) -> None:
+    __slots__ = ("column", "name", "raw", "seed", "tokens")
+
+    def __init__(self, name: str, column: int) -> None:
         self.name = name
-        self.seed = seed
-        self.raw = raw
+        self.column = column
+        self.seed = field_seed(name)
+        self.raw = 0
         self.tokens: dict[str, int] = {}
 
 
@@ -119,7 +123,7 @@ class Fields:
         for name, value in record.items():
             known = fields.get(name)
             kind = type(value)
-            if known is not None and kind is float:
+            if known is not None and kind is float and known.raw:
                 if -_VALUE_MAX <= value <= _VALUE_MAX:
                     if value:
                         found[known.raw] = value
@@ -141,18 +145,16 @@ class Fields:
         """Return key and value of the feature that one plain value makes, None if it is missing."""
         if value is None:
             return None
-        field = self._fields.get(name) or self._add(name)
         if isinstance(value, str):
-            return (self._token(field, value), 1.0) if value else None
+            return (self._token(self._field(name), value), 1.0) if value else None
         if isinstance(value, bool | int | float | np.number | np.bool_):
             number = float(value)
-            if math.isnan(number) or number == 0:
+            if math.isnan(number):
                 return None
             if abs(number) > _VALUE_MAX:
                 raise ValueError(f"field {name!r} is {value!r}, expected a finite float32")
-            if field.name:
-                self._note(field, "number:raw", field.raw, "")
-            return field.raw, number
+            raw = self._raw(self._field(name))
+            return (raw, number) if number else None
         if value != value:  # pandas' NaT, and other ways of being missing
             return None
         raise TypeError(
@@ -163,9 +165,7 @@ class Fields:
     def know(self, names: Sequence[str]) -> None:
         """Take note of fields that hold numbers."""
         for name in names:
-            if name not in self.kinds:
-                field = self._fields.get(name) or self._add(name)
-                self._note(field, "number:raw", field.raw, "")
+            self._raw(self._field(name))
 
     @property
     def unnamed(self) -> int:
@@ -187,24 +187,32 @@ class Fields:
         elif (feature := self.feature(name, value)) is not None:
             found[feature[0]] = feature[1]
 
-    def _add(self, name: Any) -> _Field:
+    def _field(self, name: Any) -> _Field:
+        field = self._fields.get(name)
+        if field is not None:
+            return field
         if isinstance(name, bool) or not isinstance(name, str | int | np.integer):
             raise TypeError(
                 f"field {name!r} is {type(name).__name__}, expected a string or a whole number"
             )
-        if isinstance(name, str):
-            seed = field_seed(name)
-            field = _Field(name, seed, int(raw_keys([seed])[0]))
-        else:
-            if not 0 <= name < 1 << 63:
-                raise ValueError(f"column {name} is not a number from 0")
-            raw = _column_key(int(name))
-            field = _Field("", field_seed(str(name)), raw)
-            if self._noting:
-                self._new.append((raw, str(name)))
+        column = -1 if isinstance(name, str) else int(name)
+        if not isinstance(name, str) and not 0 <= column < 1 << 63:
+            raise ValueError(f"column {name} is not a number from 0")
+        field = _Field(str(name), column)
         if len(self._fields) < FIELDS_MAX:
-            self._fields[name if isinstance(name, str) else int(name)] = field
+            self._fields[column if column >= 0 else str(name)] = field
         return field
+
+    def _raw(self, field: _Field) -> int:
+        """Return the key of a field's numbers."""
+        if not field.raw:
+            if field.column < 0:
+                field.raw = int(raw_keys([field.seed])[0])
+                self._note(field, "number:raw", field.raw, f"{field.name}=")
+            else:
+                field.raw = _column_key(field.column)
+                self._note(field, "number:raw", field.raw, field.name)
+        return field.raw
 
     def _token(self, field: _Field, token: str) -> int:
         key = field.tokens.get(token)
@@ -216,17 +224,15 @@ class Fields:
             key = int(token_keys([token], field.seed)[0])
             field.tokens[token] = key
             self._tokens += 1
-            self._note(field, "categorical", key, token)
+            self._note(field, "categorical", key, f"{field.name}={token}")
         return key
 
-    def _note(self, field: _Field, kind: str, key: int, token: str) -> None:
+    def _note(self, field: _Field, kind: str, key: int, name: str) -> None:
         if not self._noting:
             return
-        known = field.name in self.kinds
-        if field.name and not known and len(self.kinds) < FIELDS_MAX:
-            self.kinds[field.name] = kind
-        if token or not known:
-            self._new.append((key, f"{field.name}={token}"))
+        self._new.append((key, name))
+        if field.column < 0 and len(self.kinds) < FIELDS_MAX:
+            self.kinds.setdefault(field.name, kind)
 
 
 def _column_key(column: int) -> int:
