@@ -114,8 +114,9 @@ class Cut:
         return part, self._take(part)
 
     def close(self) -> None:
-        """End the cut: changes need not be kept any more."""
+        """End the cut: changes need not be kept any more, and what was not taken is gone."""
         self.pending.clear()
+        self._early.clear()
         if isinstance(self._table, ExactTable) and self._table.before_change == self._before_change:
             self._table.before_change = None
 
