@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import doctest
 import io
 import json
 import pickle
 import random
+import re
 import subprocess
 import sys
 import warnings
@@ -667,3 +669,31 @@ def test_a_column_of_labels_is_warned_about() -> None:
         warnings.simplefilter("always")
         LogisticRegression().fit(x, y[:, np.newaxis])
     assert "column-vector" in str(told[0].message)
+
+
+# --- documentation
+
+
+def blocks(page: str) -> list[str]:
+    text = (Path(__file__).parent.parent / page).read_text()
+    return re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def test_the_page_about_python_says_what_happens() -> None:
+    text = "\n".join(blocks("docs/python.md"))
+    page = doctest.DocTestParser().get_doctest(text, {}, "docs/python.md", "docs/python.md", 0)
+    told = io.StringIO()
+    failed = doctest.DocTestRunner().run(page, out=told.write).failed
+    assert not failed, told.getvalue()
+
+
+def test_the_example_of_the_readme_runs() -> None:
+    x, y = matrix()
+    for block in blocks("README.md"):
+        exec(block, {"X": x, "y": y})
+
+
+def test_the_example_of_the_docstring_runs() -> None:
+    import streamlearn.estimators
+
+    assert doctest.testmod(streamlearn.estimators).failed == 0

@@ -218,7 +218,7 @@ class Fields:
         key = field.tokens.get(token)
         if key is None:
             if self._tokens >= _TOKENS_MAX:
-                for known in self._fields.values():
+                for known in list(self._fields.values()):
                     known.tokens.clear()
                 self._tokens = 0
             key = int(token_keys([token], field.seed)[0])
