@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from streamlearn.errors import TableFullError
 from streamlearn.online.minibatch import Minibatch
@@ -14,6 +15,9 @@ from streamlearn.shards import cut as cuts
 from streamlearn.shards.cut import Cut, Nothing
 from streamlearn.shards.table import ExactTable, HashedTable
 from tests.reference.tables import Learning, check_layout, image, minibatch, small_tables
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 VOCABULARY = np.unique(
     np.random.default_rng(1).integers(0, 1 << 63, 6000, np.uint64) << np.uint64(1) | np.uint64(1)
