@@ -122,7 +122,7 @@ def _as_json(config: SourceConfig, fields: Sequence[str]) -> SourceConfig:
         case other:
             raise ConfigError(
                 f"features of {other} are not fields by name",
-                hint="hand in matrices whose columns are the indices",
+                hint="score its records with streamlearn predict",
             )
     if config.label:
         columns[read_label_rule(config.label).column] = "ignore"
