@@ -212,9 +212,9 @@ class Model:
         """Return a digest of all rows and the intercept in the order of keys: equal for equal models."""
         digest = hashlib.blake2b(self.table.intercept.tobytes(), digest_size=16)
         for keys, _, rows in self.weights():
-            digest.update(np.ascontiguousarray(keys).tobytes())
             columns = rows[:, 1] if rows.ndim == 2 else rows
-            digest.update(np.ascontiguousarray(columns).tobytes())
+            # side by side, so that it does not matter where one part ends and another begins
+            digest.update(np.stack([keys, columns], axis=1).tobytes())
         return digest.hexdigest()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import ParamSpec, TypeVar
 
@@ -60,12 +61,13 @@ class Lane:
                 done.set_result(result)  # type: ignore[arg-type]
 
         def work() -> None:
+            result, failure = None, None
             try:
                 result = function(*args, **kwargs)
             except BaseException as error:  # noqa: BLE001 - handed to whoever awaits
-                loop.call_soon_threadsafe(finish, None, error)
-            else:
-                loop.call_soon_threadsafe(finish, result, None)
+                failure = error
+            with suppress(RuntimeError):  # the loop is closed: nobody awaits any more
+                loop.call_soon_threadsafe(finish, result, failure)
 
         self._work.put(work)
         return await done
