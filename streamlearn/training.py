@@ -103,7 +103,7 @@ class TrainingRun:
         except asyncio.CancelledError:
             if self._ended_by is None:
                 raise
-            ended = RunError(f"{self._ended_by.name} came twice: ended without a last snapshot")
+            ended = RunError(f"a second signal, {self._ended_by.name}, ended the run without a last snapshot")
             ended.exit_code = 130 if self._ended_by == signal.SIGINT else 1
             raise ended from None
         finally:

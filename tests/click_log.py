@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def gzipped(data: bytes, members: int = 1) -> bytes:
     """Compress to several gzip members, cut anywhere."""
     cuts = np.linspace(0, len(data), members + 1).astype(int)
     return b"".join(
-        gzip.compress(data[a:b], 1, mtime=0) for a, b in zip(cuts[:-1], cuts[1:], strict=True)
+        gzip.compress(data[a:b], 1, mtime=0) for a, b in itertools.pairwise(cuts)
     )
 
 

@@ -1,8 +1,9 @@
-"""The command line in processes of its own, as users run it."""
+"""The command line as users run it: in this process, or in one of its own to be signalled or killed."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import queue
 import signal
@@ -15,8 +16,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from typer.testing import CliRunner
+
+from streamlearn.cli import app
+
 # Nothing here takes so long unless it hangs.
-PATIENCE_SECONDS = 120
+PATIENCE_SECONDS = 60
 _ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -40,8 +45,20 @@ def _environment() -> dict[str, str]:
     return kept | {"PYTHONPATH": str(_ROOT)}
 
 
-def run(*arguments: object, stdin: bytes | None = None) -> Ended:
-    """Run a verb to its end."""
+def run(*arguments: object) -> Ended:
+    """Run a verb to its end in this process."""
+    root, ours = logging.getLogger(), logging.getLogger("streamlearn")
+    before = root.handlers[:], root.level, ours.level
+    try:
+        words = [str(argument) for argument in arguments]
+        result = CliRunner().invoke(app, words, prog_name="streamlearn")
+    finally:
+        root.handlers[:], root.level, ours.level = before
+    return Ended(result.exit_code, result.stdout, result.stderr)
+
+
+def spawn(*arguments: object, stdin: bytes | None = None) -> Ended:
+    """Run a verb to its end in a process of its own."""
     done = subprocess.run(
         [sys.executable, "-m", "streamlearn", *map(str, arguments)],
         input=stdin,
@@ -97,9 +114,13 @@ class Running:
                 return said
         return None
 
-    def wait_for_state(self, *states: str) -> dict[str, Any] | None:
-        """Wait until it enters one of the states; None where it ends before."""
-        return self.wait_for(lambda said: said.get("state") in states)
+    def wait_until_compiled(self) -> dict[str, Any] | None:
+        """Wait until the last kernels are compiled, just before the first record is learned."""
+        return self.wait_for_text("names, 5 of 5")
+
+    def wait_until_learning(self) -> dict[str, Any] | None:
+        """Wait until some records are learned; None where it ends before."""
+        return self.wait_for(lambda said: said.get("state") == "learning")
 
     def wait_for_text(self, part: str) -> dict[str, Any] | None:
         """Wait until it says something that has a part; None where it ends before."""
