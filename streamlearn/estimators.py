@@ -392,7 +392,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     @property
     def examples_(self) -> int:
         """Examples learned."""
-        return self._ready().model.counts.examples
+        return 0 if self._learned is None else self._learned.model.counts.examples
 
     def progressive(self) -> dict[str, float]:
         """Return the progressive validation: every example was scored before it taught.

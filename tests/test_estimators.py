@@ -15,6 +15,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -572,8 +573,16 @@ def test_what_python_saves_the_command_line_opens(tmp_path: Path) -> None:
     )
     told: list[float] = []
     node.predict(tmp_path / "out", job, told.extend)
-    expected = model.predict_proba_one({"origin": "LAS", "distance": 0.5})[True]
-    assert told == [pytest.approx(expected, abs=1e-6)]
+    record = {"origin": "LAS", "distance": 0.5}
+    assert told == [pytest.approx(model.predict_proba_one(record)[True], abs=1e-6)]
+    output = OutputConfig(dir=str(tmp_path / "out"))
+    assert node.train(msgspec.structs.replace(job, output=output), lambda _: None)["examples"] == 51
+    model.learn_one(record, True)
+    loaded = LogisticRegression.load(tmp_path / "out")
+    assert loaded.examples_ == 51
+    assert loaded.predict_proba_one(record)[True] == pytest.approx(
+        model.predict_proba_one(record)[True], abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("index", ["exact", "hashed"])

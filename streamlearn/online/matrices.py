@@ -45,6 +45,10 @@ class Columns:
         self.names = names
         self._keys: U64 | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Leave the keys out of a pickle."""
+        return Columns, (self.count, self.names)
+
     @property
     def keys(self) -> U64:
         """Key of each column's number, uint64[count]."""
