@@ -24,7 +24,7 @@ BAD: tuple[tuple[str, bytes], ...] = (
 
 
 def clicks(count: int, seed: int, *, tokens: int = 50, rate: float = 0.3) -> list[bytes]:
-    """Return records without newlines: power-law categories, blanks, a label that depends on them."""
+    """Return records without newlines: power-law tokens, blanks, labels that depend on them."""
     rng = np.random.default_rng(seed)
     ranks = np.minimum((1 / rng.random((count, 26)) ** 0.7).astype(np.int64), tokens) - 1
     integers = rng.integers(-2, 200, (count, 13))

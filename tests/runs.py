@@ -1,4 +1,4 @@
-"""The command line as users run it: in this process, or in one of its own to be signalled or killed."""
+"""The command line as users run it: in this process, or in one of its own to be killed."""
 
 from __future__ import annotations
 
