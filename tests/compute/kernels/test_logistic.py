@@ -25,7 +25,7 @@ from tests.reference.tables import (
 )
 
 RATES = {"alpha": 0.3, "beta": 0.7, "l1": 0.3, "l2": 0.02}
-BITS = 20
+BITS = 17
 
 
 def tables() -> dict[str, ExactTable | HashedTable]:
@@ -386,3 +386,28 @@ def test_lanes_on_one_table_lose_no_row_and_learn_much_as_one_does() -> None:
         a, b = weights_at(Learning(table, **RATES), keys), weights_at(one, keys)
         assert np.corrcoef(a, b)[0, 1] > 0.9
         assert np.isfinite(a).all()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_lanes_that_meet_the_same_new_keys_insert_each_once(seed: int) -> None:
+    with small_tables():
+        table = ExactTable.sized(20_000, 100_000)
+        keys = np.array(keys_of(np.random.default_rng(seed), 12_000), np.uint64)
+        batch = minibatch([keys[i : i + 40] for i in range(0, len(keys), 40)], labels=[1.0] * 300)
+        meeting = threading.Barrier(4)
+        lanes = [Learning(table, shared=True) for _ in range(4)]
+
+        def lane(learning: Learning) -> None:
+            meeting.wait(60)
+            learning.learn(batch)
+
+        threads = [threading.Thread(target=lane, args=(one,)) for one in lanes]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        check_layout(table)
+        rows = as_dict(image(table))
+        assert rows.keys() == set(keys.tolist())
+        assert table.inserted_count[0] == 12_000
+        assert all(1 <= row[1] & 0xFFFFFFFF <= 4 for row in rows.values())
