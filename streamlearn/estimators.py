@@ -248,7 +248,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         learned = self._ready()
         if learned.schema is not None:
             return learned.score_records(X)
-        matrix = read_matrix(X, Fields(noting=False))
+        matrix = read_matrix(X, learned.asked)
         if hasattr(self, "n_features_in_"):
             self._check_columns(X, matrix)
             return learned.score(matrix, self._columns)
@@ -544,7 +544,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         learned = self._ready()
         if learned.schema is not None:
             return learned.score_records(x)
-        matrix = read_matrix(x, Fields(noting=False), missing=True)
+        matrix = read_matrix(x, learned.asked, missing=True)
         return learned.score(matrix, Columns(matrix.shape[1], column_names(x)))
 
 

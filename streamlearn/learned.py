@@ -59,6 +59,8 @@ class Learned:
     ----------
     fields : Fields
         Those of records and frames that were learned.
+    asked : Fields
+        Those of what is only scored; nobody asks for their names.
     schema : SchemaFields or None
     """
 
@@ -66,7 +68,7 @@ class Learned:
         self.model = model
         self.fields = Fields()
         self.schema = SchemaFields(model.job.source, model.names.fields) if by_schema else None
-        self._asked = Fields(noting=False)
+        self.asked = Fields(noting=False)
         self._scratch = Scratch(_ROWS_MAX, FEATURES_PER_RECORD_MAX + 1)
         self._one = Examples(1, 64)
 
@@ -123,7 +125,7 @@ class Learned:
 
     def score_one(self, record: Mapping[Any, Any]) -> float:
         """Return the score (logit) of one record."""
-        keys, values = (self.schema or self._asked).read(record)
+        keys, values = (self.schema or self.asked).read(record)
         batch = Examples(1, len(keys))
         batch.put(keys, values)
         return float(self.model.solver.score(batch, _Scores(1))[0])

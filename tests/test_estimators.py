@@ -318,6 +318,60 @@ def test_nullable_numbers_are_numbers_and_missing_ones_missing_to_river() -> Non
     assert digest(many) == digest(one)
 
 
+class Column:
+    """A column as polars has them: a type of its own, no codes of categories."""
+
+    def __init__(self, values: list[Any]) -> None:
+        self.values = values
+        self.dtype = self
+
+    def is_numeric(self) -> bool:
+        return not any(isinstance(value, str | bool) for value in self.values)
+
+    def __str__(self) -> str:
+        return "Boolean" if isinstance(self.values[0], bool) else "String"
+
+    def __iter__(self) -> Any:
+        return iter(self.values)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def to_numpy(self) -> Any:
+        return np.array([np.nan if value is None else value for value in self.values])
+
+
+class Frame(dict[str, Column]):
+    @property
+    def columns(self) -> list[str]:
+        return list(self)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.values())))
+
+
+def test_frames_of_other_libraries_are_read_by_their_columns() -> None:
+    data = {"a": [1, None, 2], "b": ["x", None, "y"], "c": [True, False, True]}
+    many, one = LogisticRegression(), LogisticRegression()
+    many.learn_many(Frame({name: Column(values) for name, values in data.items()}), [0, 1, 1])
+    for values, label in zip(zip(*data.values(), strict=True), [0, 1, 1], strict=True):
+        one.learn_one(dict(zip(data, values, strict=True)), label)
+    assert digest(many) == digest(one)
+
+
+def test_a_frame_may_have_new_columns_and_lack_old_ones() -> None:
+    many, one = LogisticRegression(l1=0.0), LogisticRegression(l1=0.0)
+    for names in ("ab", "b", "bcd", "a"):
+        rows = [{name: float(i + 1) for name in names} for i in range(3)]
+        many.learn_many(pd.DataFrame(rows), [0, 1, 1])
+        for row, label in zip(rows, [0, 1, 1], strict=True):
+            one.learn_one(row, label)
+    assert digest(many) == digest(one)
+    unseen = pd.DataFrame({"z": [1.0], "a": [2.0]})
+    expected = many.predict_proba_one({"a": 2.0})
+    assert many.predict_proba_many(unseen).to_dict("records") == [expected]
+
+
 # --- one record at a time
 
 

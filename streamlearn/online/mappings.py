@@ -162,6 +162,13 @@ class Fields:
             "or None"
         )
 
+    def meet(self, name: str, tokens: Sequence[Any]) -> None:
+        """Hash the strings among the values of a field at once, rather than one by one."""
+        field = self._field(name)
+        new = [t for t in tokens if isinstance(t, str) and t and t not in field.tokens]
+        if 0 < len(new) <= _TOKENS_MAX:
+            self._keep(field, new, token_keys(new, field.seed).tolist())
+
     def know(self, names: Sequence[str]) -> None:
         """Take note of fields that hold numbers."""
         for name in names:
@@ -217,15 +224,20 @@ class Fields:
     def _token(self, field: _Field, token: str) -> int:
         key = field.tokens.get(token)
         if key is None:
-            if self._tokens >= _TOKENS_MAX:
-                for known in list(self._fields.values()):
-                    known.tokens.clear()
-                self._tokens = 0
             key = int(token_keys([token], field.seed)[0])
-            field.tokens[token] = key
-            self._tokens += 1
-            self._note(field, "categorical", key, f"{field.name}={token}")
+            self._keep(field, [token], [key])
         return key
+
+    def _keep(self, field: _Field, tokens: Sequence[str], keys: Sequence[int]) -> None:
+        """Remember new tokens of a field, all others forgotten where there is no more room."""
+        if self._tokens + len(tokens) > _TOKENS_MAX:
+            for known in list(self._fields.values()):
+                known.tokens.clear()
+            self._tokens = 0
+        self._tokens += len(tokens)
+        for token, key in zip(tokens, keys, strict=True):
+            field.tokens[token] = key
+            self._note(field, "categorical", key, f"{field.name}={token}")
 
     def _note(self, field: _Field, kind: str, key: int, name: str) -> None:
         if not self._noting:

@@ -337,6 +337,7 @@ def _categories(name: str, column: Any, fields: Fields) -> Callable[[slice], tup
         places: dict[Any, int] = {}
         codes = np.array([places.setdefault(one, len(places)) for one in column], np.int64)
         different = list(places)
+    fields.meet(name, different)
     # one more, for code -1: pandas' way of saying that there is nothing
     features = [fields.feature(name, value) or (1, 0.0) for value in different] + [(1, 0.0)]
     keys = np.array([key for key, _ in features], np.uint64)
