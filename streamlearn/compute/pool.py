@@ -1,7 +1,8 @@
 """Lanes: threads that run kernels in order, and how long compiling them took.
 
-Kernels release the GIL, so a lane computes while the event loop waits. A lane takes work in the order in which it is
-posted; whoever posts keeps the amount of it bounded (the learner: by its stock of minibatches).
+Kernels release the GIL, so a lane computes while the event loop waits. A lane takes work in the
+order in which it is posted; whoever posts keeps the amount of it bounded (the learner: by its stock
+of minibatches).
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Lane:
         self._work.put(work)
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run ``function`` in the lane after all that was posted before; return or raise what it does."""
+        """Run ``function`` in the lane after all that was posted; return or raise what it does."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[T] = loop.create_future()
 

@@ -1,10 +1,12 @@
 """A cut: a table as it was at one moment, taken piece by piece while it goes on changing.
 
-When a cut begins, nothing is copied. Until a *part* of the table (a segment, or a range of hashed rows) has been taken,
-whoever changes one of its 64-byte lines first keeps the old line (``compute.kernels.table.preserve``); a part is then
-copied as it stands and its kept lines are put back. A kernel pays for this only while a cut is open.
+When a cut begins, nothing is copied. Until a *part* of the table (a segment, or a range of hashed
+rows) has been taken, whoever changes one of its 64-byte lines first keeps the old line
+(``compute.kernels.table.preserve``); a part is then copied as it stands and its kept lines are put
+back. A kernel pays for this only while a cut is open.
 
-Whoever owns the table calls everything here from the one lane that changes it, between two kernel calls.
+Whoever owns the table calls everything here from the one lane that changes it, between two kernel
+calls.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ class Keeper(Protocol):
     """What learn kernels are given to keep old lines with."""
 
     def arguments(self, lines_max: int) -> CutArguments:
-        """Return (saving, kept, side_lines, side_words, side_count), with room for ``lines_max`` more lines."""
+        """Return (saving, kept, side_lines, side_words, side_count), room for more lines made."""
         ...
 
 
@@ -47,7 +49,7 @@ class Nothing:
             np.zeros(1, np.int64),
         )
 
-    def arguments(self, lines_max: int) -> CutArguments:  # noqa: ARG002 - the protocol's
+    def arguments(self, lines_max: int) -> CutArguments:
         """Return arguments that say "not saving"."""
         return self._arguments
 

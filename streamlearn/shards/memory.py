@@ -1,5 +1,4 @@
-"""Reserved address space: pages that cost nothing until they are written, with huge pages advised where they are full.
-"""
+"""Reserved address space: pages that cost nothing until they are written, huge where advised."""
 
 from __future__ import annotations
 
@@ -50,14 +49,18 @@ class Reservation:
             raise ResourceError(
                 f"cannot reserve {self.size_bytes / 1e9:.1f} GB of addresses for a table",
                 cause=str(error),
-                hint="lower tables.features_max or tables.bits, or raise the limit on virtual memory",
+                hint="lower tables.features_max or tables.bits, or raise the limit on virtual "
+                "memory",
             ) from error
         whole = np.frombuffer(self._map, np.uint8)
         self._skip = -whole.ctypes.data % HUGE_BYTES
         self.words: U64 = whole[self._skip : self._skip + self.size_bytes].view(np.uint64)
 
     def advise_huge(self, first_byte: int, end_byte: int) -> None:
-        """Advise huge pages for the whole huge pages within ``[first_byte, end_byte)``; a hint, never an error."""
+        """Advise huge pages for those that lie wholly within ``[first_byte, end_byte)``.
+
+        A hint, never an error.
+        """
         first = -(-first_byte // HUGE_BYTES) * HUGE_BYTES
         end = end_byte // HUGE_BYTES * HUGE_BYTES
         self._advise(_HUGEPAGE, first, end)
@@ -65,8 +68,8 @@ class Reservation:
     def clear(self, first_byte: int, end_byte: int) -> None:
         """Make the bytes zero again.
 
-        The last, partial huge page is given back whole (what lies in it behind ``end_byte`` must be zero or of no
-        use), so that it can be taken as one huge page once the region covers it.
+        The last, partial huge page is given back whole (what lies in it behind ``end_byte`` must be
+        zero or of no use), so that it can be taken as one huge page once the region covers it.
         """
         tail = max(end_byte // HUGE_BYTES * HUGE_BYTES, -(-first_byte // HUGE_BYTES) * HUGE_BYTES)
         if tail < end_byte and self._advise(_DONTNEED, tail, tail + HUGE_BYTES):

@@ -1,12 +1,13 @@
-"""The parameter table: a gapped array in key order that grows where it stands, and its fixed-memory variant.
+"""The parameter table: a gapped array in key order that grows where it stands; or of fixed size.
 
-A table of exact keys is up to 256 *segments*, each an equal range of the key space in a region of its own within
-reserved address space. A segment grows by a quarter when it is three quarters full; one that outgrows
-``SPLIT_SLOTS`` splits in two until there are 256, so that huge pages fit small tables and no growth takes long in
-large ones. Slots stay valid until their segment grows (``generations`` counts that).
+A table of exact keys is up to 256 *segments*, each an equal range of the key space in a region of
+its own within reserved address space. A segment grows by ``GROWTH`` when it is ``LOAD_MAX`` full;
+one that outgrows ``SPLIT_SLOTS`` splits in two until there are 256, so that huge pages fit small
+tables and no growth takes long in large ones. Slots stay valid until their segment grows
+(``generations`` counts that).
 
-Both tables are memory of 64-byte lines, and a snapshot's :class:`~streamlearn.shards.cut.Cut` keeps lines, so it knows
-nothing of rows.
+Both tables are memory of 64-byte lines, and a snapshot's :class:`~streamlearn.shards.cut.Cut` keeps
+lines, so it knows nothing of rows.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ __all__ = ["INITIAL_SLOTS", "LOAD_MAX", "SLOT_BYTES", "SPLIT_SLOTS", "ExactTable
 
 SLOT_BYTES: Final = 32
 SEGMENTS_MAX: Final = 256
-# A segment wants to grow beyond this share of its slots, and then gets this many times as many: 32 bytes / 0.85 is 38
-# bytes a feature just before a growth and 55 just after. A growth moves every row of the segment, so a row is moved
-# 1 / (GROWTH - 1) times on average: 2.2 here, 4 with a quarter more at a time.
+# A segment wants to grow beyond this share of its slots, and then gets this many times as many: 32
+# bytes / 0.85 is 38 bytes a feature just before a growth and 55 just after. A growth moves every
+# row of the segment, so a row is moved 1 / (GROWTH - 1) times on average: 2.2 here, 4 with a
+# quarter more at a time.
 LOAD_MAX: Final = 0.85
 GROWTH: Final = 1.46
 # What a full table forgets of a segment at least: less, and segments are laid out anew too often.
@@ -37,8 +39,8 @@ SMALL_SLOTS: Final = 1 << 20
 INITIAL_SLOTS: Final = 8192
 # 16 MB: growing that much takes a few milliseconds, and eight huge pages waste little of it.
 SPLIT_SLOTS: Final = 1 << 19
-# Slots behind a segment's capacity for probes that run over; a run of that length does not happen with mixed keys, and
-# if it does the segment grows.
+# Slots behind a segment's capacity for probes that run over; a run of that length does not happen
+# with mixed keys, and if it does the segment grows.
 SLACK_SLOTS: Final = 1024
 # A key's other line is in the same page of 64 lines.
 PAGE_SLOTS: Final = 128
@@ -56,8 +58,9 @@ class ExactTable:
     Parameters
     ----------
     features_max : int
-        Named limit (``tables.features_max``): rows beyond it raise TableFullError or are made room for. The example
-        that goes beyond it is learned, so as many rows as it has may stand above the limit.
+        Named limit (``tables.features_max``): rows beyond it raise TableFullError or are made room
+        for. The example that goes beyond it is learned, so as many rows as it has may stand above
+        the limit.
     when_full : {"error", "evict"}
         ``evict`` drops the least seen rows of a segment that may not grow any more: a twentieth of
         them, or the share by which the table is above its limit; then of others, until it is not.
@@ -94,9 +97,9 @@ class ExactTable:
         self.features_max = features_max
         self.when_full = when_full
         per_segment = int(features_max / SEGMENTS_MAX / LOAD_MAX * GROWTH * GROWTH) + 1
-        self._region_slots = max(per_segment, int(SPLIT_SLOTS * GROWTH), INITIAL_SLOTS) + SLACK_SLOTS + 1
+        most = max(per_segment, int(SPLIT_SLOTS * GROWTH), INITIAL_SLOTS) + SLACK_SLOTS + 1
         huge_slots = HUGE_BYTES // SLOT_BYTES
-        self._region_slots = -(-self._region_slots // huge_slots) * huge_slots
+        self._region_slots = -(-most // huge_slots) * huge_slots
         if self._region_slots * SEGMENTS_MAX > ADDRESS_SLOTS_MAX:
             most = int(ADDRESS_SLOTS_MAX / SEGMENTS_MAX / GROWTH / GROWTH * LOAD_MAX) * SEGMENTS_MAX
             raise TableFullError(
@@ -172,7 +175,7 @@ class ExactTable:
         return first, first + self._capacities[segment] + SLACK_SLOTS
 
     def rows(self, segment: int) -> U64:
-        """Return a copy of a segment's rows, uint64[n, 4], in the order of their slots (nearly that of keys)."""
+        """Return a copy of a segment's rows, uint64[n, 4], in the order of their slots."""
         first, end = self.region(segment)
         load = int(self.loads[segment])
         out = np.empty((load + 1, 4), np.uint64)
@@ -214,9 +217,10 @@ class ExactTable:
         return out
 
     def insert_rows(self, rows: U64) -> None:
-        """Insert rows with distinct keys that the table does not hold, uint64[n, 4]; what a snapshot loads by.
+        """Insert rows with distinct keys that the table does not hold, uint64[n, 4].
 
-        ``features_max`` is not looked at: a model that is larger can be loaded, and scored with.
+        What a snapshot loads by.         ``features_max`` is not looked at: a model that is larger
+        can be loaded, and scored with.
 
         Raises
         ------
@@ -240,7 +244,7 @@ class ExactTable:
                 taken = int(
                     kernels.lay_out(self.words, piece, len(piece), 0, 256, scale, offset, end)
                 )
-                if taken < 0:  # a probe ran into the fence: some rows are in, the others come after a growth
+                if taken < 0:  # a probe ran into the fence: some are in, others come after a growth
                     out = self.find(piece[:, 0]) < 0
                     taken = len(piece) - int(out.sum())
                     part = np.concatenate([piece[out], part])
@@ -251,13 +255,13 @@ class ExactTable:
         self._share_limit()
 
     def make_room(self, segment: int) -> None:
-        """Do what a kernel asks for when it stops at a full segment: grow it, or evict, or say that it is full.
+        """Do what a kernel asks for when it stops at a full segment: grow it, or evict, or refuse.
 
         Raises
         ------
         TableFullError
-            More than ``features_max`` rows are held and ``when_full`` is ``error``; or keys crowd a segment that cannot
-            grow any more. The table is as it was.
+            More than ``features_max`` rows are held and ``when_full`` is ``error``; or keys crowd a
+            segment that cannot grow any more. The table is as it was.
         """
         over = self.features - self.features_max
         evicts = self.when_full == "evict"
@@ -268,8 +272,8 @@ class ExactTable:
                 hint="raise tables.features_max, set tables.when_full = 'evict', or use "
                 "tables.index = 'hashed'",
             )
-        # An example whose rows ran into the fence has taught nothing yet: its own rows are the least seen, and evicting
-        # them would only have it insert them again.
+        # An example whose rows ran into the fence has taught nothing yet: its own rows are the
+        # least seen, and evicting them would only have it insert them again.
         if crowded or (over <= 0 and self.loads[segment] > self._loads_max[segment]):
             started = self._clock()
             try:
@@ -283,7 +287,8 @@ class ExactTable:
             self.growth_seconds_max = max(self.growth_seconds_max, seconds)
         elif over > 0:
             self._evict(segment, over)
-        # else: it only used up its share of what is left below features_max, or another lane was here before
+        # else: it only used up its share of what is left below features_max, or another lane was
+        # here before
         self._share_limit()
 
     def grow(self, segment: int) -> None:
@@ -294,7 +299,8 @@ class ExactTable:
         TableFullError
             Its region is full. The segment is as it was.
         """
-        # Rows laid out in another order may run over where they did not: what is crowded goes back as it was.
+        # Rows laid out in another order may run over where they did not: what is crowded goes back
+        # as it was.
         first, end = self.region(segment)
         image = self.words[first * 4 : end * 4].copy() if self._is_crowded(segment) else None
         rows = self._take(segment)
@@ -346,10 +352,10 @@ class ExactTable:
         return bool(self.words[(end - 1) * 4] & np.uint64(1))
 
     def _share_limit(self) -> None:
-        """Let each segment ask for room once it is full, or once it used up its share of what ``features_max`` allows.
+        """Let segments ask for room once they are full or used up a share of ``features_max``.
 
-        Shares shrink with what is left, so that the limit holds to within the rows of one example, and a table below it
-        is asked a few times for each power of two that is left.
+        Shares shrink with what is left, so that the limit holds to within the rows of one example,
+        and a table below it is asked a few times for each power of two that is left.
         """
         full = self._loads_max[: self.segments]
         if int(full.sum()) > self.features_max:
@@ -358,7 +364,7 @@ class ExactTable:
         self.limits[: self.segments] = full
 
     def _evict(self, segment: int, over: int) -> None:
-        """Drop the least seen of a segment, and of the largest others while the table is above its limit."""
+        """Drop the least seen of a segment; of others too while the table is above its limit."""
         share = max(EVICTED_SHARE, over / self.features)
         for one in (segment, *np.argsort(-self.loads[: self.segments], kind="stable").tolist()):
             rows = self._take(one)
@@ -395,7 +401,7 @@ class ExactTable:
         assert fits, "rows that stood in a segment no longer fit it"
 
     def _fill(self, segment: int, rows: U64) -> bool:
-        """Lay out those of ``rows`` that belong to an empty segment; False, and empty again, where they crowd."""
+        """Lay out those of ``rows`` that belong to an empty segment; False, and empty, if not."""
         low = self._lows[segment]
         high = low + (256 >> self._bits[segment])
         scale, offset = self.places[low]
@@ -429,7 +435,7 @@ def _whole_pages(slots: int) -> int:
 
 
 class HashedTable:
-    """``2 ** bits`` rows of 8 bytes (two float32 columns) without keys: fixed memory, no probing, collisions.
+    """``2 ** bits`` rows of 8 bytes (two float32 columns) without keys: fixed memory, collisions.
 
     Attributes
     ----------
@@ -458,7 +464,7 @@ class HashedTable:
     score_arguments = arguments
 
     def make_room(self, segment: int) -> None:
-        """A table of fixed size is never asked to."""
+        """Refuse: a table of fixed size is never asked to."""
         raise AssertionError(segment)
 
     @property

@@ -10,7 +10,7 @@ __all__ = ["find_newline", "last_newline", "subsample_negatives"]
 
 @njit(nogil=True, cache=True)
 def last_newline(buffer, start, end):
-    """Return the index of the last newline in ``buffer[start:end]`` (uint8), -1 where there is none."""
+    """Return the index of the last newline in ``buffer[start:end]`` (uint8), -1 if it has none."""
     at = end - 1
     while at >= start:
         if buffer[at] == 10:
@@ -21,7 +21,7 @@ def last_newline(buffer, start, end):
 
 @njit(nogil=True, cache=True)
 def find_newline(buffer, start, end):
-    """Return the index of the first newline in ``buffer[start:end]`` (uint8), ``end`` where there is none."""
+    """Return the index of the first newline in ``buffer[start:end]`` (uint8), ``end`` if none."""
     at = start
     while at < end and buffer[at] != 10:
         at += 1
@@ -32,8 +32,8 @@ def find_newline(buffer, start, end):
 def subsample_negatives(keys, values, indptr, labels, weights, lines, state, offset, rate):
     """Keep each negative with probability ``rate`` and weigh it ``1 / rate``; in place, order kept.
 
-    Whether an example stays is a function of its record's byte offset alone, so a run that is resumed keeps the same
-    ones.
+    Whether an example stays is a function of its record's byte offset alone, so a run that is
+    resumed keeps the same ones.
 
     Parameters
     ----------

@@ -7,13 +7,14 @@ The table's memory is one array of 64-bit words, four to a slot of 32 bytes:
     word 2  count (low 32 bits) and tick last seen (high 32 bits)
     word 3  arena index (low 32 bits; 0: none), rest spare
 
-A key's *line* (64 bytes, two slots) is ``(key32 * scale + offset) >> 32`` with ``key32`` its top 32 bits and (scale,
-offset) those of the 256 equal ranges of the key space that its top 8 bits name. That is
-``first + ((key32 - low32) * lines >> width)`` for the segment that owns the range: monotone in the key for any number
-of lines. A key stands in its line; where that is full, in its *other line*, which its lowest bits choose within the same
-page of 64 lines; where both are full, in the next free slot behind its line, as in plain linear probing. The slots
-behind a segment's lines (slack) take what runs over its end, and the fence behind them ends every probe. Rows never
-move until their segment is laid out anew, so a free slot in either line says that a key is not there.
+A key's *line* (64 bytes, two slots) is ``(key32 * scale + offset) >> 32`` with ``key32`` its top 32
+bits and (scale, offset) those of the 256 equal ranges of the key space that its top 8 bits name.
+That is ``first + ((key32 - low32) * lines >> width)`` for the segment that owns the range: monotone
+in the key for any number of lines. A key stands in its line; where that is full, in its *other
+line*, which its lowest bits choose within the same page of 64 lines; where both are full, in the
+next free slot behind its line, as in plain linear probing. The slots behind a segment's lines
+(slack) take what runs over its end, and the fence behind them ends every probe. Rows never move
+until their segment is laid out anew, so a free slot in either line says that a key is not there.
 """
 
 from __future__ import annotations
@@ -45,7 +46,10 @@ FENCE = np.uint64(2)
 
 @intrinsic
 def compare_and_swap(_context, address, expected, desired):  # type: ignore[no-untyped-def]
-    """Store ``desired`` at ``address`` if it holds ``expected``; return what it held (sequentially consistent)."""
+    """Store ``desired`` at ``address`` if it holds ``expected``; return what it held.
+
+    Sequentially consistent.
+    """
 
     def generate(_ctx, builder, _sig, args):  # type: ignore[no-untyped-def]
         pointer = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
@@ -68,7 +72,7 @@ def atomic_add(_context, address, amount):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True, inline="always")
 def preserve(words, line, kept, side_lines, side_words, side_count):
-    """Keep the 64-byte line ``line`` as it was at the cut, unless it is kept or written out already.
+    """Keep the 64-byte line ``line`` as it was at the cut, unless it is kept or written out.
 
     Parameters
     ----------
@@ -107,9 +111,10 @@ def other_line(line, key):
 
 @njit(nogil=True, cache=True)
 def seek(words, key, line):
-    """Return the slot that holds ``key``, or ``~slot`` of the one where it belongs (empty, or the fence)."""
+    """Return the slot that holds ``key``, or ``~slot`` of where it belongs, empty or the fence."""
     home = line * 8
-    # Each slot is read once: another lane may put this very key there between two reads, and it would go in twice.
+    # Each slot is read once: another lane may put this very key there between two reads, and it
+    # would go in twice.
     even, odd = words[home], words[home + 4]
     # both slots of a line at once: which of the two it is is a coin toss, a branch on it would miss
     second = int64(odd == key)
@@ -181,8 +186,9 @@ def gather_rows(words, slots, out):
 def pack(words, first, end, out):
     """Copy the occupied slots of ``[first, end)`` to ``out``, in order; return how many.
 
-    ``out`` is uint64[m, 4] with m one more than the rows there are: a slot is copied before it is known to be
-    occupied, since at a load of two thirds a branch would be mispredicted every other slot.
+    ``out`` is uint64[m, 4] with m one more than the rows there are: a slot is copied before it is
+    known to be occupied, since at a load of two thirds a branch would be mispredicted every other
+    slot.
     """
     n = 0
     for slot in range(first, end):
@@ -209,13 +215,13 @@ def lay_out(words, rows, n, low, high, scale, offset, end):
     Returns
     -------
     int64
-        How many rows it took; -1 where a probe ran into the fence: the region needs a larger capacity. It is then
-        half filled.
+        How many rows it took; -1 where a probe ran into the fence: the region needs a larger
+        capacity. It is then half filled.
 
     Notes
     -----
-    Rows seen often go first, so that they stand in the line where the probe begins: of what a click log asks for, nine
-    tenths are the one row in ten that has been seen eight times.
+    Rows seen often go first, so that they stand in the line where the probe begins: of what a click
+    log asks for, nine tenths are the one row in ten that has been seen eight times.
     """
     taken = int64(0)
     for band in range(3):
@@ -241,18 +247,18 @@ def lay_out(words, rows, n, low, high, scale, offset, end):
 
 @njit(nogil=True, cache=True)
 def evict(rows, n, share):
-    """Drop the least seen rows whose first column is zero-weight material, in place; return how many stay.
+    """Drop the least seen rows, in place, order kept; return how many stay.
 
-    Rows with the smallest counts go first (ties: the longest unseen first within a count is not kept apart), until at
-    least ``share`` of the rows is gone. Counts are compared in powers of two, so one pass over a histogram finds the
-    bound.
+    Rows with the smallest counts go first, until ``share`` of the rows is gone. Counts are compared
+    in powers of two, so one pass over a histogram finds the bound; of rows on the bound, the last
+    go.
 
     Parameters
     ----------
     rows : uint64[m, 4]
     n : int64
     share : float
-        Of the rows to drop, 0 < share < 1.
+        Of the rows to drop, 0 < share <= 1.
     """
     histogram = np.zeros(33, np.int64)
     for i in range(n):
@@ -263,7 +269,8 @@ def evict(rows, n, share):
     while dropped < goal and bound < 32:
         bound += 1
         dropped += histogram[bound]
-    # of the bound's own class only as many as the goal asks for, so that a flat histogram does not empty the table
+    # of the bound's own class only as many as the goal asks for, so that a flat histogram does not
+    # empty the table
     spare = dropped - goal if dropped > goal else int64(0)
     stay = 0
     for i in range(n):

@@ -85,9 +85,9 @@ def weights_at(learning: Learning, keys: list[int]) -> np.ndarray:
     return learning.solver.weights(columns_of(learning.table, keys))
 
 
-# A score of m terms of size s carries m roundings of s 2**-24; rows carry those of all examples that
-# taught them, and FTRL's division by a rate and difference of roots make some dozens of it: 2e-5 of
-# numbers near 1 after 200 examples.
+# A score of m terms of size s carries m roundings of s 2**-24; rows carry those of all examples
+# that taught them, and FTRL's division by a rate and difference of roots make some dozens of it:
+# 2e-5 of numbers near 1 after 200 examples.
 CLOSE = {"rtol": 2e-4, "atol": 2e-5}
 
 
