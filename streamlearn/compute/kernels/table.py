@@ -45,13 +45,13 @@ FENCE = np.uint64(2)
 
 
 @intrinsic
-def compare_and_swap(_context, address, expected, desired):  # type: ignore[no-untyped-def]
+def compare_and_swap(_context, address, expected, desired):
     """Store ``desired`` at ``address`` if it holds ``expected``; return what it held.
 
     Sequentially consistent.
     """
 
-    def generate(_ctx, builder, _sig, args):  # type: ignore[no-untyped-def]
+    def generate(_ctx, builder, _sig, args):
         pointer = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
         pair = builder.cmpxchg(pointer, args[1], args[2], "seq_cst", "seq_cst")
         return builder.extract_value(pair, 0)
@@ -60,10 +60,10 @@ def compare_and_swap(_context, address, expected, desired):  # type: ignore[no-u
 
 
 @intrinsic
-def atomic_add(_context, address, amount):  # type: ignore[no-untyped-def]
+def atomic_add(_context, address, amount):
     """Add to the int64 at ``address`` atomically; return what it held before."""
 
-    def generate(_ctx, builder, _sig, args):  # type: ignore[no-untyped-def]
+    def generate(_ctx, builder, _sig, args):
         pointer = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
         return builder.atomic_rmw("add", pointer, args[1], "monotonic")
 
