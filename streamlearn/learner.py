@@ -275,11 +275,14 @@ class Learner:
     async def _open(
         self, partition: Partition, position: Position, block: Block
     ) -> _Stream | None:
-        """Make the parser of a partition; None where its header is not one (noted in ``failed``)."""
+        """Make the parser of a partition; None where there is nothing to parse (a bad header is in ``failed``)."""
         if partition.name in self.failed:
             return None
         try:
             header = await self._source.header(partition) if self._format.has_header else None
+            if header == b"" and block.last and block.start == block.end:
+                self._note_empty(partition, block.offset)
+                return None
             parser = self._format.parser(header)
         except (DataError, SourceError) as error:
             self.failed[partition.name] = error
@@ -292,6 +295,14 @@ class Learner:
             records=position.records if self._positions else 0,
             counted=block.offset,
         )
+
+    def _note_empty(self, partition: Partition, offset: int) -> None:
+        """Note that an object in a format with headers has not even that."""
+        if self._positions:
+            with self._noting:
+                self.model.positions[partition.name] = Progressed(
+                    partition.version, Position(offset, done=True)
+                )
 
     def stop(self) -> None:
         """Stop after what is in flight."""

@@ -412,7 +412,8 @@ async def prepare_format(
     """Open the format, recognising it by the first line where the job says auto; return the job that names it."""
     sample: bytes | None = None
     if partitions and job.source.format == "auto":
-        sample = await source.header(partitions[0]) + b"\n"
+        first = next((one for one in partitions if one.size != 0), partitions[0])
+        sample = await source.header(first) + b"\n"
     format_ = open_format(job.source, sample)
     named = msgspec.structs.replace(job.source, format=format_.name)
     return format_, msgspec.structs.replace(job, source=named)
@@ -428,7 +429,7 @@ async def compile_kernels(
     """Compile (or load) the kernels with records of the first object, before the first is learned."""
     started = time.monotonic()
     telemetry.tell("compiling", "reading the first records")
-    first = next((p for p in partitions if p.size >= 0 and p.start == 0), None)
+    first = next((p for p in partitions if p.size > 0 and p.start == 0), None)
     if first is not None:
         with suppress(StreamlearnError):  # whoever learns from it will say so
             header = await source.header(first) if format_.has_header else None

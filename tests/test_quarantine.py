@@ -1,0 +1,94 @@
+"""The file of bad records: what is appended, read back, and cut off again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from streamlearn.errors import DataError, RunError
+from streamlearn.messages import BadRecord
+from streamlearn.quarantine import Quarantine, read_quarantine
+
+RECORDS = [
+    BadRecord("a.tsv", 0, "label", "label 'x' is not 0 or 1", b"x\t1"),
+    BadRecord("s3://b/ä#1", 1 << 40, "utf8", "not UTF-8", b"\xff\x00\n\r"),
+    BadRecord("a.tsv", 17, "quote", 'a "quote"', 'ü"\\'.encode()),
+    BadRecord("-", 20, "too_long", "", b""),
+]
+
+
+def test_records_come_back_as_they_were_kept(tmp_path: Path) -> None:
+    path = tmp_path / "bad_records.jsonl"
+    quarantine = Quarantine(path, 0)
+    sizes = [0]
+    for record in RECORDS:
+        quarantine.add(record)
+        sizes.append(quarantine.sync())
+    quarantine.close()
+    assert sizes[-1] == path.stat().st_size
+    assert list(read_quarantine(path)) == RECORDS
+    assert list(read_quarantine(path, sizes[1], sizes[3])) == RECORDS[1:3]
+    assert list(read_quarantine(path, sizes[-1])) == []
+    first = json.loads(path.read_text().splitlines()[0])
+    assert first == {
+        "uri": "a.tsv",
+        "offset": 0,
+        "reason": "label",
+        "detail": "label 'x' is not 0 or 1",
+        "record": "x\t1",
+    }
+
+
+def test_what_came_after_a_snapshot_is_cut_off_when_it_is_resumed(tmp_path: Path) -> None:
+    path = tmp_path / "bad_records.jsonl"
+    quarantine = Quarantine(path, 0)
+    quarantine.add(RECORDS[0])
+    kept = quarantine.sync()
+    quarantine.add(RECORDS[1])
+    quarantine.close()
+    resumed = Quarantine(path, kept)
+    assert resumed.size == kept
+    resumed.add(RECORDS[2])
+    resumed.close()
+    assert list(read_quarantine(path)) == [RECORDS[0], RECORDS[2]]
+
+
+def test_a_file_that_lacks_what_a_snapshot_knows_of_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bad_records.jsonl"
+    path.write_bytes(b"{}\n")
+    with pytest.raises(DataError, match="has 3 bytes, but the snapshot knows of 4"):
+        Quarantine(path, 4)
+
+
+def test_a_place_that_cannot_be_written_is_an_error_in_words(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="cannot write") as caught:
+        Quarantine(tmp_path / "none" / "bad_records.jsonl", 0)
+    assert caught.value.cause == "No such file or directory"
+    full = Path("/dev/full")
+    if full.exists():
+        quarantine = Quarantine(tmp_path / "bad_records.jsonl", 0)
+        quarantine._file.close()
+        quarantine._file = full.open("wb")
+        quarantine.add(RECORDS[0])
+        with pytest.raises(RunError, match="cannot write"):
+            quarantine.sync()
+        quarantine.close()
+
+
+@pytest.mark.parametrize(
+    "line", [b"{", b"[]", b"1", b'{"uri":"a"}', b'{"uri":"a","offset":0,"reason":"","detail":""}']
+)
+def test_a_line_that_is_no_quarantined_record_is_named_by_its_byte(
+    tmp_path: Path, line: bytes
+) -> None:
+    path = tmp_path / "bad_records.jsonl"
+    quarantine = Quarantine(path, 0)
+    quarantine.add(RECORDS[0])
+    size = quarantine.sync()
+    quarantine.close()
+    with path.open("ab") as file:
+        file.write(line + b"\n")
+    with pytest.raises(DataError, match=f"no quarantined record at byte {size}"):
+        list(read_quarantine(path))

@@ -1,0 +1,113 @@
+"""Scores without learning equal those of a slow twin over the weights of the table."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from streamlearn.model import load
+from tests.click_log import BAD, clicks, text, written
+from tests.reference import criteo
+from tests.runs import run, settings, spawn
+
+
+@pytest.fixture(scope="module", params=["exact", "hashed"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp(request.param)
+    log = written(directory / "log.tsv", text(clicks(4_000, 1)))
+    table = settings(f"tables.index={request.param}", "tables.bits=14", "output.window=500")
+    ended = run("train", log, "--format", "criteo", "--out", directory / "out", *table)
+    assert ended.code == 0, ended.stderr
+    return directory / "out"
+
+
+def twin(out: Path, data: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels and probabilities, one record and one key after the other."""
+    model = load(out)
+    labels, probabilities = [], []
+    for _, label, keys in criteo.parse(data)[0]:
+        weights = model.weights_at(np.array(keys, np.uint64)).astype(np.float64)
+        labels.append(label)
+        probabilities.append(1 / (1 + np.exp(-(model.solver.intercept + weights.sum()))))
+    return np.array(labels, np.float64), np.array(probabilities)
+
+
+def test_evaluate_says_what_the_scores_of_held_out_records_are_worth(
+    model: Path, tmp_path: Path
+) -> None:
+    data = text(clicks(1_000, 2))
+    log = written(tmp_path / "held.tsv.gz", data)
+    before = sorted(path.name for path in (model / "model").iterdir())
+    report = run("evaluate", model, log, "--json").report
+    y, p = twin(model, data)
+    assert report["examples"] == 1_000
+    assert report["bytes"] == len(data)
+    loss = -(y * np.log(p) + (1 - y) * np.log(1 - p)).mean()
+    assert report["logloss"] == pytest.approx(loss, rel=1e-5)
+    assert report["calibration"] == pytest.approx(p.mean() / y.mean(), rel=1e-5)
+    pairs = p[y == 1][:, None] - p[y == 0][None, :]
+    auc = ((pairs > 0) + 0.5 * (pairs == 0)).mean()
+    assert report["auc"] == pytest.approx(auc, abs=report["auc_error"] + 1e-4)
+    assert sorted(path.name for path in (model / "model").iterdir()) == before
+    assert load(model).counts.examples == 4_000
+
+
+def test_test_only_of_train_is_evaluate(model: Path, tmp_path: Path) -> None:
+    log = written(tmp_path / "held.tsv", text(clicks(300, 3)))
+    evaluated = run("evaluate", model, log, "--json").report
+    tested = run("train", "-t", log, "--out", model, "--json").report
+    for name in ("examples", "logloss", "auc", "calibration", "features", "nonzeros"):
+        assert tested[name] == evaluated[name]
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_predict_writes_a_line_a_record_in_order_over_all_objects(
+    model: Path, tmp_path: Path, lanes: int
+) -> None:
+    first, second, third = clicks(900, 4), clicks(500, 5), clicks(300, 6)
+    bad = [record for _, record in BAD]
+    first[100:100] = bad[:3]
+    second[0:0] = bad[3:4]
+    third += bad[4:]
+    logs = [
+        written(tmp_path / name, text(records))
+        for name, records in (("c.tsv", first), ("a.tsv.zst", second), ("b.tsv.gz", third))
+    ]
+    pieces = settings(
+        "source.block_bytes=65536", "source.range_bytes=65536", f"compute.lanes={lanes}",
+        "compute.minibatch=64",
+    )  # fmt: skip
+    out = tmp_path / "p.txt"
+    ended = run("predict", model, *logs, "-p", out, "--json", *pieces)
+    assert ended.code == 0, ended.stderr
+    assert (ended.report["examples"], ended.report["bad_records"]) == (1_700, 7)
+    everything = [*first, *second, *third]
+    good = np.array([record not in bad for record in everything])
+    expected = np.full(len(everything), np.nan)
+    expected[good] = twin(model, text(everything))[1]
+    found = np.array(out.read_text().splitlines(), np.float64)
+    np.testing.assert_allclose(found, expected, rtol=2e-5)
+
+
+def test_predict_reads_a_pipe_and_writes_to_stdout(model: Path) -> None:
+    records = clicks(50, 7)
+    ended = spawn("predict", model, "-", "--quiet", stdin=text(records))
+    assert ended.code == 0, ended.stderr
+    found = np.array(ended.stdout.splitlines(), np.float64)
+    np.testing.assert_allclose(found, twin(model, text(records))[1], rtol=2e-5)
+
+
+def test_what_cannot_be_scored_is_one_sentence(model: Path, tmp_path: Path) -> None:
+    log = written(tmp_path / "log.tsv.gz", text(clicks(2_000, 8)))
+    os.truncate(log, log.stat().st_size // 2)
+    for verb in ("evaluate", "predict"):
+        ended = run(verb, model, log)
+        assert ended.code == 1
+        assert f"error: {log}" in ended.stderr
+        assert "Traceback" not in ended.stderr
+        missing = run(verb, tmp_path / "none", log)
+        assert missing.code == 2
+        assert "error: there is no model in" in missing.stderr
