@@ -275,9 +275,9 @@ class OutputConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         float, about("Time between snapshots while learning.", gt=0, common=True)
     ] = 300.0
     snapshots_kept: Annotated[int, about("Snapshots kept, newest first.", ge=1)] = 3
-    window: Annotated[
-        int, about("Examples of the windowed validation.", ge=1, inherited=True)
-    ] = 100_000
+    window: Annotated[int, about("Examples of the windowed validation.", ge=1, inherited=True)] = (
+        100_000
+    )
     progress_seconds: Annotated[
         float, about("Spacing of plain progress lines from a minute on.", gt=0)
     ] = 10.0

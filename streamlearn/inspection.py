@@ -17,7 +17,7 @@ __all__ = ["export", "inspect", "sizes", "strongest"]
 
 
 def inspect(directory: Path, top: int) -> dict[str, Any]:
-    """Say what is in the model of an output directory: counts, sparsity, and the largest weights by name."""
+    """Say what is in a model: counts, sparsity, and the largest weights by name."""
     model = load(directory)
     report: dict[str, Any] = {
         "model": model.job.model.kind,
@@ -61,11 +61,11 @@ def strongest(model: Model, top: int) -> list[dict[str, Any]]:
 
 
 def export(directory: Path, target: Path) -> dict[str, Any]:
-    """Write the non-zero weights of a model: keys, names, weights and counts, by the target's suffix.
+    """Write the non-zero weights of a model, in the format of the target's suffix.
 
-    ``.npz``: arrays ``keys`` (uint64), ``weights`` (float32), ``counts`` (uint32), ``names`` (str, empty where unknown)
-    and ``intercept``. ``.parquet``: the same columns (needs the ``arrow`` extra). ``.txt``: ``key weight name`` a line,
-    the intercept first.
+    ``.npz``: arrays ``keys`` (uint64), ``weights`` (float32), ``counts`` (uint32), ``names`` (str,
+    empty where unknown) and ``intercept``. ``.parquet``: the same columns (needs the ``arrow``
+    extra). ``.txt``: ``key weight name`` a line, the intercept first.
 
     Raises
     ------
@@ -136,7 +136,7 @@ def _write_parquet(
 
 
 def sizes(model: Model) -> dict[str, Any]:
-    """Say how large a model is: features, nonzeros, sparsity, table_bytes, names. A scan of the table."""
+    """Say how large a model is, by a scan of its table."""
     features = nonzeros = 0
     for _, weights, _ in model.weights():
         features += len(weights)
@@ -160,7 +160,7 @@ def _weights(model: Model) -> Iterator[tuple[U64, F32, U32]]:
 
 
 def _name_keys(model: Model, keys: U64) -> U64:
-    """Return the feature keys to look names up by; a hashed row goes by the first known key that falls into it."""
+    """Return the keys to look names up by; a hashed row goes by the first known key in it."""
     if model.table.index == "exact" or not len(keys):
         return keys
     known = model.names.keys

@@ -1,11 +1,12 @@
-"""The loop: source -> parse -> predict and learn, in lanes, with a bounded number of minibatches in flight.
+"""The loop: source -> parse -> predict and learn, with few minibatches in flight.
 
-Records are learned in the order of the source's partitions. With two lanes one parses ahead of the other, which learns
-in the same order: the result is that of one lane, byte for byte. With several *learning* lanes each takes partitions of
-its own, and they learn lock-free on one table.
+Records are learned in the order of the source's partitions. With two lanes one parses ahead of the
+other, which learns in the same order: the result is that of one lane, byte for byte. With several
+*learning* lanes each takes partitions of its own, and they learn lock-free on one table.
 
-What is learned, where the source stands and which records were bad is noted in one place, in the lane that learns, so
-it belongs together at every moment between two minibatches: that is where a snapshot's cut is made.
+What is learned, where the source stands and which records were bad is noted in one place, in the
+lane that learns, so it belongs together at every moment between two minibatches: that is where a
+snapshot's cut is made.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from streamlearn.compute.pool import Lane
 from streamlearn.errors import DataError, SourceError, StreamlearnError, TableFullError
 from streamlearn.gate import Gate
 from streamlearn.messages import (
-    RECORD_BYTES_MAX,
     F32,
+    RECORD_BYTES_MAX,
     U64,
     BadRecord,
     Block,
@@ -51,7 +52,8 @@ from streamlearn.shards.cut import Nothing
 
 __all__ = ["Learner", "Reading", "SnapshotDone"]
 
-# Minibatches between a parse lane and a learn lane: enough to even out, few enough to stay in the caches.
+# Minibatches between a parse lane and a learn lane: enough to even out, few enough to stay in the
+# caches.
 _MINIBATCHES: Final = 6
 # Room for features: criteo has 39 a record; longer records make shorter minibatches.
 _FEATURES_PER_ROW: Final = 48
@@ -92,7 +94,9 @@ class _Stream:
     records: int
     counted: int  # plain offset up to which bytes are counted
     carry: bytes = b""
-    too_long_at: int = -1  # plain offset of a record that is longer than the limit, while it goes on
+    too_long_at: int = (
+        -1
+    )  # plain offset of a record that is longer than the limit, while it goes on
     too_long_head: bytes = b""
 
 
@@ -105,7 +109,9 @@ class _Work:
     block: Block
     base: int  # plain offset in the object of index 0 of the block's buffer
     end: int  # index in the buffer after the last record parsed
-    too_long: bytes | None = None  # beginning of the one record, where that was longer than the limit
+    too_long: bytes | None = (
+        None  # beginning of the one record, where that was longer than the limit
+    )
 
 
 class _Worker:
@@ -152,7 +158,7 @@ class Learner:
     def __init__(
         self,
         model: Model,
-        format: Format,  # noqa: A002 - the field's word
+        format: Format,
         source: Reading,
         *,
         quarantine: Quarantine | None,
@@ -190,15 +196,14 @@ class Learner:
         self._loop = asyncio.get_running_loop()
         rows, nnz = compute.minibatch, compute.minibatch * _FEATURES_PER_ROW
         nnz = max(nnz, 4096) + FEATURES_PER_RECORD_MAX
-        # Several learning lanes hold ``_table`` while they change rows, and ``_boundary`` from the first example of a
-        # minibatch until it is noted: alone within them, a table can be laid out anew, and a cut be made.
+        # Several learning lanes hold ``_table`` while they change rows, and ``_boundary`` from the
+        # first example of a minibatch until it is noted: alone within them, a table can be laid out
+        # anew, and a cut be made.
         several = compute.learn_lanes > 1
         self._table: Gate | None = Gate() if several else None
         self._boundary: Gate | None = Gate() if several else None
         self._noting = threading.Lock()
-        self._workers = [
-            _Worker(model, i == 0, rows, nnz) for i in range(compute.learn_lanes)
-        ]
+        self._workers = [_Worker(model, i == 0, rows, nnz) for i in range(compute.learn_lanes)]
         self.learn_lanes = [Lane(f"learn-{i}", cpu_clock) for i in range(compute.learn_lanes)]
         two = compute.lanes != 1 and compute.learn_lanes == 1
         self.parse_lane = Lane("parse", cpu_clock) if two else None
@@ -272,10 +277,8 @@ class Learner:
         if self._failure is not None:
             raise self._failure
 
-    async def _open(
-        self, partition: Partition, position: Position, block: Block
-    ) -> _Stream | None:
-        """Make the parser of a partition; None where there is nothing to parse (a bad header is in ``failed``)."""
+    async def _open(self, partition: Partition, position: Position, block: Block) -> _Stream | None:
+        """Make the parser of a partition; None where a bad header (in ``failed``) forbids it."""
         if partition.name in self.failed:
             return None
         try:
@@ -326,12 +329,13 @@ class Learner:
     async def snapshot(self, begin: Callable[[], ModelCut], done: SnapshotDone) -> None:
         """Begin a snapshot between two minibatches; it is written while learning goes on.
 
-        ``done`` is called in the snapshot lane with what ``ModelCut.commit`` returns, or with ``error``.
+        ``done`` is called in the snapshot lane with what ``ModelCut.commit`` returns, or with
+        ``error``.
         """
         await self.learn_lanes[0].run(self._begin, begin, done)
 
     async def advance_snapshot(self) -> bool:
-        """Take one part of an open cut, as no blocks may come that would; return whether one is still open."""
+        """Take one part of an open cut, as no block may come; return whether one is open."""
         await self.learn_lanes[0].run(self._take_parts, all_parts=False)
         return self._cut is not None
 
@@ -428,7 +432,8 @@ class Learner:
     def _skip_too_long(self, stream: _Stream, block: Block, start: int, number: int) -> int:
         """Pass over the rest of a record that is too long; return where the next one begins.
 
-        The record goes to the learn lane as a minibatch of nothing else, to be noted where positions are.
+        The record goes to the learn lane as a minibatch of nothing else, to be noted where
+        positions are.
         """
         newline = find_newline(block.buffer, start, block.end)
         if newline >= block.end:
@@ -495,7 +500,7 @@ class Learner:
         return self._step_shared(batch, worker, self._table, tick)
 
     def _step_shared(self, batch: Minibatch, worker: _Worker, gate: Gate, tick: int) -> F32:
-        """Learn beside other lanes; alone while a cut is open (keeping old lines is not lock-free) or a segment grows."""
+        """Learn beside other lanes; alone while a cut is open or a segment is laid out anew."""
         solver, scratch = self.model.solver, worker.scratch
         with gate.shared():
             if self._cut is None:
@@ -507,10 +512,8 @@ class Learner:
             with gate.alone():
                 keeper = self._cut.cut if self._cut is not None else self._nothing
                 if scratch.state[2] == 1:
-                    self.model.table.make_room(full)  # type: ignore[union-attr]
-                full = solver.learn_until_full(
-                    batch, scratch, keeper, tick, int(scratch.state[0])
-                )
+                    self.model.table.make_room(full)
+                full = solver.learn_until_full(batch, scratch, keeper, tick, int(scratch.state[0]))
         return scratch.scores[: batch.rows]
 
     def _note(self, work: _Work, records: int, examples: int, subsampled: int) -> None:
@@ -601,7 +604,8 @@ class Learner:
         if self._cut is not None:
             self._take_parts(all_parts=False)
 
-    # ---------------------------------------------------------------- snapshots, in the first learn lane
+    # ---------------------------------------------------------------- snapshots, in the first learn
+    # lane
 
     def _begin(self, begin: Callable[[], ModelCut], done: SnapshotDone) -> None:
         if self._cut is not None:
@@ -690,7 +694,7 @@ async def _until(
     stop = asyncio.ensure_future(stopped.wait())
     try:
         while not stop.done():
-            step = asyncio.ensure_future(anext(blocks))  # type: ignore[arg-type]
+            step = asyncio.ensure_future(anext(blocks))
             await asyncio.wait({step, stop}, return_when=asyncio.FIRST_COMPLETED)
             if not step.done():
                 step.cancel()

@@ -1,7 +1,8 @@
-"""A model as it is learned and kept: table, solver, validation, names, positions; and its snapshots.
+"""A model as it is learned and kept: table, solver, validation, names, positions.
 
-The learn lane owns a model. A snapshot begins with a :class:`ModelCut` in that lane, which notes everything small at
-once and lets the table be taken piece by piece between minibatches; the pieces are written in another lane.
+The learn lane owns a model. A snapshot begins with a :class:`ModelCut` in that lane, which notes
+everything small at once and lets the table be taken piece by piece between minibatches; the pieces
+are written in another lane.
 """
 
 from __future__ import annotations
@@ -133,18 +134,23 @@ class Model:
         return known.position if known else Position(offset=partition.start)
 
     def objects(self) -> dict[str, list[str]]:
-        """Return the names of the partitions of which something was learned, by their objects' URIs."""
+        """Return the names of partitions that were learned, at least in part, by object."""
         objects: dict[str, list[str]] = {}
         for name in self.positions:
             objects.setdefault(_object_of(name), []).append(name)
         return objects
 
     def refused(
-        self, partitions: Sequence[Partition], learned: Mapping[str, list[str]], *, listed: bool = True
+        self,
+        partitions: Sequence[Partition],
+        learned: Mapping[str, list[str]],
+        *,
+        listed: bool = True,
     ) -> dict[str, StreamlearnError]:
-        """Return why partitions cannot be gone on with, by name: their object is not what was learned in part.
+        """Return why partitions cannot be gone on with, by name: their object has changed.
 
-        An object that changed after it was learned to its end is no error: nothing of it is read again.
+        An object that changed after it was learned to its end is no error: nothing of it is read
+        again.
 
         Parameters
         ----------
@@ -178,8 +184,8 @@ class Model:
     def weights(self) -> Iterator[tuple[U64, F32, U64]]:
         """Yield (keys, weights, rows) of the table, part by part in the order of keys.
 
-        ``rows`` is uint64[n, 4] for an exact table. For a hashed one the keys are row numbers and ``rows`` the
-        columns, uint64[n]; untouched rows are left out.
+        ``rows`` is uint64[n, 4] for an exact table. For a hashed one the keys are row numbers and
+        ``rows`` the columns, uint64[n]; untouched rows are left out.
         """
         if isinstance(self.table, ExactTable):
             for segment in self.table.key_order():
@@ -209,7 +215,7 @@ class Model:
         return out
 
     def digest(self) -> str:
-        """Return a digest of all rows and the intercept in the order of keys: equal for equal models."""
+        """Return a digest of rows and intercept in the order of keys: equal for equal models."""
         digest = hashlib.blake2b(self.table.intercept.tobytes(), digest_size=16)
         for keys, _, rows in self.weights():
             columns = rows[:, 1] if rows.ndim == 2 else rows
@@ -238,7 +244,8 @@ def features_max_default() -> int:
 class ModelCut:
     """A model as it was at the moment this object was made, written while it goes on changing.
 
-    Made, stepped and closed in the learn lane; ``write`` and ``commit`` run in the lane that writes.
+    Made, stepped and closed in the learn lane; ``write`` and ``commit`` run in the lane that
+    writes.
 
     Parameters
     ----------
@@ -259,9 +266,7 @@ class ModelCut:
         self._writer: SnapshotWriter | None = None
         self._exact = isinstance(model.table, ExactTable)
         self._arrays = {f"names.{k}": v for k, v in _copied(model.names.state()).items()}
-        self._arrays |= {
-            f"validation.{k}": v for k, v in _copied(model.validation.state()).items()
-        }
+        self._arrays |= {f"validation.{k}": v for k, v in _copied(model.validation.state()).items()}
         self._arrays["intercept"] = self.cut.intercept
         self._rows = 0
         self._meta: dict[str, Any] = {
@@ -366,7 +371,8 @@ def load(
     Raises
     ------
     ConfigError
-        There is no model, or ``job`` says of its keys and numbers something else than it was learned with.
+        There is no model, or ``job`` says of its keys and numbers something else than it was
+        learned with.
     SnapshotError
         No snapshot is whole, or it is of another format version or model.
     """
@@ -375,13 +381,23 @@ def load(
         stored = _job(reader)
         reader.require(
             kind=stored.model.kind,
-            keys=("counts", "positions", "arrays", "fields", "epoch", "quarantine_size", "replayed_size"),
+            keys=(
+                "counts",
+                "positions",
+                "arrays",
+                "fields",
+                "epoch",
+                "quarantine_size",
+                "replayed_size",
+            ),
             blobs=("intercept",),
         )
         if job is not None:
             _check_binding(stored, job, directory, mended=mended)
         meta = reader.meta
-        model = Model.new(job or stored, tuple(meta["fields"]), rows=int(meta["features"]), clock=clock)
+        model = Model.new(
+            job or stored, tuple(meta["fields"]), rows=int(meta["features"]), clock=clock
+        )
         arrays = {
             name: reader.read(name).view(np.dtype(dtype)).reshape(shape)
             for name, (dtype, shape) in meta["arrays"].items()
@@ -448,7 +464,7 @@ def _job(reader: SnapshotReader) -> JobConfig:
 
 
 def _check_binding(stored: JobConfig, job: JobConfig, directory: Path, *, mended: bool) -> None:
-    """Refuse a job that says something else of a model's keys and numbers than it was learned with."""
+    """Refuse a job by which a model's keys and numbers would mean something else."""
     for path in _BINDING:
         section, _, name = path.partition(".")
         if mended and section == "source":

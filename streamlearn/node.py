@@ -115,7 +115,7 @@ async def source_head(job: JobConfig, n: int) -> list[bytes]:
 
 
 async def source_check(job: JobConfig) -> dict[str, Any]:
-    """Say whether a source can be listed and read, with what settings and credentials, and in what format."""
+    """Say whether a source can be read, with what credentials, and in what format it is."""
     source = open_source(job.source)
     told: dict[str, Any] = {"uri": list(job.source.uri)}
     try:

@@ -1,4 +1,4 @@
-"""Bad records, kept aside with where they stood and why, so that they can be learned once the schema is mended."""
+"""Bad records, kept aside with where they stood and why, to be learned once that is mended."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Quarantine:
     ----------
     path : Path
     size : int
-        Bytes of the file that belong to what is resumed from; anything after is cut off, since its records will come
-        again.
+        Bytes of the file that belong to what is resumed from; anything after is cut off, since its
+        records will come again.
     """
 
     def __init__(self, path: Path, size: int) -> None:

@@ -1,7 +1,8 @@
 """Learning quarantined records once the schema is mended.
 
-``bad_records.jsonl`` only ever grows: records that are still bad are kept again, at its end, and the snapshot says up
-to where the file has been replayed. So a replay that dies before its snapshot has changed nothing.
+``bad_records.jsonl`` only ever grows: records that are still bad are kept again, at its end, and
+the snapshot says up to where the file has been replayed. So a replay that dies before its snapshot
+has changed nothing.
 """
 
 from __future__ import annotations
@@ -48,9 +49,7 @@ class ReplaySource:
         Returns the first line of an object, for formats that have one.
     """
 
-    def __init__(
-        self, records: list[BadRecord], header: Callable[[Partition], Any]
-    ) -> None:
+    def __init__(self, records: list[BadRecord], header: Callable[[Partition], Any]) -> None:
         self._records = records
         self._header = header
 
@@ -85,7 +84,8 @@ async def replay(
     Returns
     -------
     dict
-        The report, with ``replayed`` (records tried) and ``still_bad``. A record that was too long is not tried.
+        The report, with ``replayed`` (records tried) and ``still_bad``. A record that was too long
+        is not tried.
 
     Raises
     ------

@@ -20,7 +20,15 @@ from streamlearn.net.sources.uri import open_source
 from streamlearn.online.minibatch import Minibatch
 from streamlearn.online.validation import BinaryValidation
 from streamlearn.telemetry import Telemetry
-from streamlearn.training import Started, compile_kernels, failed, prepare_format, run_report, todo_all, with_lanes
+from streamlearn.training import (
+    Started,
+    compile_kernels,
+    failed,
+    prepare_format,
+    run_report,
+    todo_all,
+    with_lanes,
+)
 
 __all__ = ["score"]
 

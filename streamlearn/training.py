@@ -83,7 +83,8 @@ class TrainingRun:
         Raises
         ------
         StreamlearnError
-            What made it fail; a snapshot and ``report.json`` are left all the same, where there was a model.
+            What made it fail; a snapshot and ``report.json`` are left all the same, where there was
+            a model.
         """
         source = open_source(self.job.source)
         server: HttpServer | None = None
@@ -103,7 +104,9 @@ class TrainingRun:
         except asyncio.CancelledError:
             if self._ended_by is None:
                 raise
-            ended = RunError(f"a second signal, {self._ended_by.name}, ended the run without a last snapshot")
+            ended = RunError(
+                f"a second signal, {self._ended_by.name}, ended the run without a last snapshot"
+            )
             ended.exit_code = 130 if self._ended_by == signal.SIGINT else 1
             raise ended from None
         finally:
@@ -168,7 +171,7 @@ class TrainingRun:
             partial.write_text(text)
             partial.replace(path)
         except OSError as error:
-            _log.error("cannot write %s: %s", path, error.strerror)  # noqa: TRY400 - a full disk is no bug
+            _log.error("cannot write %s: %s", path, error.strerror)
             with suppress(OSError):
                 partial.unlink()
 
@@ -305,7 +308,7 @@ class TrainingRun:
             if learner.records == self._records_kept:
                 continue
             await self._snapshot(learner, quarantine)
-            while await learner.advance_snapshot():
+            while await learner.advance_snapshot():  # noqa: ASYNC110 - a pace, not an event
                 await asyncio.sleep(_PART_SECONDS)
 
     async def _snapshot(self, learner: Learner, quarantine: Quarantine) -> None:
@@ -409,7 +412,7 @@ def with_lanes(job: JobConfig) -> JobConfig:
 async def prepare_format(
     job: JobConfig, source: ObjectSource, partitions: list[Partition]
 ) -> tuple[Format, JobConfig]:
-    """Open the format, recognising it by the first line where the job says auto; return the job that names it."""
+    """Open the format, by the first line where it is ``auto``; return the job that names it."""
     sample: bytes | None = None
     if partitions and job.source.format == "auto":
         first = next((one for one in partitions if one.size != 0), partitions[0])
@@ -426,7 +429,7 @@ async def compile_kernels(
     partitions: list[Partition],
     telemetry: Telemetry,
 ) -> None:
-    """Compile (or load) the kernels with records of the first object, before the first is learned."""
+    """Compile (or load) the kernels with records of the first object."""
     started = time.monotonic()
     telemetry.tell("compiling", "reading the first records")
     first = next((p for p in partitions if p.size > 0 and p.start == 0), None)

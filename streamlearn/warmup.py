@@ -1,7 +1,8 @@
-"""Compiling before the first record: every kernel that a run will need is called once, on records of its own source.
+"""Compiling before the first record: every kernel is called once, on records of the source.
 
-What is learned here is learned by a small model that is thrown away. With a warm kernel cache this loads the kernels
-from disk; without, it compiles them, which takes tens of seconds and is shown as progress.
+What is learned here is learned by a small model that is thrown away. With a warm kernel cache this
+loads the kernels from disk; without, it compiles them, which takes tens of seconds and is shown as
+progress.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _ROWS: Final = 64
 
 def warm_up(
     job: JobConfig,
-    format: Format,  # noqa: A002 - the field's word
+    format: Format,
     header: bytes | None,
     records: bytes,
     told: Callable[[str], None],

@@ -69,9 +69,7 @@ def text(records: Iterable[bytes]) -> bytes:
 def gzipped(data: bytes, members: int = 1) -> bytes:
     """Compress to several gzip members, cut anywhere."""
     cuts = np.linspace(0, len(data), members + 1).astype(int)
-    return b"".join(
-        gzip.compress(data[a:b], 1, mtime=0) for a, b in itertools.pairwise(cuts)
-    )
+    return b"".join(gzip.compress(data[a:b], 1, mtime=0) for a, b in itertools.pairwise(cuts))
 
 
 def written(path: Path, data: bytes) -> Path:

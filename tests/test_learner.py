@@ -1,4 +1,4 @@
-"""Records wherever blocks, ranges and objects cut them, through the whole path from file to model."""
+"""Records wherever blocks, ranges and objects cut them, from file to model."""
 
 from __future__ import annotations
 

@@ -352,9 +352,7 @@ def test_what_stands_before_damage_is_learned_and_other_objects_go_on(
     plain = text(first)
     # frames of 100 records: what can be read is known
     parts = [text(first[at : at + 100]) for at in range(0, 2_000, 100)]
-    frames = [
-        gzipped(part) if suffix == ".gz" else zstandard.compress(part, 1) for part in parts
-    ]
+    frames = [gzipped(part) if suffix == ".gz" else zstandard.compress(part, 1) for part in parts]
     data = bytearray(b"".join(frames))
     at = sum(map(len, frames[:12])) + len(frames[12]) // 2
     if damage == "truncated":

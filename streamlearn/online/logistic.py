@@ -1,4 +1,4 @@
-"""L1 logistic regression over a local table: one example after the other, each scored before it teaches."""
+"""L1 logistic regression over a local table: each example is scored before it teaches."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ __all__ = ["RULES", "LogisticSolver", "Scratch"]
 # Update rules, as kernels number them.
 RULES: Final = {"ftrl": 0, "adagrad": 1, "sgd": 2}
 
-# Beyond these float32 overflows or divides 0 by 0 (beta = 0 before the first gradient). The least beta
-# is far below the root of any sum of squares that float32 holds for gradients that matter.
+# Beyond these float32 overflows or divides 0 by 0 (beta = 0 before the first gradient). The least
+# beta is far below the root of any sum of squares that float32 holds for gradients that matter.
 _ALPHA_MIN: Final = 1e-20
 _BETA_MIN: Final = 1e-12
 _RATE_MAX: Final = 1e18
@@ -86,6 +86,12 @@ class Scratch:
         self.fresh: U8 = np.zeros(rows_max, np.uint8)
         self.holds_values = False  # in ``x``, from the last minibatch that had some
 
+    def expect(self, *, values: bool) -> None:
+        """Make ``x`` ones again for a minibatch without values after one that had some."""
+        if self.holds_values and not values:
+            self.x.fill(1)
+        self.holds_values = values
+
 
 class LogisticSolver:
     """Scores and learns minibatches on a table, by the model's update rule.
@@ -95,8 +101,8 @@ class LogisticSolver:
     model : ModelConfig
         ``rule``, ``alpha``, ``beta``, ``l1``, ``l2``, ``intercept``.
     table : ExactTable or HashedTable
-        Changed in place; several lanes may learn on one table (see ``compute.kernels.logistic``), except
-        while it grows: ``learn`` calls ``table.make_room`` where a segment is full.
+        Changed in place; several lanes may learn on one table (see ``compute.kernels.logistic``),
+        except while it grows: ``learn`` calls ``table.make_room`` where a segment is full.
     shared : bool
         Whether several lanes do.
     """
@@ -108,9 +114,7 @@ class LogisticSolver:
         alpha = min(max(model.alpha, _ALPHA_MIN), _RATE_MAX)
         beta = min(max(model.beta, _BETA_MIN), _RATE_MAX)
         l1, l2 = (min(penalty, _PENALTY_MAX) for penalty in (model.l1, model.l2))
-        self._rates = np.array(
-            [alpha, beta, l1, l2, 1 / alpha, model.intercept, 0, 0], np.float32
-        )
+        self._rates = np.array([alpha, beta, l1, l2, 1 / alpha, model.intercept, 0, 0], np.float32)
 
     def learn(self, batch: Minibatch, scratch: Scratch, keeper: Keeper, tick: int) -> F32:
         """Score each example, then learn it; return the scores (a view of ``scratch.scores``).
@@ -118,8 +122,8 @@ class LogisticSolver:
         Parameters
         ----------
         tick : int
-            Written beside the count of each feature seen: minutes since the epoch, or any clock that the
-            caller likes, 0 <= tick < 2**32.
+            Written beside the count of each feature seen: minutes since the epoch, or any clock
+            that the caller likes, 0 <= tick < 2**32.
 
         Raises
         ------
@@ -146,9 +150,7 @@ class LogisticSolver:
         """
         table, state = self.table, scratch.state
         state[0], state[1], state[2] = first, batch.rows, 0
-        if scratch.holds_values and not batch.has_values:
-            scratch.x.fill(1)
-        scratch.holds_values = batch.has_values
+        scratch.expect(values=batch.has_values)
         learn: Any = kernels.learn_hashed if table.index == "hashed" else kernels.learn_exact
         learn(
             batch.keys, batch.values, batch.indptr, batch.labels, batch.weights, state,
@@ -162,10 +164,12 @@ class LogisticSolver:
     def score(self, batch: Minibatch, scratch: Scratch) -> F32:
         """Score each example without learning; return the scores (a view of ``scratch.scores``)."""
         table, rows = self.table, batch.rows
+        scratch.expect(values=batch.has_values)
         score: Any = kernels.score_hashed if table.index == "hashed" else kernels.score_exact
         score(
             batch.keys, batch.values, batch.indptr, rows, *table.score_arguments(),
-            self._rule, self._rates, scratch.scores,
+            self._rule, self._rates, scratch.places, scratch.columns64, scratch.columns,
+            scratch.x, scratch.w, scratch.scores,
         )  # fmt: skip
         return scratch.scores[:rows]
 

@@ -90,8 +90,8 @@ def auc_of(histogram: F64) -> tuple[float, float]:
     if not pairs > 0.0:
         return math.nan, math.nan
     below = np.cumsum(negative) - negative
-    tied = 0.5 * float(positive @ negative) / pairs
-    return float(positive @ below) / pairs + tied, tied
+    tied = 0.5 * float(np.sum(positive * negative)) / pairs
+    return float(np.sum(positive * below)) / pairs + tied, tied
 
 
 class BinaryValidation:

@@ -46,4 +46,4 @@ def _cache_dir() -> Path:
 
 CACHE_DIR = _cache_dir()
 # Read when a kernel is decorated, hence set before any is imported.
-numba.config.CACHE_DIR = str(CACHE_DIR)
+numba.config.CACHE_DIR = str(CACHE_DIR)  # type: ignore[attr-defined]

@@ -1,25 +1,28 @@
-"""Fused kernels of L1 logistic regression on a local table: find, score, learn, insert, per example.
+"""Fused kernels of L1 logistic regression on a local table: find, score, learn, insert.
 
-Equations (y in {0, 1}; s the score; g = (p - y) weight; per coordinate g_j = g x_j; McMahan et al., "Ad Click
-Prediction: a View from the Trenches", KDD 2013, Algorithm 1):
+Equations (y in {0, 1}; s the score; g = (p - y) weight; per coordinate g_j = g x_j; McMahan et al.,
+"Ad Click Prediction: a View from the Trenches", KDD 2013, Algorithm 1):
 
     FTRL      w = 0 if |z| <= l1 else -(z - sign(z) l1) / ((beta + sqrt(n)) / alpha + l2)
               z += g_j - (sqrt(n + g_j^2) - sqrt(n)) / alpha * w;   n += g_j^2
-    AdaGrad   n += g_j^2;  r = alpha / (beta + sqrt(n));  v = w - r (g_j + l2 w);  w = sign(v) max(0, |v| - r l1)
-    SGD       r = alpha;                                  v = w - r (g_j + l2 w);  w = sign(v) max(0, |v| - r l1)
+    AdaGrad   n += g_j^2;  r = alpha / (beta + sqrt(n))
+              v = w - r (g_j + l2 w);  w = sign(v) max(0, |v| - r l1)
+    SGD       as AdaGrad, with r = alpha
 
 The intercept is a coordinate like the others, but for l1 = l2 = 0.
 
-Memory: an example's rows are gathered into small buffers, computed in vector loops over them, and scattered back, while
-the rows of the examples ``AHEAD`` further on are prefetched. A key that stands twice in an example counts twice in the
-score, and its later occurrence's update wins.
+Memory: an example's rows are gathered into small buffers, computed in vector loops over them, and
+scattered back, while the rows of the examples ``AHEAD`` further on are prefetched. A key that
+stands twice in an example counts twice in the score, and its later occurrence's update wins.
 
-Numbers stay finite whatever comes. A coordinate's gradient is cut at 2**51: then n stops at 2**126, where float32 adds
-2**102 no more. Weights that are stored (AdaGrad, SGD) are cut at 2**60, scores at 3e38, and one that is not a number
-(infinities of both signs) is 0. Without values as large as 1e15 nothing of this happens.
+Numbers stay finite whatever comes. A coordinate's gradient is cut at 2**51: then n stops at 2**126,
+where float32 adds 2**102 no more. Weights that are stored (AdaGrad, SGD) are cut at 2**60, scores
+at 3e38, and one that is not a number (infinities of both signs) is 0. Without values as large as
+1e15 nothing of this happens.
 
-Lock-free lanes: rows are inserted by compare-and-swap and counted atomically, so several lanes may run these kernels on
-one table at once; updates of one row by two lanes at the same moment may then be lost (Hogwild), rows never are.
+Lock-free lanes: rows are inserted by compare-and-swap and counted atomically, so several lanes may
+run these kernels on one table at once; updates of one row by two lanes at the same moment may then
+be lost (Hogwild), rows never are.
 """
 
 from __future__ import annotations
@@ -37,30 +40,34 @@ from streamlearn.compute.kernels.table import (
     seek,
 )
 
-__all__ = ["AHEAD", "LANES", "learn_exact", "learn_hashed", "score_exact", "score_hashed", "weights_of"]
+__all__ = [
+    "AHEAD",
+    "LANES",
+    "learn_exact",
+    "learn_hashed",
+    "score_exact",
+    "score_hashed",
+    "weights_of",
+]
 
-# Reassociation lets LLVM vectorise the sums; NaN and infinity keep their meaning (no nnan, no ninf): the parsers refuse
-# both, and a score is clipped before it is used.
+# Reassociation lets LLVM vectorise the sums; NaN and infinity keep their meaning (no nnan, no
+# ninf): the parsers refuse both, and a score is clipped before it is used.
 FAST = {"nsz", "arcp", "contract", "afn", "reassoc"}
 
+# What no number exceeds, see above.
 GRADIENT_MAX = np.float32(2.0**51)
 WEIGHT_MAX = np.float32(2.0**60)
 SCORE_MAX = np.float32(3e38)
-# Examples ahead whose rows are prefetched: at about 300 ns an example, 6 are several memory latencies.
+# Examples ahead whose rows are prefetched: at about 300 ns an example, 6 are several memory
+# latencies.
 AHEAD = 6
 # Scratch buffers are padded to whole vectors of 16 floats.
 LANES = 16
 
 
-
-
-
-
-
-
 @njit(nogil=True, cache=True, inline="always", error_model="numpy")
 def _weigh(rule, zn, x, w, padded, inverse_alpha, base_rate, l1):
-    """Fill ``w[:padded]`` from the columns in ``zn`` and return the score. Padding is zero in ``zn``."""
+    """Fill ``w[:padded]`` from the columns in ``zn``, whose padding is 0; return the score."""
     score = float32(0)
     if rule == 0:
         for j in range(padded):
@@ -208,8 +215,8 @@ def learn_exact(
     fresh : uint8[rows]
         Written: how many weights left zero at this example (at most 255).
     saving, kept, side_lines, side_words, side_count
-        Copy-on-write of a snapshot's cut (``kernels.table.preserve``) while ``saving`` is not 0; the
-        side arrays have room for a line a feature.
+        Copy-on-write of a snapshot's cut (``kernels.table.preserve``) while ``saving`` is not 0;
+        the side arrays have room for a line a feature.
 
     Notes
     -----
@@ -236,7 +243,8 @@ def learn_exact(
         for j in range(m):
             key = keys[o + j]
             line = int64(places_of[o + j])
-            # both slots of the line at once: which of the two it is is a coin toss, a branch would miss
+            # both slots of the line at once: which of the two it is is a coin toss, a branch would
+            # miss
             second = int64(words[line * 8 + 4] == key)
             slot = line * 2 + second
             if second | int64(words[line * 8] == key) == 0:
@@ -286,7 +294,9 @@ def learn_exact(
         for j in range(m):
             at = slots[j] * 4
             words[at + 1] = zn64[j]
-            words[at + 2] = ((words[at + 2] + uint64(1)) & uint64(0xFFFFFFFF)) | (tick << uint64(32))
+            words[at + 2] = ((words[at + 2] + uint64(1)) & uint64(0xFFFFFFFF)) | (
+                tick << uint64(32)
+            )
         _restore_ones(values, m, padded, x)
         if grow >= 0:
             state[0] = r + 1
@@ -299,14 +309,15 @@ def learn_exact(
 
 @njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
 def learn_hashed(
-    keys, values, indptr, labels, weights, state, words, shift, intercept, shared, rule, rates, tick,
-    places_of, zn64, zn, x, w, slots, scores, fresh,
+    keys, values, indptr, labels, weights, state, words, shift, intercept, shared, rule, rates,
+    tick, places_of, zn64, zn, x, w, slots, scores, fresh,
     saving, kept, side_lines, side_words, side_count,
 ):  # fmt: skip
     """Score and learn examples ``state[0]:state[1]`` of a minibatch on the hashed table, in place.
 
-    ``words`` is uint64[2 ** bits], two float32 columns a row, no keys; a key's row is its top ``bits`` bits
-    (``key >> shift``). The rest is as for :func:`learn_exact`; ``shared``, ``tick`` and ``slots`` are not looked at.
+    ``words`` is uint64[2 ** bits], two float32 columns a row, no keys; a key's row is its top
+    ``bits`` bits (``key >> shift``). The rest is as for :func:`learn_exact`; ``shared``, ``tick``
+    and ``slots`` are not looked at.
     """
     alpha, beta, l1, l2, inverse_alpha = rates[0], rates[1], rates[2], rates[3], rates[4]
     base_rate = beta * inverse_alpha + l2
@@ -352,63 +363,69 @@ def learn_hashed(
 
 
 @njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
-def score_exact(keys, values, indptr, rows, words, places, intercept, rule, rates, scores):
+def score_exact(
+    keys, values, indptr, rows, words, places, intercept, rule, rates, places_of, zn64, zn, x, w,
+    scores,
+):  # fmt: skip
     """Score ``rows`` examples on the exact table without learning; unknown keys weigh 0.
 
     Parameters are those of :func:`learn_exact`; ``scores`` (float32[rows]) is written.
     """
-    alpha, beta, l1, l2, inverse_alpha = rates[0], rates[1], rates[2], rates[3], rates[4]
-    base_rate = beta * inverse_alpha + l2
+    beta, l1, inverse_alpha = rates[1], rates[2], rates[4]
+    base_rate = beta * inverse_alpha + rates[3]
     base = int64(words.ctypes.data)
-    zn = np.zeros(2, np.float32)
-    zn64 = zn.view(np.uint64)
-    one = np.ones(1, np.float32)
-    w = np.zeros(1, np.float32)
     hinted = int64(0)
     for r in range(rows):
         until = min(r + AHEAD, rows - 1)
         while hinted <= until:
             for j in range(indptr[hinted], indptr[hinted + 1]):
-                prefetch(base + (line_of(keys[j], places) << 6))
+                line = line_of(keys[j], places)
+                places_of[j] = uint32(line)
+                prefetch(base + (line << 6))
             hinted += 1
-        score = float32(0)
+        o = indptr[r]
+        m = indptr[r + 1] - o
+        for j in range(m):
+            slot = seek(words, keys[o + j], int64(places_of[o + j]))
+            zn64[j] = words[slot * 4 + 1] if slot >= 0 else uint64(0)
+        padded = (m + LANES - 1) & ~(LANES - 1)
+        _buffer_values(values, o, m, padded, zn64, x)
+        score = _weigh(rule, zn, x, w, padded, inverse_alpha, base_rate, l1)
         if rates[5] > float32(0):
-            score = _intercept_weight(rule, intercept, beta, inverse_alpha)
-        for j in range(indptr[r], indptr[r + 1]):
-            key = keys[j]
-            slot = seek(words, key, line_of(key, places))
-            if slot >= 0:
-                zn64[0] = words[slot * 4 + 1]
-                weight = _weigh(rule, zn, one, w, 1, inverse_alpha, base_rate, l1)
-                score += weight * values[j] if values.shape[0] > 0 else weight
+            score += _intercept_weight(rule, intercept, beta, inverse_alpha)
         scores[r] = _finite(score)
+        _restore_ones(values, m, padded, x)
 
 
 @njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
-def score_hashed(keys, values, indptr, rows, words, shift, intercept, rule, rates, scores):
+def score_hashed(
+    keys, values, indptr, rows, words, shift, intercept, rule, rates, places_of, zn64, zn, x, w,
+    scores,
+):  # fmt: skip
     """Score ``rows`` examples on the hashed table without learning (see :func:`learn_hashed`)."""
-    alpha, beta, l1, l2, inverse_alpha = rates[0], rates[1], rates[2], rates[3], rates[4]
-    base_rate = beta * inverse_alpha + l2
+    beta, l1, inverse_alpha = rates[1], rates[2], rates[4]
+    base_rate = beta * inverse_alpha + rates[3]
     base = int64(words.ctypes.data)
-    zn = np.zeros(2, np.float32)
-    zn64 = zn.view(np.uint64)
-    one = np.ones(1, np.float32)
-    w = np.zeros(1, np.float32)
     hinted = int64(0)
     for r in range(rows):
         until = min(r + AHEAD, rows - 1)
         while hinted <= until:
             for j in range(indptr[hinted], indptr[hinted + 1]):
-                prefetch(base + int64((keys[j] >> shift) << uint64(3)))
+                row = int64(keys[j] >> shift)
+                places_of[j] = uint32(row)
+                prefetch(base + (row << 3))
             hinted += 1
-        score = float32(0)
+        o = indptr[r]
+        m = indptr[r + 1] - o
+        for j in range(m):
+            zn64[j] = words[int64(places_of[o + j])]
+        padded = (m + LANES - 1) & ~(LANES - 1)
+        _buffer_values(values, o, m, padded, zn64, x)
+        score = _weigh(rule, zn, x, w, padded, inverse_alpha, base_rate, l1)
         if rates[5] > float32(0):
-            score = _intercept_weight(rule, intercept, beta, inverse_alpha)
-        for j in range(indptr[r], indptr[r + 1]):
-            zn64[0] = words[int64(keys[j] >> shift)]
-            weight = _weigh(rule, zn, one, w, 1, inverse_alpha, base_rate, l1)
-            score += weight * values[j] if values.shape[0] > 0 else weight
+            score += _intercept_weight(rule, intercept, beta, inverse_alpha)
         scores[r] = _finite(score)
+        _restore_ones(values, m, padded, x)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -426,11 +443,13 @@ def weights_of(columns, rule, rates, out):
     """
     inverse_alpha, l1 = rates[4], rates[2]
     base_rate = rates[1] * inverse_alpha + rates[3]
-    one = np.ones(1, np.float32)
-    w = np.zeros(1, np.float32)
-    pair = np.zeros(1, np.uint64)
-    zn = pair.view(np.float32)
-    for i in range(columns.shape[0]):
-        pair[0] = columns[i]
-        _weigh(rule, zn, one, w, 1, inverse_alpha, base_rate, l1)
-        out[i] = w[0]
+    zn = columns.view(np.float32)
+    if rule == 0:
+        for i in range(columns.shape[0]):
+            size = max(abs(zn[2 * i]) - l1, float32(0))
+            out[i] = -np.copysign(size, zn[2 * i]) / (
+                base_rate + np.sqrt(zn[2 * i + 1]) * inverse_alpha
+            )
+    else:
+        for i in range(columns.shape[0]):
+            out[i] = zn[2 * i]

@@ -234,6 +234,8 @@ def test_scratch_that_has_seen_values_does_not_remember_them() -> None:
         learning.learn(valued.batch())
         fresh.learn(valued.batch())
         fresh.scratch.x[:] = 1
+        np.testing.assert_array_equal(learning.score(plain.batch()), fresh.score(plain.batch()))
+        learning.score(valued.batch())
         np.testing.assert_array_equal(learning.learn(plain.batch()), fresh.learn(plain.batch()))
         np.testing.assert_array_equal(image(table), image(other))
 
