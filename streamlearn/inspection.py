@@ -131,7 +131,7 @@ def _write_parquet(
             hint="pip install 'streamlearn[arrow]'",
         ) from error
     table = pa.table({"key": keys, "weight": weights, "count": counts, "name": names})
-    table = table.replace_schema_metadata({"intercept": repr(intercept)})
+    table = table.replace_schema_metadata({"intercept": repr(float(intercept))})
     pq.write_table(table, target)
 
 
