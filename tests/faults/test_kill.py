@@ -85,7 +85,7 @@ def _killed_and_resumed(command: list[object], kills: int, seed: int) -> dict[st
             # Once as soon as it begins to learn, once while it starts, then anywhere.
             if number != 1:
                 running.wait_until_compiled()
-            time.sleep(moments.random() * 0.8 if number else 0)
+            time.sleep(moments.random() * 0.6 if number else 0)
             running.kill()
     ended = run(*command, *SLOW, "--json")
     assert ended.code == 0, ended.stderr
