@@ -39,11 +39,10 @@ _OF_TABLES: Final = ("index", "bits", "features_max", "when_full")
 SETTINGS: Final = (*_OF_MODEL, *_OF_TABLES, "names_max")
 
 
-class _Scores(Scratch):
-    """Room for scores alone: what scoring needs of a lane's buffers."""
-
-    def __init__(self, rows: int) -> None:
-        self.scores: F32 = np.empty(rows, np.float32)
+def _room(batch: Minibatch | Examples) -> Scratch:
+    """Return buffers to score a minibatch with; those of a lane that learns may be in use."""
+    lengths = np.diff(batch.indptr[: batch.rows + 1])
+    return Scratch(batch.rows, batch.nnz, int(lengths.max(initial=0)))
 
 
 class Learned:
@@ -118,9 +117,8 @@ class Learned:
     def score(self, matrix: Matrix, columns: Columns) -> F64:
         """Return the scores (logits) of a matrix, float64[n]."""
         out = np.empty(matrix.shape[0], np.float64)
-        room = _Scores(min(_ROWS_MAX, matrix.shape[0]))
         for first, batch in matrix.pieces(columns):
-            out[first : first + batch.rows] = self.model.solver.score(batch, room)
+            out[first : first + batch.rows] = self.model.solver.score(batch, _room(batch))
         return out
 
     def score_one(self, record: Mapping[Any, Any]) -> float:
@@ -128,7 +126,7 @@ class Learned:
         keys, values = (self.schema or self.asked).read(record)
         batch = Examples(1, len(keys))
         batch.put(keys, values)
-        return float(self.model.solver.score(batch, _Scores(1))[0])
+        return float(self.model.solver.score(batch, _room(batch))[0])
 
     def score_records(self, frame: Any) -> F64:
         """Return the scores of a frame's rows, read by the schema of the model's source.

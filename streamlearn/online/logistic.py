@@ -64,6 +64,8 @@ class Scratch:
     ----------
     rows_max, nnz_max : int
         Of the minibatches that it will see.
+    features_max : int
+        Of one example.
 
     Attributes
     ----------
@@ -73,8 +75,10 @@ class Scratch:
         How many weights left zero at each example.
     """
 
-    def __init__(self, rows_max: int, nnz_max: int) -> None:
-        width = FEATURES_PER_RECORD_MAX + kernels.LANES
+    def __init__(
+        self, rows_max: int, nnz_max: int, features_max: int = FEATURES_PER_RECORD_MAX
+    ) -> None:
+        width = features_max + kernels.LANES
         self.places = np.zeros(nnz_max, np.uint32)
         self.columns64 = np.zeros(width, np.uint64)
         self.columns: F32 = self.columns64.view(np.float32)
