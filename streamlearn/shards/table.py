@@ -32,13 +32,16 @@ SEGMENTS_MAX: Final = 256
 # quarter more at a time.
 LOAD_MAX: Final = 0.85
 GROWTH: Final = 1.46
+# Segments that do not split any more (from some 50 million features on) grow by less at a time: most
+# of the time that a growth of 10 MB takes is the system's, for pages that it has not given before.
+GROWTH_LARGE: Final = 1.2
 # What a full table forgets of a segment at least: less, and segments are laid out anew too often.
 EVICTED_SHARE: Final = 0.05
 # While a table is small (32 MB), its segments double: fewer moves where memory does not matter.
 SMALL_SLOTS: Final = 1 << 20
 INITIAL_SLOTS: Final = 8192
-# 16 MB: growing that much takes a few milliseconds, and eight huge pages waste little of it.
-SPLIT_SLOTS: Final = 1 << 19
+# 8 MB: growing that much takes a few milliseconds, and four huge pages waste little of it.
+SPLIT_SLOTS: Final = 1 << 18
 # Slots behind a segment's capacity for probes that run over; a run of that length does not happen
 # with mixed keys, and if it does the segment grows.
 SLACK_SLOTS: Final = 1024
@@ -306,6 +309,8 @@ class ExactTable:
         rows = self._take(segment)
         bits, low, before = self._bits[segment], self._lows[segment], self._capacities[segment]
         factor = GROWTH if self.capacity > SMALL_SLOTS // 2 else 2.0
+        if self._bits[segment] == 8 and self._capacities[segment] > SPLIT_SLOTS // 2:
+            factor = GROWTH_LARGE
         capacity = int(before * factor) + 1
         while True:
             halves = 2 if capacity > SPLIT_SLOTS and bits < 8 else 1
