@@ -16,19 +16,16 @@ import threading
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, nullcontext
-from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Final, Protocol
 
 import numpy as np
 
-from streamlearn.compute.kernels.records import find_newline, last_newline, subsample_negatives
 from streamlearn.compute.pool import Lane
 from streamlearn.errors import DataError, SourceError, StreamlearnError, TableFullError
 from streamlearn.gate import Gate
 from streamlearn.messages import (
     F32,
-    RECORD_BYTES_MAX,
     U64,
     BadRecord,
     Block,
@@ -36,19 +33,14 @@ from streamlearn.messages import (
     Position,
 )
 from streamlearn.model import Model, ModelCut, Progressed
-from streamlearn.online.formats import Format, Parser
+from streamlearn.online.formats import Format
 from streamlearn.online.logistic import Scratch
-from streamlearn.online.minibatch import (
-    FEATURES_PER_RECORD_MAX,
-    REASONS,
-    S_BAD,
-    S_RECORDS,
-    Minibatch,
-)
+from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
 from streamlearn.online.names import Sampler
 from streamlearn.online.validation import BinaryValidation
 from streamlearn.quarantine import Quarantine
 from streamlearn.shards.cut import Nothing
+from streamlearn.stream import Stream, Work
 
 __all__ = ["Learner", "Reading", "SnapshotDone"]
 
@@ -63,9 +55,6 @@ _BLOCKS_HELD_MAX: Final = 2
 _RECORDS_BEFORE_STOP: Final = 1000
 # Parts of a table waiting to be written while a snapshot is made: 16 MB each.
 _PARTS_WAITING_MAX: Final = 2
-# What is kept of a record that is longer than the limit.
-_TOO_LONG_KEPT: Final = 4096
-_TOO_LONG: Final = REASONS.index("too_long")
 
 SnapshotDone = Callable[[dict[str, object]], None]
 
@@ -82,36 +71,6 @@ class Reading(Protocol):
     async def header(self, partition: Partition) -> bytes:
         """Return the first line of the partition's object."""
         ...
-
-
-@dataclass(slots=True)
-class _Stream:
-    """A partition as its records are parsed."""
-
-    partition: Partition
-    parser: Parser
-    header_due: bool
-    records: int
-    counted: int  # plain offset up to which bytes are counted
-    carry: bytes = b""
-    too_long_at: int = (
-        -1
-    )  # plain offset of a record that is longer than the limit, while it goes on
-    too_long_head: bytes = b""
-
-
-@dataclass(slots=True)
-class _Work:
-    """A minibatch on its way from parsing to learning."""
-
-    batch: Minibatch
-    stream: _Stream
-    block: Block
-    base: int  # plain offset in the object of index 0 of the block's buffer
-    end: int  # index in the buffer after the last record parsed
-    too_long: bytes | None = (
-        None  # beginning of the one record, where that was longer than the limit
-    )
 
 
 class _Worker:
@@ -244,7 +203,7 @@ class Learner:
     async def _run_one(self, todo: AsyncIterator[tuple[Partition, Position]], number: int) -> None:
         first_lane = self.parse_lane or self.learn_lanes[number]
         held = asyncio.Semaphore(_BLOCKS_HELD_MAX)
-        stream: _Stream | None = None
+        stream: Stream | None = None
         begun: dict[str, Position] = {}  # of partitions that are read ahead
 
         async def noted() -> AsyncIterator[tuple[Partition, Position]]:
@@ -277,7 +236,7 @@ class Learner:
         if self._failure is not None:
             raise self._failure
 
-    async def _open(self, partition: Partition, position: Position, block: Block) -> _Stream | None:
+    async def _open(self, partition: Partition, position: Position, block: Block) -> Stream | None:
         """Make the parser of a partition; None where a bad header (in ``failed``) forbids it."""
         if partition.name in self.failed:
             return None
@@ -291,7 +250,7 @@ class Learner:
             self.failed[partition.name] = error
             return None
         self.model.names.use_fields(self._format.fields)
-        return _Stream(
+        return Stream(
             partition,
             parser,
             header_due=self._format.has_header and position.offset == 0,
@@ -352,7 +311,7 @@ class Learner:
     # ---------------------------------------------------------------- in the first lane
 
     def _parse_task(
-        self, stream: _Stream, block: Block, number: int, held: asyncio.Semaphore
+        self, stream: Stream, block: Block, number: int, held: asyncio.Semaphore
     ) -> Callable[[], None]:
         def finished() -> None:
             block.release()
@@ -385,75 +344,20 @@ class Learner:
             self._failure = error
         self._loop.call_soon_threadsafe(self.stopped.set)
 
-    def _parse(self, stream: _Stream, block: Block, number: int) -> None:
+    def _parse(self, stream: Stream, block: Block, number: int) -> None:
         """Parse a block's whole records into minibatches and hand them on, in order."""
-        buffer, start = block.buffer, block.start
-        if stream.header_due and start < block.end:
-            newline = find_newline(buffer, start, block.end)
-            stream.header_due = newline >= block.end
-            start = min(newline + 1, block.end)
-        if stream.too_long_at >= 0:
-            start = self._skip_too_long(stream, block, start, number)
-        carry = stream.carry
-        if carry:
-            start -= len(carry)
-            buffer[start : start + len(carry)] = np.frombuffer(carry, np.uint8)
-            stream.carry = b""
-        base = block.offset - block.start
-        end = last_newline(buffer, start, block.end) + 1
-        if end <= 0:
-            end = start
-        at = start
-        stock = self._stocks[number]
-        while at < end and self._failure is None:
-            batch = stock.get()
-            batch.clear()
-            at = stream.parser.parse(buffer, at, end, batch)
-            if self._rate < 1.0:
-                subsample_negatives(
-                    batch.keys, batch.values, batch.indptr, batch.labels, batch.weights,
-                    batch.lines, batch.state, base, self._rate,
-                )  # fmt: skip
-            self._hand_on(_Work(batch, stream, block, base, at), number)
-        left = block.end - end
-        if left > RECORD_BYTES_MAX:
-            stream.too_long_at = base + end
-            stream.too_long_head = buffer[end : end + _TOO_LONG_KEPT].tobytes()
-        elif left > 0:
-            stream.carry = buffer[end : block.end].tobytes()
-
-    def _hand_on(self, work: _Work, number: int) -> None:
-        """Learn a minibatch, in the lane that does."""
-        if self.parse_lane is None:
-            self._learn_or_fail(work, number)
-        else:
-            self.learn_lanes[number].post(lambda: self._learn_or_fail(work, number))
-
-    def _skip_too_long(self, stream: _Stream, block: Block, start: int, number: int) -> int:
-        """Pass over the rest of a record that is too long; return where the next one begins.
-
-        The record goes to the learn lane as a minibatch of nothing else, to be noted where
-        positions are.
-        """
-        newline = find_newline(block.buffer, start, block.end)
-        if newline >= block.end:
-            return block.end
-        base = block.offset - block.start
-        batch = self._stocks[number].get()
-        batch.clear()
-        batch.bad_start[0] = stream.too_long_at - base
-        batch.bad_reason[0] = _TOO_LONG
-        batch.bad_field[0] = -1
-        batch.bad_arg[0] = base + newline - stream.too_long_at
-        batch.state[S_BAD] = batch.state[S_RECORDS] = 1
-        stream.too_long_at = -1
-        after = int(newline) + 1
-        self._hand_on(_Work(batch, stream, block, base, after, stream.too_long_head), number)
-        return after
+        lane = self.learn_lanes[number] if self.parse_lane is not None else None
+        for work in stream.minibatches(block, self._stocks[number].get, self._rate):
+            if lane is None:
+                self._learn_or_fail(work, number)
+            else:
+                lane.post(lambda work=work: self._learn_or_fail(work, number))  # type: ignore[misc]
+            if self._failure is not None:
+                return
 
     # ---------------------------------------------------------------- in a learn lane
 
-    def _learn_or_fail(self, work: _Work, number: int) -> None:
+    def _learn_or_fail(self, work: Work, number: int) -> None:
         try:
             if self._failure is None:
                 with self._boundary.shared() if self._boundary else nullcontext():
@@ -463,7 +367,7 @@ class Learner:
         finally:
             self._stocks[number].put(work.batch)
 
-    def _learn(self, work: _Work, number: int) -> None:
+    def _learn(self, work: Work, number: int) -> None:
         batch, worker = work.batch, self._workers[number]
         rows = batch.rows
         try:
@@ -485,7 +389,8 @@ class Learner:
             features = int(batch.indptr[rows] - batch.indptr[rows - 1])
             self.last = (float(batch.labels[rows - 1]), float(scores[rows - 1]), features)
         if batch.bad:
-            self._note_bad_of(work)
+            for bad in work.bad_records(self._format):
+                self._note_bad(bad)
         self._note(work, batch.records, rows, int(batch.state[4]))
         self._check_bad_share()
 
@@ -516,7 +421,7 @@ class Learner:
                 full = solver.learn_until_full(batch, scratch, keeper, tick, int(scratch.state[0]))
         return scratch.scores[: batch.rows]
 
-    def _note(self, work: _Work, records: int, examples: int, subsampled: int) -> None:
+    def _note(self, work: Work, records: int, examples: int, subsampled: int) -> None:
         with self._noting:
             stream, counts = work.stream, self.model.counts
             stream.records += records
@@ -530,12 +435,12 @@ class Learner:
             counts.subsampled += subsampled
             self.records += records
 
-    def _count_bytes(self, stream: _Stream, offset: int) -> None:
+    def _count_bytes(self, stream: Stream, offset: int) -> None:
         if self._counts_bytes:
             self.model.counts.bytes += offset - stream.counted
             stream.counted = offset
 
-    def _note_partial(self, work: _Work, worker: _Worker, learned: int) -> None:
+    def _note_partial(self, work: Work, worker: _Worker, learned: int) -> None:
         """Note the examples of a minibatch that were learned before the table was full."""
         batch = work.batch
         worker.validation.update(
@@ -543,30 +448,11 @@ class Learner:
         )
         if learned < batch.rows:
             work.end = int(batch.lines[learned])
-        bad = int(np.count_nonzero(batch.bad_start[: batch.bad] < work.end))
-        batch.state[2] = bad
-        self._note_bad_of(work)
-        self._note(work, learned + bad, learned, 0)
-
-    def _note_bad_of(self, work: _Work) -> None:
-        batch, buffer = work.batch, work.block.buffer
-        for i in range(batch.bad):
-            start = int(batch.bad_start[i])
-            reason = int(batch.bad_reason[i])
-            record = work.too_long
-            if record is None:
-                end = find_newline(buffer, start, work.block.end)
-                record = buffer[start:end].tobytes()
-            detail = self._format.complaint(
-                reason, int(batch.bad_field[i]), int(batch.bad_arg[i]), record
-            )
-            if reason == _TOO_LONG:
-                record = record[:_TOO_LONG_KEPT]
-            self._note_bad(
-                BadRecord(
-                    work.stream.partition.uri, work.base + start, REASONS[reason], detail, record
-                )
-            )
+        before = int(np.count_nonzero(batch.bad_start[: batch.bad] < work.end))
+        batch.state[2] = before
+        for bad in work.bad_records(self._format):
+            self._note_bad(bad)
+        self._note(work, learned + before, learned, 0)
 
     def _note_bad(self, bad: BadRecord) -> None:
         with self._noting:
@@ -590,7 +476,7 @@ class Learner:
                 hint="see bad_records.jsonl; mend the schema and run `streamlearn replay`",
             )
 
-    def _block_done(self, stream: _Stream, block: Block) -> None:
+    def _block_done(self, stream: Stream, block: Block) -> None:
         with self._noting:
             self.model.counts.stored_bytes += block.stored_bytes
             self.stored_bytes += block.stored_bytes

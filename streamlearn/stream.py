@@ -1,0 +1,149 @@
+"""A partition's records, cut from its blocks into minibatches.
+
+A record that runs over the end of a block is carried into the headroom of the next one; a header is
+passed over, and so is a record that is longer than the limit, which becomes a minibatch of nothing
+but that one bad record: it is then noted together with its position, as all others are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from streamlearn.compute.kernels.records import find_newline, last_newline, subsample_negatives
+from streamlearn.messages import RECORD_BYTES_MAX, BadRecord, Block, Partition
+from streamlearn.online.formats import Format, Parser
+from streamlearn.online.minibatch import REASONS, S_BAD, S_RECORDS, Minibatch
+
+__all__ = ["Stream", "Work"]
+
+# What is kept of a record that is longer than the limit.
+_TOO_LONG_KEPT: Final = 4096
+_TOO_LONG: Final = REASONS.index("too_long")
+
+
+@dataclass(slots=True)
+class Work:
+    """A minibatch on its way from parsing to learning.
+
+    Attributes
+    ----------
+    base : int
+        Plain offset in the object of index 0 of the block's buffer.
+    end : int
+        Index in the buffer after the last record parsed.
+    too_long : bytes or None
+        Beginning of the one record, where that was longer than the limit.
+    """
+
+    batch: Minibatch
+    stream: Stream
+    block: Block
+    base: int
+    end: int
+    too_long: bytes | None = None
+
+    def bad_records(self, format: Format) -> Iterator[BadRecord]:
+        """Yield the minibatch's bad records, with where they stand and why."""
+        batch, buffer = self.batch, self.block.buffer
+        for i in range(batch.bad):
+            start = int(batch.bad_start[i])
+            reason = int(batch.bad_reason[i])
+            record = self.too_long
+            if record is None:
+                end = find_newline(buffer, start, self.block.end)
+                record = buffer[start:end].tobytes()
+            detail = format.complaint(
+                reason, int(batch.bad_field[i]), int(batch.bad_arg[i]), record
+            )
+            if reason == _TOO_LONG:
+                record = record[:_TOO_LONG_KEPT]
+            uri = self.stream.partition.uri
+            yield BadRecord(uri, self.base + start, REASONS[reason], detail, record)
+
+
+@dataclass(slots=True)
+class Stream:
+    """A partition as its records are parsed.
+
+    Attributes
+    ----------
+    header_due : bool
+        Whether a header comes first.
+    records : int
+        Records of the partition before what is learned next.
+    counted : int
+        Plain offset up to which bytes are counted.
+    """
+
+    partition: Partition
+    parser: Parser
+    header_due: bool
+    records: int
+    counted: int
+    _carry: bytes = b""
+    _too_long_at: int = -1  # plain offset of a record over the limit, while it goes on
+    _too_long_head: bytes = b""
+
+    def minibatches(
+        self, block: Block, stock: Callable[[], Minibatch], rate: float
+    ) -> Iterator[Work]:
+        """Parse a block's whole records, in order.
+
+        Parameters
+        ----------
+        stock : callable
+            Gives a minibatch to fill; waits for one.
+        rate : float
+            Share of negatives kept.
+        """
+        buffer, start = block.buffer, block.start
+        base = block.offset - block.start
+        if self.header_due and start < block.end:
+            newline = find_newline(buffer, start, block.end)
+            self.header_due = newline >= block.end
+            start = min(newline + 1, block.end)
+        if self._too_long_at >= 0:
+            newline = find_newline(buffer, start, block.end)
+            start = min(newline + 1, block.end)
+            if newline < block.end:
+                yield self._too_long(block, stock(), newline)
+        if self._carry:
+            start -= len(self._carry)
+            buffer[start : start + len(self._carry)] = np.frombuffer(self._carry, np.uint8)
+            self._carry = b""
+        end = last_newline(buffer, start, block.end) + 1
+        if end <= 0:
+            end = start
+        at = start
+        while at < end:
+            batch = stock()
+            batch.clear()
+            at = self.parser.parse(buffer, at, end, batch)
+            if rate < 1.0:
+                subsample_negatives(
+                    batch.keys, batch.values, batch.indptr, batch.labels, batch.weights,
+                    batch.lines, batch.state, base, rate,
+                )  # fmt: skip
+            yield Work(batch, self, block, base, at)
+        left = block.end - end
+        if left > RECORD_BYTES_MAX:
+            self._too_long_at = base + end
+            self._too_long_head = buffer[end : end + _TOO_LONG_KEPT].tobytes()
+        elif left > 0:
+            self._carry = buffer[end : block.end].tobytes()
+
+    def _too_long(self, block: Block, batch: Minibatch, newline: int) -> Work:
+        """Make a minibatch of the record that is over the limit and ends at ``newline``."""
+        base = block.offset - block.start
+        batch.clear()
+        batch.bad_start[0] = self._too_long_at - base
+        batch.bad_reason[0] = _TOO_LONG
+        batch.bad_field[0] = -1
+        batch.bad_arg[0] = base + newline - self._too_long_at
+        batch.state[S_BAD] = batch.state[S_RECORDS] = 1
+        self._too_long_at = -1
+        return Work(batch, self, block, base, newline + 1, self._too_long_head)
