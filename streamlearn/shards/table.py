@@ -455,6 +455,8 @@ class HashedTable:
         self.shift = np.uint64(64 - bits)
         self._memory = Reservation(8 << bits)
         self._memory.advise_huge(0, 8 << bits)
+        # Learning would touch nearly every page within seconds, and wait for each.
+        self._memory.populate(0, 8 << bits)
         self.words: U64 = self._memory.words[: 1 << bits]
         self.intercept = np.zeros(2, np.float32)
 
