@@ -158,8 +158,14 @@ class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         int, about("Bound on the memory of blocks read ahead.", ge=1 << 20)
     ] = 256 << 20
     block_bytes: Annotated[
-        int, about("Plain bytes handed to the parser at once.", ge=1 << 16, le=1 << 30)
-    ] = 4 << 20
+        int,
+        about(
+            "Plain bytes handed to the parser at once, and fetched by one GET; at least 64 KiB; "
+            "0: 8 MiB where the source is on a network, else 2 MiB.",
+            ge=0,
+            le=1 << 30,
+        ),
+    ] = 0
     range_bytes: Annotated[
         int,
         about("Plain objects larger than this are split into ranges read apart.", ge=1 << 16),

@@ -6,8 +6,6 @@ Drain: stop reading -> learn what is in flight -> last snapshot -> report -> HTT
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import gc
 import logging
 import os
 import resource
@@ -21,6 +19,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
+from streamlearn.compute.leftovers import few_arenas, give_back
 from streamlearn.config import JobConfig, start_seconds
 from streamlearn.errors import DataError, RunError, StreamlearnError
 from streamlearn.inspection import sizes
@@ -86,6 +85,7 @@ class TrainingRun:
             What made it fail; a snapshot and ``report.json`` are left all the same, where there was
             a model.
         """
+        few_arenas()
         source = open_source(self.job.source)
         server: HttpServer | None = None
         lock = DirectoryLock(self.directory)
@@ -447,10 +447,7 @@ async def compile_kernels(
 
             if records:
                 await asyncio.to_thread(warm_up, job, format_, header, records, told)
-    # What compiling leaves behind is a fifth of a small process: give it back.
-    gc.collect()
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
+    give_back()
     telemetry.compile_seconds = time.monotonic() - started
 
 
