@@ -267,7 +267,7 @@ class ComputeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             le=256,
         ),
     ] = 1
-    minibatch: Annotated[int, about("Examples parsed at once.", ge=1, le=1 << 20)] = 1024
+    minibatch: Annotated[int, about("Examples parsed at once.", ge=1, le=1 << 20)] = 4096
 
 
 class OutputConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -61,8 +61,8 @@ SCORE_MAX = np.float32(3e38)
 # Examples ahead whose rows are prefetched: at about 300 ns an example, 6 are several memory
 # latencies.
 AHEAD = 6
-# Scratch buffers are padded to whole vectors of 16 floats.
-LANES = 16
+# Scratch buffers are padded to whole vectors of 8 floats.
+LANES = 8
 
 
 @njit(nogil=True, cache=True, inline="always", error_model="numpy")
@@ -207,7 +207,7 @@ def learn_exact(
     places_of : uint32[nnz]
         Scratch: the line (hashed: the row) of each key, computed when it is prefetched.
     zn64, zn : uint64[m], float32[2 * m]
-        Scratch, two views of the same memory; m at least the longest example padded to 16.
+        Scratch, two views of the same memory; m at least the longest example padded to 8.
     x, w, slots : float32[m], float32[m], int64[m]
         Scratch; ``x`` is all ones where there are no values.
     scores : float32[rows]
