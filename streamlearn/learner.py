@@ -15,7 +15,7 @@ import asyncio
 import threading
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing, nullcontext
+from contextlib import aclosing, nullcontext, suppress
 from queue import SimpleQueue
 from typing import Final, Protocol
 
@@ -26,6 +26,7 @@ from streamlearn.errors import DataError, SourceError, StreamlearnError, TableFu
 from streamlearn.gate import Gate
 from streamlearn.messages import (
     F32,
+    U32,
     U64,
     BadRecord,
     Block,
@@ -40,7 +41,10 @@ from streamlearn.online.names import Sampler
 from streamlearn.online.validation import BinaryValidation
 from streamlearn.quarantine import Quarantine
 from streamlearn.shards.cut import Nothing
+from streamlearn.shards.resolver import Resolver
+from streamlearn.shards.table import ExactTable
 from streamlearn.stream import Stream, Work
+from streamlearn.todo import SharedTodo, until
 
 __all__ = ["Learner", "Reading", "SnapshotDone"]
 
@@ -173,6 +177,13 @@ class Learner:
             for _ in range(_MINIBATCHES if two else 1):
                 stock.put(Minibatch(rows, nnz, has_values=format.has_values))
             self._stocks.append(stock)
+        # Which rows a table forgets depends on what has been learned when it does: then nothing is
+        # found ahead.
+        table = model.table
+        self._resolver: Resolver | None = None
+        if two and teach and isinstance(table, ExactTable) and table.when_full == "error":
+            self._resolver = Resolver(table, self._make_room)
+        self._slots: dict[int, U32] = {}
 
     @property
     def lanes(self) -> list[Lane]:
@@ -195,7 +206,7 @@ class Learner:
         if len(self._workers) == 1:
             await self._run_one(todo, 0)
             return
-        shared = _Shared(todo)
+        shared = SharedTodo(todo)
         async with asyncio.TaskGroup() as group:
             for number in range(len(self._workers)):
                 group.create_task(self._run_one(shared.each(), number), name=f"learn-{number}")
@@ -212,7 +223,7 @@ class Learner:
                 yield partition, position
 
         async with aclosing(self._source.read_many(noted())) as blocks:
-            async for partition, item in _until(blocks, self.stopped):
+            async for partition, item in until(blocks, self.stopped):
                 if isinstance(item, StreamlearnError):
                     self.failed[partition.name] = item
                     begun.pop(partition.name, None)
@@ -351,9 +362,40 @@ class Learner:
             if lane is None:
                 self._learn_or_fail(work, number)
             else:
+                self._resolve(work)
                 lane.post(lambda work=work: self._learn_or_fail(work, number))  # type: ignore[misc]
             if self._failure is not None:
                 return
+
+    def _resolve(self, work: Work) -> None:
+        """Find the rows of a minibatch for the lane that will learn it."""
+        if self._resolver is not None:
+            batch = work.batch
+            slots = self._slots.get(id(batch))
+            if slots is None:
+                slots = self._slots[id(batch)] = np.zeros(len(batch.keys), np.uint32)
+            if self._resolver.resolve(batch.keys, batch.nnz, slots):
+                work.slots = slots
+
+    def _make_room(self, segment: int) -> bool:
+        """Have the learn lane make room, once it has learned what was found so far."""
+        done = threading.Event()
+        made = False
+
+        def work() -> None:
+            nonlocal made
+            try:
+                with suppress(TableFullError):
+                    self.model.table.make_room(segment)
+                    made = True
+            except BaseException as error:  # noqa: BLE001 - raised by run()
+                self._fail(error)
+            finally:
+                done.set()
+
+        self.learn_lanes[0].post(work)
+        done.wait()
+        return made
 
     # ---------------------------------------------------------------- in a learn lane
 
@@ -371,7 +413,7 @@ class Learner:
         batch, worker = work.batch, self._workers[number]
         rows = batch.rows
         try:
-            scores = self._step(batch, worker)
+            scores = self._step(work, worker)
         except TableFullError:
             learned = int(worker.scratch.state[0])
             self._note_partial(work, worker, learned)
@@ -394,13 +436,15 @@ class Learner:
         self._note(work, batch.records, rows, int(batch.state[4]))
         self._check_bad_share()
 
-    def _step(self, batch: Minibatch, worker: _Worker) -> F32:
-        solver, scratch = self.model.solver, worker.scratch
+    def _step(self, work: Work, worker: _Worker) -> F32:
+        batch, solver, scratch = work.batch, self.model.solver, worker.scratch
         if not self._teach:
             return solver.score(batch, scratch)
         tick = self._tick()
         if self._table is None:
             keeper = self._cut.cut if self._cut is not None else self._nothing
+            if work.slots is not None:
+                return solver.learn_resolved(batch, work.slots, scratch, keeper, tick)
             return solver.learn(batch, scratch, keeper, tick)
         return self._step_shared(batch, worker, self._table, tick)
 
@@ -554,47 +598,3 @@ class Learner:
                 self._cut_waiting.release()
 
         return task
-
-
-class _Shared:
-    """One iterator of partitions for several readers."""
-
-    def __init__(self, todo: AsyncIterator[tuple[Partition, Position]]) -> None:
-        self._todo = todo
-        self._lock = asyncio.Lock()
-
-    async def each(self) -> AsyncIterator[tuple[Partition, Position]]:
-        while True:
-            async with self._lock:
-                try:
-                    entry = await anext(self._todo)
-                except StopAsyncIteration:
-                    return
-            yield entry
-
-
-async def _until(
-    blocks: AsyncIterator[tuple[Partition, Block | StreamlearnError]], stopped: asyncio.Event
-) -> AsyncIterator[tuple[Partition, Block | StreamlearnError]]:
-    """Yield until the event is set; a wait that it interrupts is cancelled."""
-    stop = asyncio.ensure_future(stopped.wait())
-    try:
-        while not stop.done():
-            step = asyncio.ensure_future(anext(blocks))
-            await asyncio.wait({step, stop}, return_when=asyncio.FIRST_COMPLETED)
-            if not step.done():
-                step.cancel()
-                await asyncio.wait({step})
-                if step.cancelled() or step.exception() is not None:
-                    return
-                _, item = step.result()
-                if isinstance(item, Block):
-                    item.release()
-                return
-            try:
-                entry = step.result()
-            except StopAsyncIteration:
-                return
-            yield entry
-    finally:
-        stop.cancel()

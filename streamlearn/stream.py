@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from streamlearn.compute.kernels.records import find_newline, last_newline, subsample_negatives
-from streamlearn.messages import RECORD_BYTES_MAX, BadRecord, Block, Partition
+from streamlearn.messages import RECORD_BYTES_MAX, U32, BadRecord, Block, Partition
 from streamlearn.online.formats import Format, Parser
 from streamlearn.online.minibatch import REASONS, S_BAD, S_RECORDS, Minibatch
 
@@ -37,6 +37,8 @@ class Work:
         Index in the buffer after the last record parsed.
     too_long : bytes or None
         Beginning of the one record, where that was longer than the limit.
+    slots : uint32[nnz] or None
+        Rows of the keys in the table, where they were found ahead.
     """
 
     batch: Minibatch
@@ -45,6 +47,7 @@ class Work:
     base: int
     end: int
     too_long: bytes | None = None
+    slots: U32 | None = None
 
     def bad_records(self, format: Format) -> Iterator[BadRecord]:
         """Yield the minibatch's bad records, with where they stand and why."""

@@ -21,6 +21,7 @@ from streamlearn.online.formats import Format
 from streamlearn.online.logistic import Scratch
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
 from streamlearn.shards.cut import Cut, Nothing
+from streamlearn.shards.resolver import Resolver
 from streamlearn.shards.table import ExactTable
 
 __all__ = ["warm_up", "whole_records"]
@@ -68,6 +69,11 @@ def warm_up(
         )  # fmt: skip
 
     def learn() -> None:
+        table = model.table
+        if job.compute.lanes != 1 and isinstance(table, ExactTable):
+            slots = np.zeros(batch.nnz_max, np.uint32)
+            if Resolver(table, lambda _: False).resolve(batch.keys, batch.nnz, slots):
+                model.solver.learn_resolved(batch, slots, scratch, Nothing(), 0)
         model.solver.learn(batch, scratch, Nothing(), 0)
 
     def keep() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from streamlearn.compute.kernels import logistic as kernels
 from streamlearn.config import ModelConfig
-from streamlearn.messages import F32, I64, U8, U64
+from streamlearn.messages import F32, I64, U8, U32, U64
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
 
 __all__ = ["RULES", "LogisticSolver", "Scratch"]
@@ -164,6 +164,27 @@ class LogisticSolver:
             *keeper.arguments(2 * batch.nnz),
         )  # fmt: skip
         return int(state[3]) if state[2] else -1
+
+    def learn_resolved(
+        self, batch: Minibatch, slots: U32, scratch: Scratch, keeper: Keeper, tick: int
+    ) -> F32:
+        """Score and learn a minibatch whose rows are known; return the scores, as :meth:`learn`.
+
+        Parameters
+        ----------
+        slots : uint32[nnz]
+            Of the minibatch's keys in the (exact) table.
+        """
+        state = scratch.state
+        state[0], state[1], state[2] = 0, batch.rows, 0
+        scratch.expect(values=batch.has_values)
+        kernels.learn_resolved(
+            slots, batch.values, batch.indptr, batch.labels, batch.weights, state,
+            self.table.arguments()[0], self.table.intercept, self._rule, self._rates,
+            np.uint64(tick), scratch.columns64, scratch.columns, scratch.x, scratch.w,
+            scratch.scores, scratch.fresh, *keeper.arguments(2 * batch.nnz),
+        )  # fmt: skip
+        return scratch.scores[: batch.rows]
 
     def score(self, batch: Minibatch, scratch: Scratch) -> F32:
         """Score each example without learning; return the scores (a view of ``scratch.scores``)."""

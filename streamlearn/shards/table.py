@@ -32,8 +32,8 @@ SEGMENTS_MAX: Final = 256
 # quarter more at a time.
 LOAD_MAX: Final = 0.85
 GROWTH: Final = 1.46
-# Segments that do not split any more (from some 50 million features on) grow by less at a time: most
-# of a growth's time is the system's, for pages that it has not given before.
+# Segments that do not split any more (from some 50 million features on) grow by less at a time:
+# most of a growth is the time of the system, for pages that it has not given before.
 GROWTH_LARGE: Final = 1.2
 # What a full table forgets of a segment at least: less, and segments are laid out anew too often.
 EVICTED_SHARE: Final = 0.05

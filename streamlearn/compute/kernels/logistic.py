@@ -45,6 +45,7 @@ __all__ = [
     "LANES",
     "learn_exact",
     "learn_hashed",
+    "learn_resolved",
     "score_exact",
     "score_hashed",
     "weights_of",
@@ -303,6 +304,63 @@ def learn_exact(
             state[2] = 1
             state[3] = grow
             return
+    state[0] = end
+    state[2] = 0
+
+
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+def learn_resolved(
+    slots, values, indptr, labels, weights, state, words, intercept, rule, rates, tick, zn64, zn,
+    x, w, scores, fresh, saving, kept, side_lines, side_words, side_count,
+):  # fmt: skip
+    """Score and learn examples ``state[0]:state[1]`` whose rows are known, in place.
+
+    ``slots`` is uint32[nnz], as ``kernels.resolve.resolve`` found them. The rest is as for
+    :func:`learn_exact`, which this equals bit for bit.
+    """
+    alpha, beta, l1, l2, inverse_alpha = rates[0], rates[1], rates[2], rates[3], rates[4]
+    base_rate = beta * inverse_alpha + l2
+    base = int64(words.ctypes.data)
+    first, end = state[0], state[1]
+    hinted = first
+    for r in range(first, end):
+        until = min(r + AHEAD, end - 1)
+        while hinted <= until:
+            for j in range(indptr[hinted], indptr[hinted + 1]):
+                prefetch(base + (int64(slots[j]) << 5))
+            hinted += 1
+        o = indptr[r]
+        m = indptr[r + 1] - o
+        for j in range(m):
+            zn64[j] = words[int64(slots[o + j]) * 4 + 1]
+        padded = (m + LANES - 1) & ~(LANES - 1)
+        _buffer_values(values, o, m, padded, zn64, x)
+        score = _weigh(rule, zn, x, w, padded, inverse_alpha, base_rate, l1)
+        bias = float32(0)
+        if rates[5] > float32(0):
+            bias = _intercept_weight(rule, intercept, beta, inverse_alpha)
+            score += bias
+        score = _finite(score)
+        score = _finite(score)
+        scores[r] = score
+        gradient = (_clipped_sigmoid(score) - labels[r]) * weights[r]
+        gradient = max(min(gradient, GRADIENT_MAX), -GRADIENT_MAX)
+        gradient = max(min(gradient, GRADIENT_MAX), -GRADIENT_MAX)
+        left_zero = _teach(rule, zn, x, w, padded, gradient, alpha, inverse_alpha, beta, l1, l2)
+        fresh[r] = uint8(min(left_zero, 255))
+        if rates[5] > float32(0):
+            _teach_intercept(rule, intercept, bias, gradient, alpha, inverse_alpha, beta)
+        if saving != 0:
+            for j in range(m):
+                line = int64(slots[o + j]) >> 1
+                preserve(words, line, kept, side_lines, side_words, side_count)
+        for j in range(m):
+            at = int64(slots[o + j]) * 4
+            words[at + 1] = zn64[j]
+            words[at + 2] = ((words[at + 2] + uint64(1)) & uint64(0xFFFFFFFF)) | (
+                tick << uint64(32)
+            )
+        _restore_ones(values, m, padded, x)
     state[0] = end
     state[2] = 0
 
