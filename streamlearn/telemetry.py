@@ -22,6 +22,11 @@ __all__ = ["Telemetry"]
 # Progress shows rates over about this long.
 _RATE_SECONDS: Final = 5.0
 
+# Before the first figures are known.
+_UNKNOWN: Final = {
+    name + span: math.nan for name in ("auc", "auc_error") for span in ("", "_window")
+}
+
 
 class Telemetry:
     """State, progress and metrics of one run.
@@ -170,8 +175,7 @@ class Telemetry:
         if learner is None:
             return
         model = learner.model
-        if self.summary:
-            m.set_validation(model.validation.totals(), self.summary)
+        m.set_validation(model.validation.totals(), self.summary or _UNKNOWN)
         m.set(metrics.RECORDS, learner.records)
         m.set(metrics.BYTES, model.counts.bytes)
         m.set(metrics.STORED_BYTES, model.counts.stored_bytes)

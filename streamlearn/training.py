@@ -33,6 +33,7 @@ from streamlearn.online.formats import Format, open_format
 from streamlearn.quarantine import Quarantine
 from streamlearn.report import report_json
 from streamlearn.shards.directory import DirectoryLock
+from streamlearn.shards.snapshot import listing
 from streamlearn.telemetry import Telemetry
 from streamlearn.warmup import warm_up, whole_records
 
@@ -177,7 +178,7 @@ class TrainingRun:
 
     def _model(self, format_: Format) -> Model:
         fields = tuple(format_.fields)
-        if not (self.directory / "model").is_dir() or not any((self.directory / "model").iterdir()):
+        if not listing(self.directory / "model"):  # not even one: what a dead writer left is none
             return Model.new(self.job, fields, clock=time.monotonic)
         model = load(self.directory, self.job, clock=time.monotonic)
         for sentence in model.skipped:

@@ -238,7 +238,7 @@ def test_a_wrong_flag_is_named_as_it_was_typed() -> None:
         ("source.delimiter=ab", "one character"),
         ("source.delimiter=", "one character"),
         ("source.quote=ab", "one character or nothing"),
-        ("source.block_bytes=12XB", "a number of bytes >= 65536 and <= 1073741824 (256MB, 1GiB)"),
+        ("source.block_bytes=12XB", "a number of bytes >= 0 and <= 1073741824 (256MB, 1GiB)"),
         ("source.read_ahead_bytes=1", "a number of bytes >= 1048576 (256MB, 1GiB)"),
         ("source.columns=late", "a table of name = text"),
         ("source.columns={", "a table of name = text"),

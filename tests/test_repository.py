@@ -44,6 +44,7 @@ MAY_WAIT = (
     "streamlearn.compute.pool",
     "streamlearn.compute.cuda",
     "streamlearn.learner",
+    "streamlearn.todo",
     "streamlearn.training",
     "streamlearn.scoring",
     "streamlearn.replay",

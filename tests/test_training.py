@@ -146,6 +146,17 @@ def test_a_second_signal_ends_at_once_and_leaves_nothing_in_the_way(
     assert again.report["examples"] == 120_000
 
 
+def test_a_run_that_died_in_its_first_snapshot_left_no_model(log: Path, tmp_path: Path) -> None:
+    partial = tmp_path / "model" / "000000000001.partial"
+    partial.mkdir(parents=True)
+    (partial / "rows.000").write_bytes(b"half")
+    small = written(tmp_path / "small.tsv", b"".join(log.read_bytes().splitlines(True)[:500]))
+    ended = train(small, "--out", tmp_path)
+    assert ended.code == 0, ended.stderr
+    assert json.loads(ended.stdout)["examples"] == 500
+    assert [row["problem"] for row in listing(tmp_path / "model")] == [""]
+
+
 def test_two_runs_do_not_write_in_one_directory(log: Path, tmp_path: Path) -> None:
     with Running("train", log, "--format", "criteo", "--out", tmp_path, *SLOW) as running:
         assert running.wait_until_learning()
