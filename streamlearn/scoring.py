@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -32,6 +32,15 @@ from streamlearn.training import (
 
 __all__ = ["score"]
 
+_ACCURACY: Final = (
+    "logloss",
+    "baseline_logloss",
+    "auc",
+    "auc_error",
+    "calibration",
+    "normalized_entropy",
+)
+
 
 async def score(
     directory: Path,
@@ -52,7 +61,7 @@ async def score(
     source = open_source(job.source)
     try:
         partitions = await source.partitions()
-        format_, job = await prepare_format(job, source, partitions)
+        format_, job = await prepare_format(job, source, partitions, labelled=out is None)
         model = await asyncio.to_thread(load, directory, job)
         await compile_kernels(job, format_, source, partitions, telemetry)
         model.validation = BinaryValidation(job.output.window)
@@ -84,6 +93,9 @@ async def score(
     finally:
         await source.aclose()
     report = run_report(model, started, telemetry)
+    if out is not None:  # of records that need no labels, nothing is known about these
+        for figure in _ACCURACY:
+            report.pop(figure, None)
     telemetry.tell("done")
     if (error := failed(learner)) is not None:
         raise error

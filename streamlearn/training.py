@@ -411,14 +411,17 @@ def with_lanes(job: JobConfig) -> JobConfig:
 
 
 async def prepare_format(
-    job: JobConfig, source: ObjectSource, partitions: list[Partition]
+    job: JobConfig, source: ObjectSource, partitions: list[Partition], *, labelled: bool = True
 ) -> tuple[Format, JobConfig]:
-    """Open the format, by the first line where it is ``auto``; return the job that names it."""
+    """Open the format, by the first line where it is ``auto``; return the job that names it.
+
+    Without ``labelled``, records need no label where the format can do without.
+    """
     sample: bytes | None = None
     if partitions and job.source.format == "auto":
         first = next((one for one in partitions if one.size != 0), partitions[0])
         sample = await source.header(first) + b"\n"
-    format_ = open_format(job.source, sample)
+    format_ = open_format(job.source, sample, labelled=labelled)
     named = msgspec.structs.replace(job.source, format=format_.name)
     return format_, msgspec.structs.replace(job, source=named)
 

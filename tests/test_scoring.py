@@ -92,6 +92,32 @@ def test_predict_writes_a_line_a_record_in_order_over_all_objects(
     np.testing.assert_allclose(found, expected, rtol=2e-5)
 
 
+def test_predict_needs_no_labels_of_delimited_records(tmp_path: Path) -> None:
+    rows = [(i % 3 == 0, "abc"[i % 3], i % 7) for i in range(600)]
+    log = tmp_path / "log.csv"
+    log.write_text("y,c,n\n" + "".join(f"{int(y)},{c},{n}\n" for y, c, n in rows))
+    bare = tmp_path / "bare.csv"
+    bare.write_text("n,c\n" + "".join(f"{n},{c}\n" for _, c, n in rows[:50]))
+    columns = (
+        "--header",
+        "--column",
+        "y=label",
+        "--column",
+        "c=categorical",
+        "--column",
+        "n=number",
+    )
+    out = tmp_path / "out"
+    assert run("train", log, "--format", "delimited", *columns, "--out", out).code == 0
+    head = tmp_path / "head.csv"
+    head.write_text("".join(log.read_text().splitlines(keepends=True)[:51]))
+    asked = run("predict", out, bare)
+    assert asked.code == 0, asked.stderr
+    assert len(asked.stdout.splitlines()) == 50
+    assert asked.stdout == run("predict", out, head).stdout
+    assert "logloss " not in asked.stderr
+
+
 def test_predict_reads_a_pipe_and_writes_to_stdout(model: Path) -> None:
     records = clicks(50, 7)
     ended = spawn("predict", model, "-", "--quiet", stdin=text(records))
