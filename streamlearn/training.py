@@ -120,8 +120,14 @@ class TrainingRun:
         self.telemetry.tell("compiling", "listing the source")
         partitions = await source.partitions()
         format_, self.job = await prepare_format(self.job, source, partitions)
-        model = await asyncio.to_thread(self._model, format_)
+        stored = await asyncio.to_thread(self._stored)
         await compile_kernels(self.job, format_, source, partitions, self.telemetry)
+        # A new table comes after compiling: the memory that either needs is not needed at once.
+        model = stored
+        if model is None:
+            model = await asyncio.to_thread(
+                Model.new, self.job, tuple(format_.fields), clock=time.monotonic
+            )
         quarantine = Quarantine(self.directory / "bad_records.jsonl", model.quarantine_size)
         learner = Learner(
             model,
@@ -176,10 +182,10 @@ class TrainingRun:
             with suppress(OSError):
                 partial.unlink()
 
-    def _model(self, format_: Format) -> Model:
-        fields = tuple(format_.fields)
-        if not listing(self.directory / "model"):  # not even one: what a dead writer left is none
-            return Model.new(self.job, fields, clock=time.monotonic)
+    def _stored(self) -> Model | None:
+        """Load the newest snapshot, if there is one."""
+        if not listing(self.directory / "model"):  # what a dead writer left half done is none
+            return None
         model = load(self.directory, self.job, clock=time.monotonic)
         for sentence in model.skipped:
             _log.warning("passed over a damaged snapshot: %s", sentence)
