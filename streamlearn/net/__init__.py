@@ -1,1 +1,1 @@
-"""."""
+"""The only place that touches sockets and storage."""

@@ -1,1 +1,1 @@
-"""."""
+"""Formats and learning algorithms: synchronous, over minibatches; no sockets."""

@@ -1,1 +1,1 @@
-"""."""
+"""Tables of parameters and their snapshots: synchronous; no sockets, no clock."""

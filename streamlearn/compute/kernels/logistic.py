@@ -20,6 +20,9 @@ where float32 adds 2**102 no more. Weights that are stored (AdaGrad, SGD) are cu
 at 3e38, and one that is not a number (infinities of both signs) is 0. Without values as large as
 1e15 nothing of this happens.
 
+What the three learn kernels do with an example once its rows are found stands in each of them: as
+one inlined function it made the hashed kernel 15 % slower.
+
 Lock-free lanes: rows are inserted by compare-and-swap and counted atomically, so several lanes may
 run these kernels on one table at once; updates of one row by two lanes at the same moment may then
 be lost (Hogwild), rows never are.
@@ -341,10 +344,8 @@ def learn_resolved(
             bias = _intercept_weight(rule, intercept, beta, inverse_alpha)
             score += bias
         score = _finite(score)
-        score = _finite(score)
         scores[r] = score
         gradient = (_clipped_sigmoid(score) - labels[r]) * weights[r]
-        gradient = max(min(gradient, GRADIENT_MAX), -GRADIENT_MAX)
         gradient = max(min(gradient, GRADIENT_MAX), -GRADIENT_MAX)
         left_zero = _teach(rule, zn, x, w, padded, gradient, alpha, inverse_alpha, beta, l1, l2)
         fresh[r] = uint8(min(left_zero, 255))
