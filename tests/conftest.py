@@ -5,10 +5,20 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+
+# A first call compiles, and machines are shared: no test asks how long it took. Health checks of
+# how fast data is drawn ask the same.
+hypothesis.settings.register_profile(
+    "streamlearn",
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("streamlearn")
 
 # Set by .ci/run, which has installed what tests marked `full` want.
 FULL = os.environ.get("STREAMLEARN_FULL") == "1"
