@@ -74,13 +74,10 @@ class Machine:
     environ : mapping
     root : Path
         ``/``; tests give a directory with a ``proc`` and ``sys`` of their own.
-    package : Path
-        Where the kernels lie.
     """
 
     environ: Mapping[str, str] = field(default_factory=dict)
     root: Path = Path("/")
-    package: Path = Path(__file__).parent
 
     def read(self, name: str) -> str:
         """Return a file below the root as text; empty where it cannot be read."""
@@ -185,18 +182,11 @@ def _extras() -> list[Finding]:
 
 
 def _kernel_cache(machine: Machine) -> Finding:
-    """Check that compiled kernels are kept: Numba's directory, or beside the sources."""
+    """Check that compiled kernels are kept, where ``compute.kernels`` puts them."""
     name = "kernel cache"
     given = machine.environ.get("NUMBA_CACHE_DIR")
-    kernels = machine.package / "compute" / "kernels"
-    # Numba writes beside the sources where it may, else under the user's cache directory
     home = machine.environ.get("XDG_CACHE_HOME") or machine.environ.get("HOME", "") + "/.cache"
-    if given:
-        directory = Path(given)
-    elif os.access(kernels, os.W_OK):
-        directory = kernels / "__pycache__"
-    else:
-        directory = Path(home) / "numba"
+    directory = Path(given) if given else Path(home) / "streamlearn" / "kernels"
     above = _existing(directory)
     if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
         return Finding(

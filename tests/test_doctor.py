@@ -23,11 +23,10 @@ def machine(tmp_path: Path) -> Machine:
     root = tmp_path / "root"
     for name, text in WELL.items():
         write(root, name, text)
-    package = tmp_path / "package"
-    cache = package / "compute" / "kernels" / "__pycache__"
+    cache = tmp_path / "cache" / "streamlearn" / "kernels" / "0123456789abcdef"
     cache.mkdir(parents=True)
     (cache / "ftrl.push-1.py311.nbi").touch()
-    return Machine(environ={}, root=root, package=package)
+    return Machine(environ={"XDG_CACHE_HOME": str(tmp_path / "cache")}, root=root)
 
 
 def write(root: Path, name: str, text: str) -> None:
@@ -45,13 +44,13 @@ def test_a_machine_that_is_well(machine: Machine) -> None:
         assert findings[name].level == "ok", findings[name]
         assert findings[name].advice == ""
     assert findings["memory"].found == "8.0 GiB of 16.0 GiB available"
-    assert findings["kernel cache"].found.endswith("__pycache__, 1 kernels")
+    assert findings["kernel cache"].found.endswith("kernels, 1 kernels")
     assert "numba " in findings["dependencies"].found
     assert "source" not in findings
 
 
 def test_a_machine_that_tells_nothing_is_warned_about_and_nothing_raises(tmp_path: Path) -> None:
-    findings = found(Machine(environ={}, root=tmp_path, package=tmp_path))
+    findings = found(Machine(environ={}, root=tmp_path))
     for name in ("processor", "memory", "overcommit", "huge pages"):
         assert findings[name].level == "warn"
 
@@ -93,7 +92,6 @@ def test_an_empty_kernel_cache_is_told(machine: Machine, tmp_path: Path) -> None
     cold = Machine(
         environ={"NUMBA_CACHE_DIR": str(tmp_path / "cold")},
         root=machine.root,
-        package=machine.package,
     )
     finding = found(cold)["kernel cache"]
     assert finding.level == "warn"
@@ -103,7 +101,7 @@ def test_an_empty_kernel_cache_is_told(machine: Machine, tmp_path: Path) -> None
 def test_a_kernel_cache_that_cannot_be_written_is_told(machine: Machine, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     environ = {"NUMBA_CACHE_DIR": str(tmp_path / "file" / "cache")}
-    locked = Machine(environ, machine.root, machine.package)
+    locked = Machine(environ, machine.root)
     finding = found(locked)["kernel cache"]
     assert finding.level == "warn"
     assert "NUMBA_CACHE_DIR" in finding.advice
