@@ -6,6 +6,7 @@ import ctypes
 import errno
 import mmap
 import os
+from contextlib import suppress
 from typing import Final
 
 import numpy as np
@@ -19,7 +20,6 @@ HUGE_BYTES: Final = 2 << 20
 _NORESERVE: Final = getattr(mmap, "MAP_NORESERVE", 0x4000)
 _HUGEPAGE: Final = getattr(mmap, "MADV_HUGEPAGE", None)
 _POPULATE_WRITE: Final = 23  # MADV_POPULATE_WRITE of Linux; mmap has no name for it
-_DONTNEED: Final = getattr(mmap, "MADV_DONTNEED", None)
 
 
 class Reservation:
@@ -67,7 +67,10 @@ class Reservation:
         """
         first = -(-first_byte // HUGE_BYTES) * HUGE_BYTES
         end = end_byte // HUGE_BYTES * HUGE_BYTES
-        self._advise(_HUGEPAGE, first, end)
+        if _HUGEPAGE is None or first >= end:
+            return
+        with suppress(OSError):  # a kernel without huge pages: slower, not wrong
+            self._map.madvise(_HUGEPAGE, self._skip + first, end - first)
 
     def populate(self, first_byte: int, end_byte: int) -> None:
         """Take the pages of ``[first_byte, end_byte)`` from memory now, outside the GIL.
@@ -92,21 +95,9 @@ class Reservation:
                 )
 
     def clear(self, first_byte: int, end_byte: int) -> None:
-        """Make the bytes zero again.
+        """Make the bytes zero again; their pages stay.
 
-        The last, partial huge page is given back whole (what lies in it behind ``end_byte`` must be
-        zero or of no use), so that it can be taken as one huge page once the region covers it.
+        (Giving back the last, partial huge page, to take it again as a whole one once the region
+        covers it, made learning on a growing table 10 % slower.)
         """
-        tail = max(end_byte // HUGE_BYTES * HUGE_BYTES, -(-first_byte // HUGE_BYTES) * HUGE_BYTES)
-        if tail < end_byte and self._advise(_DONTNEED, tail, tail + HUGE_BYTES):
-            end_byte = tail
         self.words[first_byte // 8 : end_byte // 8] = 0
-
-    def _advise(self, advice: int | None, first: int, end: int) -> bool:
-        if advice is None or first >= end:
-            return False
-        try:
-            self._map.madvise(advice, self._skip + first, end - first)
-        except OSError:  # a kernel without huge pages: slower, not wrong
-            return False
-        return True
