@@ -54,7 +54,7 @@ class BaseEstimator:
 
     def __sklearn_tags__(self) -> Any:
         """Only scikit-learn asks for tags."""
-        raise NotImplementedError("scikit-learn is not installed")
+        raise ImportError("scikit-learn is not installed")
 
 
 class ClassifierMixin:

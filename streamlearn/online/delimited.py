@@ -27,7 +27,7 @@ from streamlearn.online.features import field_seed
 from streamlearn.online.formats import Described
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, S_NNZ, S_ROWS, Minibatch
 from streamlearn.online.quoting import quoted
-from streamlearn.online.schema import BoundSchema, Part, read_schema
+from streamlearn.online.schema import WEEKDAYS, BoundSchema, Part, read_schema
 
 if TYPE_CHECKING:
     from streamlearn.config import SourceConfig
@@ -43,7 +43,6 @@ _KINDS: Final[dict[tuple[Part, ...], int]] = {
     ("hour",): kernels.HOUR,
     ("weekday",): kernels.WEEKDAY,
 }
-_WEEKDAYS: Final = np.frombuffer(b"MonTueWedThuFriSatSun", np.uint8)
 
 
 class DelimitedFormat:
@@ -324,7 +323,7 @@ class DelimitedParser:
             *self._crosses,
             *self._space[1:],
             *bucket_texts(whole=False),
-            _WEEKDAYS,
+            WEEKDAYS,
             self._slot_fields,
             self._cross_fields,
             fields,

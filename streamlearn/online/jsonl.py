@@ -32,7 +32,7 @@ from streamlearn.online.buckets import BUCKET_TEXT_BYTES_MAX, bucket_texts
 from streamlearn.online.features import field_seed
 from streamlearn.online.formats import Described
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
-from streamlearn.online.schema import BoundSchema, Part, Schema, read_schema
+from streamlearn.online.schema import WEEKDAYS, BoundSchema, Part, Schema, read_schema
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,7 +58,6 @@ _KINDS: Final[dict[tuple[Part, ...], int]] = {
     ("hour",): delimited.HOUR,
     ("weekday",): delimited.WEEKDAY,
 }
-_WEEKDAYS: Final = np.frombuffer(b"MonTueWedThuFriSatSun", np.uint8)
 _VALUE: Final = re.compile(rb'"(?:[^"\\]|\\.)*"?|[^,\]}\s]*')
 _NOT_FEATURES: Final = {"label", "weight", "ignore"}
 
@@ -292,7 +291,7 @@ class JsonlParser:
                 *self._schema,
                 *room,
                 *bucket_texts(whole=False),
-                _WEEKDAYS,
+                WEEKDAYS,
                 *names,
                 out.keys,
                 out.values,

@@ -38,6 +38,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Final, Literal
 
+import numpy as np
+
 from streamlearn.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 __all__ = [
     "KINDS",
     "LABEL_TOKENS",
+    "WEEKDAYS",
     "BoundSchema",
     "Feature",
     "LabelRule",
@@ -56,6 +59,9 @@ __all__ = [
     "read_label_rule",
     "read_schema",
 ]
+
+# What a weekday, 0 is Monday, is called in the name of a feature: three bytes each.
+WEEKDAYS: Final = np.frombuffer(b"MonTueWedThuFriSatSun", np.uint8)
 
 KINDS: Final = (
     "label",
