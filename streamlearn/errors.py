@@ -9,9 +9,16 @@ own mistakes stay ``AssertionError``.
 from __future__ import annotations
 
 __all__ = [
+    "AccessError",
+    "ClusterError",
+    "ColumnError",
     "ConfigError",
     "DataError",
+    "LogError",
     "ObjectChangedError",
+    "PeerLostError",
+    "ProtocolError",
+    "RefusedError",
     "ResourceError",
     "RunError",
     "SnapshotError",
@@ -97,6 +104,55 @@ class ResourceError(StreamlearnError):
 
 class TableFullError(ResourceError):
     """A table holds as many features as its limit allows."""
+
+
+class LogError(StreamlearnError):
+    """A shard's log cannot be written, or is damaged where that would lose acknowledged data."""
+
+
+class ClusterError(StreamlearnError):
+    """Shards, workers or followers do not fit together: another job, a range missing or twice."""
+
+
+class AccessError(StreamlearnError):
+    """A peer has no right: a wrong or missing token or certificate, or a role that may not."""
+
+
+class ProtocolError(StreamlearnError):
+    """A peer sent what the protocol does not allow; it costs that peer its connection."""
+
+
+class ColumnError(ProtocolError):
+    """A column's bytes are not what its count and coding say."""
+
+
+class PeerLostError(StreamlearnError):
+    """The connection to a peer ended or fell silent; requests without an answer are open."""
+
+
+class RefusedError(StreamlearnError):
+    """A peer answered a request with a Fault.
+
+    Parameters
+    ----------
+    code : str
+        As in ``protocol.Fault``.
+    again : bool
+        Whether the same request may succeed later.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        cause: str | None = None,
+        hint: str | None = None,
+        code: str = "invalid",
+        again: bool = False,
+    ) -> None:
+        super().__init__(message, cause=cause, hint=hint)
+        self.code = code
+        self.again = again
 
 
 class RunError(StreamlearnError):

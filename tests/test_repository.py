@@ -24,7 +24,13 @@ LINES_MAX = 600
 TYPERS_OWN = ("--help", "--install-completion", "--show-completion")
 
 # Whom the modules of a package may import of ours, themselves always. Types count, too.
-VOCABULARY = ("streamlearn.messages", "streamlearn.errors", "streamlearn.config")
+VOCABULARY = (
+    "streamlearn.messages",
+    "streamlearn.errors",
+    "streamlearn.config",
+    "streamlearn.protocol",
+    "streamlearn.columns",
+)
 MAY_IMPORT = {
     "streamlearn.net": (*VOCABULARY, "streamlearn.compute.kernels.wire"),
     "streamlearn.shards": (*VOCABULARY, "streamlearn.compute.kernels"),

@@ -1,0 +1,396 @@
+"""What shards, workers and followers say to one another: one typed struct a message.
+
+A message's bytes are the msgpack array of its struct, led by its tag; large columns (keys, values,
+counts) are byte strings inside it, laid out by :mod:`streamlearn.columns`. The same bytes are the
+body of a frame on the wire and of a record in a shard's log. Nothing here touches a socket or a
+file, and decoding never runs code that a peer sent.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+from streamlearn.errors import ProtocolError
+
+__all__ = [
+    "GIVEN",
+    "NAME_BYTES_MAX",
+    "NOTHING_LEFT",
+    "WAIT",
+    "Answer",
+    "Claim",
+    "Claimed",
+    "Done",
+    "Fault",
+    "Finished",
+    "Follow",
+    "FollowCut",
+    "FollowPart",
+    "FollowRecord",
+    "Join",
+    "Joined",
+    "KeyMiss",
+    "Leave",
+    "Listed",
+    "Mark",
+    "Message",
+    "Ping",
+    "Pull",
+    "Pulled",
+    "Push",
+    "Pushed",
+    "Register",
+    "Reopen",
+    "State",
+    "StateIs",
+    "TakeSnapshot",
+    "Tick",
+    "decode",
+    "encode",
+]
+
+NAME_BYTES_MAX: Final = 4096
+COLUMN_BYTES_MAX: Final = 1 << 28
+ENTRIES_MAX: Final = 1 << 20
+
+Name: TypeAlias = Annotated[str, Meta(max_length=NAME_BYTES_MAX)]
+Count: TypeAlias = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+Column: TypeAlias = Annotated[memoryview, Meta(max_length=COLUMN_BYTES_MAX)]
+_EMPTY: Final = memoryview(b"")
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A message: positional fields behind its tag."""
+
+
+class Mark(_Message, tag=1):
+    """How far a partition has been applied, and what was seen of it up to there.
+
+    Attributes
+    ----------
+    partition, version : str
+        ``Partition.name`` and ``Partition.version``.
+    epoch : int
+        Pass over the source, from 0.
+    sequence : int
+        Minibatches of this pass applied, from 1 for the first.
+    offset, records : int
+        As in ``Position``: where the next minibatch begins.
+    done : bool
+        Whether the partition is applied to its end.
+    examples, bad_records, subsampled, bytes, stored_bytes : int
+        Sums over the partition, all passes.
+    weight, loss, label, prediction : float
+        Sums of example weights, weighted losses, labels and predictions, all passes.
+    """
+
+    partition: Name
+    version: Name
+    epoch: Count
+    sequence: Count
+    offset: Count
+    records: Count
+    done: bool = False
+    examples: Count = 0
+    bad_records: Count = 0
+    subsampled: Count = 0
+    bytes: Count = 0
+    stored_bytes: Count = 0
+    weight: float = 0.0
+    loss: float = 0.0
+    label: float = 0.0
+    prediction: float = 0.0
+
+
+class Join(_Message, tag=10):
+    """A worker takes part: reads of others wait for its clock from now on.
+
+    ``incarnation`` is new for each process; a later one takes the place of an earlier one of the
+    same name. ``clock`` is the number of its next minibatch; -1 asks the shard to choose. Also a
+    log record (there ``clock`` is never -1).
+    """
+
+    worker: Name
+    incarnation: Count
+    clock: int
+    job: Name = ""
+
+
+class Joined(_Message, tag=11):
+    """Answer to Join: the clock that counts, and what the shard has applied."""
+
+    clock: Count
+    incarnation: Count  # of the shard: new whenever it started
+    marks: Annotated[list[Mark], Meta(max_length=ENTRIES_MAX)]
+
+
+class Leave(_Message, tag=12):
+    """A worker takes part no more (answered by Done). Also a log record."""
+
+    worker: Name
+    incarnation: Count
+
+
+class Done(_Message, tag=13):
+    """It is done."""
+
+
+class Pull(_Message, tag=20):
+    """Ask for the values of sorted keys, once no member is more than ``tau`` minibatches behind.
+
+    Attributes
+    ----------
+    table : int
+    incarnation : int
+        Of the worker; 0: a reader, which waits for nobody.
+    clock : int
+        Number of the minibatch that will be computed with these values.
+    count : int
+    keys : column
+        See ``columns.encode_keys``.
+    coding : int
+        How values are wanted (``columns``).
+    """
+
+    table: Count
+    incarnation: Count
+    clock: Count
+    count: Count
+    keys: Column
+    coding: Count
+
+
+class Pulled(_Message, tag=21):
+    """Answer to Pull: a value (or a row of them) for each key, 0 where the table has none."""
+
+    count: Count
+    coding: Count
+    values: Column
+
+
+class Push(_Message, tag=22):
+    """Gradients of one minibatch for one shard; also a log record (then ``keys`` are in it).
+
+    Attributes
+    ----------
+    table : int
+    worker : str
+    incarnation, clock : int
+        Whose minibatch, and its number: applying it advances that worker's clock to ``clock + 1``.
+    pull : int
+        Request id, on this connection, of the pull whose keys these are; 0: ``keys`` has them.
+    signature : int
+        Of the whole key column (``columns.signature``).
+    count : int
+        Keys.
+    keys : column
+        Empty where ``pull`` names them.
+    coding : int
+    values : column
+        Gradients, summed over the minibatch.
+    counts : column
+        Occurrences of each key (``columns.encode_counts``); empty: none to add.
+    mark : Mark
+        Where the partition stands once this is applied.
+    """
+
+    table: Count
+    worker: Name
+    incarnation: Count
+    clock: Count
+    pull: Count
+    signature: Annotated[int, Meta(ge=0)]
+    count: Count
+    keys: Column
+    coding: Count
+    values: Column
+    counts: Column
+    mark: Mark
+
+
+class Pushed(_Message, tag=23):
+    """Answer to Push, once it is durable: applied now, or (``duplicate``) before."""
+
+    sequence: Count
+    duplicate: bool
+
+
+class KeyMiss(_Message, tag=24):
+    """Answer to Push: the pull is forgotten; send the push again with its keys."""
+
+    pull: Count
+
+
+class Tick(_Message, tag=25):
+    """Time passes (minutes since the epoch). A log record only."""
+
+    minute: Count
+
+
+class Listed(_Message, tag=29):
+    """A partition as a worker listed it."""
+
+    name: Name
+    version: Name
+    size: int
+
+
+class Register(_Message, tag=30):
+    """Name partitions to hand out; known ones are left as they are (answered by Done).
+
+    Attributes
+    ----------
+    complete : bool
+        Whether the source has no more than what has been registered.
+    """
+
+    partitions: Annotated[list[Listed], Meta(max_length=ENTRIES_MAX)]
+    complete: bool
+    epochs: Count
+
+
+class Claim(_Message, tag=31):
+    """A worker asks for a partition to learn; ``held`` are those that it is at."""
+
+    worker: Name
+    incarnation: Count
+    held: Annotated[list[Name], Meta(max_length=ENTRIES_MAX)]
+    wanted: bool
+
+
+GIVEN: Final = 0
+WAIT: Final = 1
+NOTHING_LEFT: Final = 2
+
+
+class Claimed(_Message, tag=32):
+    """Answer to Claim: ``state`` is GIVEN, WAIT (ask again) or NOTHING_LEFT."""
+
+    state: Count
+    partition: Name
+    epoch: Count
+
+
+class Finished(_Message, tag=33):
+    """A partition is applied to its end on every shard (answered by Done)."""
+
+    worker: Name
+    incarnation: Count
+    partition: Name
+    epoch: Count
+
+
+class Reopen(_Message, tag=34):
+    """Partitions that a shard has not applied to their end after all (answered by Done)."""
+
+    partitions: Annotated[list[Name], Meta(max_length=ENTRIES_MAX)]
+    epoch: Count
+
+
+class Follow(_Message, tag=40):
+    """Send the log's records behind ``after``, for ever; -1: send the whole state first."""
+
+    after: int
+
+
+class FollowPart(_Message, tag=41):
+    """A part of the state: rows of one segment (uint64[n, 4])."""
+
+    rows: Column
+
+
+class FollowCut(_Message, tag=42):
+    """The rest of the state: it is that after the log record ``lsn``; records follow."""
+
+    lsn: int
+    meta: Column
+
+
+class FollowRecord(_Message, tag=43):
+    """Log record ``lsn`` as it stands in the log; it is durable."""
+
+    lsn: Count
+    body: Column
+
+
+class State(_Message, tag=50):
+    """Ask where a shard is."""
+
+    marks: bool = True
+
+
+class StateIs(_Message, tag=51):
+    """Answer to State; ``clocks`` by worker, ``figures`` for whoever watches."""
+
+    incarnation: Count
+    lsn: int
+    durable_lsn: int
+    ready: bool
+    marks: Annotated[list[Mark], Meta(max_length=ENTRIES_MAX)]
+    clocks: Annotated[dict[str, int], Meta(max_length=ENTRIES_MAX)]
+    figures: Annotated[dict[str, float], Meta(max_length=4096)]
+
+
+class TakeSnapshot(_Message, tag=52):
+    """Take a snapshot now (an administrator's); answered by Done once it is committed."""
+
+
+class Ping(_Message, tag=60):
+    """Are you there? Answered by Done."""
+
+
+class Fault(_Message, tag=61):
+    """A request is refused.
+
+    Attributes
+    ----------
+    code : str
+        Of a bounded set: ``busy draining forbidden gap full invalid unknown storage stale``.
+    message : str
+        One sentence: what, expected and actual.
+    again : bool
+        Whether the same request may succeed later.
+    """
+
+    code: Annotated[str, Meta(max_length=32)]
+    message: Name
+    again: bool
+
+
+Message: TypeAlias = (
+    Join | Joined | Leave | Done | Pull | Pulled | Push | Pushed | KeyMiss | Tick | Register
+    | Claim | Claimed | Finished | Reopen | Follow | FollowPart | FollowCut | FollowRecord | State
+    | StateIs | TakeSnapshot | Ping | Fault
+)  # fmt: skip
+Answer: TypeAlias = (
+    Joined | Done | Pulled | Pushed | KeyMiss | Claimed | StateIs | Fault
+    | FollowPart | FollowCut | FollowRecord
+)  # fmt: skip
+
+_ENCODER: Final = msgspec.msgpack.Encoder()
+_DECODER: Final[msgspec.msgpack.Decoder[Any]] = msgspec.msgpack.Decoder(Message)
+
+
+def encode(message: Message) -> bytearray:
+    """Return a message's bytes."""
+    out = bytearray()
+    _ENCODER.encode_into(message, out)
+    return out
+
+
+def decode(body: bytes | bytearray | memoryview) -> Message:
+    """Return the message that bytes are; its columns are views of ``body``.
+
+    Raises
+    ------
+    ProtocolError
+        It is none, or a field is not what it must be; says which.
+    """
+    try:
+        message: Message = _DECODER.decode(body)
+    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
+        raise ProtocolError("a message cannot be read", cause=str(error)) from error
+    return message
