@@ -66,7 +66,7 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     """A message: positional fields behind its tag."""
 
 
-class Mark(_Message, tag=1):
+class Mark(_Message, frozen=True, tag=1):
     """How far a partition has been applied, and what was seen of it up to there.
 
     Attributes
@@ -105,7 +105,7 @@ class Mark(_Message, tag=1):
     prediction: float = 0.0
 
 
-class Join(_Message, tag=10):
+class Join(_Message, frozen=True, tag=10):
     """A worker takes part: reads of others wait for its clock from now on.
 
     ``incarnation`` is new for each process; a later one takes the place of an earlier one of the
@@ -119,7 +119,7 @@ class Join(_Message, tag=10):
     job: Name = ""
 
 
-class Joined(_Message, tag=11):
+class Joined(_Message, frozen=True, tag=11):
     """Answer to Join: the clock that counts, and what the shard has applied."""
 
     clock: Count
@@ -127,18 +127,18 @@ class Joined(_Message, tag=11):
     marks: Annotated[list[Mark], Meta(max_length=ENTRIES_MAX)]
 
 
-class Leave(_Message, tag=12):
+class Leave(_Message, frozen=True, tag=12):
     """A worker takes part no more (answered by Done). Also a log record."""
 
     worker: Name
     incarnation: Count
 
 
-class Done(_Message, tag=13):
+class Done(_Message, frozen=True, tag=13):
     """It is done."""
 
 
-class Pull(_Message, tag=20):
+class Pull(_Message, frozen=True, tag=20):
     """Ask for the values of sorted keys, once no member is more than ``tau`` minibatches behind.
 
     Attributes
@@ -163,7 +163,7 @@ class Pull(_Message, tag=20):
     coding: Count
 
 
-class Pulled(_Message, tag=21):
+class Pulled(_Message, frozen=True, tag=21):
     """Answer to Pull: a value (or a row of them) for each key, 0 where the table has none."""
 
     count: Count
@@ -171,7 +171,7 @@ class Pulled(_Message, tag=21):
     values: Column
 
 
-class Push(_Message, tag=22):
+class Push(_Message, frozen=True, tag=22):
     """Gradients of one minibatch for one shard; also a log record (then ``keys`` are in it).
 
     Attributes
@@ -211,26 +211,26 @@ class Push(_Message, tag=22):
     mark: Mark
 
 
-class Pushed(_Message, tag=23):
+class Pushed(_Message, frozen=True, tag=23):
     """Answer to Push, once it is durable: applied now, or (``duplicate``) before."""
 
     sequence: Count
     duplicate: bool
 
 
-class KeyMiss(_Message, tag=24):
+class KeyMiss(_Message, frozen=True, tag=24):
     """Answer to Push: the pull is forgotten; send the push again with its keys."""
 
     pull: Count
 
 
-class Tick(_Message, tag=25):
+class Tick(_Message, frozen=True, tag=25):
     """Time passes (minutes since the epoch). A log record only."""
 
     minute: Count
 
 
-class Listed(_Message, tag=29):
+class Listed(_Message, frozen=True, tag=29):
     """A partition as a worker listed it."""
 
     name: Name
@@ -238,7 +238,7 @@ class Listed(_Message, tag=29):
     size: int
 
 
-class Register(_Message, tag=30):
+class Register(_Message, frozen=True, tag=30):
     """Name partitions to hand out; known ones are left as they are (answered by Done).
 
     Attributes
@@ -252,7 +252,7 @@ class Register(_Message, tag=30):
     epochs: Count
 
 
-class Claim(_Message, tag=31):
+class Claim(_Message, frozen=True, tag=31):
     """A worker asks for a partition to learn; ``held`` are those that it is at."""
 
     worker: Name
@@ -266,7 +266,7 @@ WAIT: Final = 1
 NOTHING_LEFT: Final = 2
 
 
-class Claimed(_Message, tag=32):
+class Claimed(_Message, frozen=True, tag=32):
     """Answer to Claim: ``state`` is GIVEN, WAIT (ask again) or NOTHING_LEFT."""
 
     state: Count
@@ -274,7 +274,7 @@ class Claimed(_Message, tag=32):
     epoch: Count
 
 
-class Finished(_Message, tag=33):
+class Finished(_Message, frozen=True, tag=33):
     """A partition is applied to its end on every shard (answered by Done)."""
 
     worker: Name
@@ -283,46 +283,46 @@ class Finished(_Message, tag=33):
     epoch: Count
 
 
-class Reopen(_Message, tag=34):
+class Reopen(_Message, frozen=True, tag=34):
     """Partitions that a shard has not applied to their end after all (answered by Done)."""
 
     partitions: Annotated[list[Name], Meta(max_length=ENTRIES_MAX)]
     epoch: Count
 
 
-class Follow(_Message, tag=40):
+class Follow(_Message, frozen=True, tag=40):
     """Send the log's records behind ``after``, for ever; -1: send the whole state first."""
 
     after: int
 
 
-class FollowPart(_Message, tag=41):
+class FollowPart(_Message, frozen=True, tag=41):
     """A part of the state: rows of one segment (uint64[n, 4])."""
 
     rows: Column
 
 
-class FollowCut(_Message, tag=42):
+class FollowCut(_Message, frozen=True, tag=42):
     """The rest of the state: it is that after the log record ``lsn``; records follow."""
 
     lsn: int
     meta: Column
 
 
-class FollowRecord(_Message, tag=43):
+class FollowRecord(_Message, frozen=True, tag=43):
     """Log record ``lsn`` as it stands in the log; it is durable."""
 
     lsn: Count
     body: Column
 
 
-class State(_Message, tag=50):
+class State(_Message, frozen=True, tag=50):
     """Ask where a shard is."""
 
     marks: bool = True
 
 
-class StateIs(_Message, tag=51):
+class StateIs(_Message, frozen=True, tag=51):
     """Answer to State; ``clocks`` by worker, ``figures`` for whoever watches."""
 
     incarnation: Count
@@ -334,15 +334,15 @@ class StateIs(_Message, tag=51):
     figures: Annotated[dict[str, float], Meta(max_length=4096)]
 
 
-class TakeSnapshot(_Message, tag=52):
+class TakeSnapshot(_Message, frozen=True, tag=52):
     """Take a snapshot now (an administrator's); answered by Done once it is committed."""
 
 
-class Ping(_Message, tag=60):
+class Ping(_Message, frozen=True, tag=60):
     """Are you there? Answered by Done."""
 
 
-class Fault(_Message, tag=61):
+class Fault(_Message, frozen=True, tag=61):
     """A request is refused.
 
     Attributes
