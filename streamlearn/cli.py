@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-_ALL: Final = ("source", "model", "tables", "compute", "output", "http")
+_ALL: Final = ("source", "model", "tables", "cluster", "compute", "output", "http")
 _READING: Final = ("source", "compute")
 
 app = typer.Typer(

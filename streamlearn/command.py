@@ -26,6 +26,7 @@ _PANELS: Final = {
     "source": "Source",
     "model": "Model",
     "tables": "Table",
+    "cluster": "Cluster",
     "compute": "Lanes",
     "output": "Output",
     "http": "HTTP",
@@ -117,7 +118,7 @@ def verb(
         def run(**given: Any) -> None:
             _guarded(body, Call(given))
 
-        parameters = [*own, *_flags(sections), *_common(with_set=bool(sections))]
+        parameters = [*own, *_flags(sections, own), *_common(with_set=bool(sections))]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {}
         app.command(
@@ -130,12 +131,16 @@ def verb(
     return register
 
 
-def _flags(sections: Sequence[str]) -> list[inspect.Parameter]:
-    """Return a flag for each setting of the sections; those that few need are not in the help."""
+def _flags(sections: Sequence[str], own: Sequence[inspect.Parameter]) -> list[inspect.Parameter]:
+    """Return a flag for each setting of the sections; those that few need are not in the help.
+
+    What the verb itself takes under a flag's name stands in the flag's place.
+    """
+    taken = {flag for one in own for flag in getattr(one.default, "param_decls", None) or ()}
     return [
         option(_parameter_name(setting), *_flag(setting))
         for setting in settings()
-        if setting.section in sections and not setting.positional
+        if setting.section in sections and not setting.positional and setting.flag not in taken
     ]
 
 

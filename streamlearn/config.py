@@ -1,31 +1,39 @@
 """The job: every setting, typed and frozen; the only reader of job files and of the environment.
 
-A setting is a field of a struct below and nothing else: its type, limits, help text and flag stand
-beside it, and the command line, ``config show``, ``config schema`` and ``docs/configuration.md``
-are derived from there. A value comes from the first of: flag (``--alpha 0.3`` or
-``--set model.alpha=0.3``), environment (``STREAMLEARN_MODEL_ALPHA``), job file
-(``[model] alpha = 0.3``), the model that the job goes on with, default. Keys that no struct has are
-errors.
+A setting is a field of a struct (:mod:`streamlearn.sections`, :mod:`streamlearn.kinds`) and nothing
+else: its type, limits, help text and flag stand beside it, and the command line, ``config show``,
+``config schema`` and ``docs/configuration.md`` are derived from there. A value comes from the first
+of: flag (``--alpha 0.3`` or ``--set model.alpha=0.3``), environment
+(``STREAMLEARN_MODEL_ALPHA``), job file (``[model] alpha = 0.3``), the model that the job goes on
+with, default. Keys that no struct has are errors.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from streamlearn.errors import ConfigError
 from streamlearn.kinds import MODELS, LrConfig, ModelConfig
+from streamlearn.sections import (
+    ClusterConfig,
+    ComputeConfig,
+    HttpConfig,
+    OutputConfig,
+    SourceConfig,
+    TablesConfig,
+)
 from streamlearn.settings import (
     ENVIRONMENT_PREFIX,
     Given,
     Setting,
-    about,
     convert,
     nearest,
     parse_size,
@@ -38,8 +46,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
+    "BINDING",
     "ENVIRONMENT_PREFIX",
     "MODELS",
+    "SHARDS_MAX",
+    "ClusterConfig",
     "ComputeConfig",
     "HttpConfig",
     "JobConfig",
@@ -51,260 +62,24 @@ __all__ = [
     "SourceConfig",
     "TablesConfig",
     "check_job",
+    "job_signature",
     "load_job",
     "parse_size",
     "settings",
     "start_seconds",
 ]
 
-
-class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where records come from and how they read."""
-
-    uri: Annotated[
-        tuple[str, ...],
-        about(
-            "One or many: a file, directory or glob, `-` for standard input, `http(s)://…`, "
-            "`s3://bucket/prefix*`.",
-            expects="a URI or a list of URIs, none of them empty",
-            positional=True,
-            split=False,
-        ),
-    ] = ()
-    format: Annotated[
-        str,
-        about(
-            "How records read; auto decides by suffix and first line.",
-            choices=("auto", "criteo", "delimited", "svmlight", "libffm", "jsonl"),
-            common=True,
-            inherited=True,
-        ),
-    ] = "auto"
-    # --- records
-    header: Annotated[
-        bool, about("The first line of each object names its columns.", common=True, inherited=True)
-    ] = False
-    delimiter: Annotated[
-        str,
-        about(
-            "The character between fields.",
-            min_length=1,
-            max_length=1,
-            character=True,
-            common=True,
-            inherited=True,
-        ),
-    ] = ","
-    quote: Annotated[
-        str,
-        about(
-            "The character around fields that hold delimiters; empty: none.",
-            max_length=1,
-            character=True,
-            inherited=True,
-        ),
-    ] = '"'
-    trim: Annotated[
-        bool, about("Strip spaces around the fields of delimited records.", inherited=True)
-    ] = False
-    columns: Annotated[
-        dict[str, str],
-        about(
-            "Column name (or number from 0) = kind: label, weight, categorical, number, time, "
-            "ignore.",
-            flag="--column",
-            common=True,
-            inherited=True,
-        ),
-    ] = {}
-    label: Annotated[
-        str,
-        about(
-            'A rule that makes the label: `delay > 15`, `class != "normal."`.',
-            common=True,
-            inherited=True,
-        ),
-    ] = ""
-    cross: Annotated[
-        tuple[str, ...],
-        about("Crossed features: `origin*destination`.", short="-q", common=True, inherited=True),
-    ] = ()
-    fields: Annotated[
-        tuple[str, ...],
-        about("jsonl: the fields to use; empty: all.", flag="--field", inherited=True),
-    ] = ()
-    bad_records_max: Annotated[
-        float, about("Share of bad records above which the job stops.", ge=0, le=1)
-    ] = 0.05
-    negative_rate: Annotated[
-        float,
-        about(
-            "Share of negatives kept; each one kept weighs 1 / rate.",
-            gt=0,
-            le=1,
-            common=True,
-            inherited=True,
-        ),
-    ] = 1.0
-    # --- reading
-    compression: Annotated[
-        str,
-        about(
-            "Compression of the objects; auto recognises it by content.",
-            choices=("auto", "none", "gzip", "zstd", "lz4"),
-        ),
-    ] = "auto"
-    read_ahead_bytes: Annotated[
-        int, about("Bound on the memory of blocks read ahead.", ge=1 << 20)
-    ] = 256 << 20
-    block_bytes: Annotated[
-        int,
-        about(
-            "Plain bytes handed to the parser at once, and fetched by one GET; at least 64 KiB; "
-            "0: 8 MiB where the source is on a network, else 2 MiB.",
-            ge=0,
-            le=1 << 30,
-        ),
-    ] = 0
-    range_bytes: Annotated[
-        int,
-        about("Plain objects larger than this are split into ranges read apart.", ge=1 << 16),
-    ] = 256 << 20
-    start: Annotated[
-        str,
-        about(
-            "Where to begin: stored (where the snapshot left off), earliest, latest, @TIME "
-            "(ISO 8601 or seconds since the epoch; objects changed since then).",
-            expects="stored, earliest, latest or @TIME (@2026-11-01T00:00, @1793491200)",
-            common=True,
-        ),
-    ] = "stored"
-    follow: Annotated[bool, about("Learn new objects as they appear, for ever.", common=True)] = (
-        False
-    )
-    follow_seconds: Annotated[float, about("Time between two listings.", gt=0)] = 5.0
-    queue: Annotated[
-        str, about("URL of an SQS queue with S3 event messages, used in place of listings.")
-    ] = ""
-    # --- S3
-    endpoint_url: Annotated[
-        str,
-        about(
-            "S3 endpoint, before AWS_ENDPOINT_URL_S3 and AWS_ENDPOINT_URL.",
-            pattern="^$|^https?://",
-            expects="a URL (http://127.0.0.1:9000)",
-            common=True,
-            inherited=True,
-        ),
-    ] = ""
-    region: Annotated[
-        str, about("S3 region, before AWS_REGION and AWS_DEFAULT_REGION.", inherited=True)
-    ] = ""
-    anonymous: Annotated[
-        bool, about("Read S3 without credentials.", common=True, inherited=True)
-    ] = False
-    requester_pays: Annotated[
-        bool, about("Agree to pay for reading the bucket.", common=True, inherited=True)
-    ] = False
-    retries: Annotated[
-        int, about("Tries after a failed request before it is an error.", ge=0, le=100)
-    ] = 8
-
-
-class TablesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where parameters live."""
-
-    index: Annotated[
-        str,
-        about(
-            "exact: every feature has a row of its own; hashed: 2**bits rows, features may "
-            "collide.",
-            choices=("exact", "hashed"),
-            common=True,
-            inherited=True,
-        ),
-    ] = "exact"
-    bits: Annotated[
-        int,
-        about(
-            "hashed: the table has 2**bits rows.",
-            ge=8,
-            le=32,
-            short="-b",
-            common=True,
-            inherited=True,
-        ),
-    ] = 24
-    features_max: Annotated[
-        int,
-        about("exact: rows at most; 0: as many as fit four fifths of this machine's memory.", ge=0),
-    ] = 0
-    when_full: Annotated[
-        str,
-        about("What a full table does: stop, or forget old features.", choices=("error", "evict")),
-    ] = "error"
-
-
-class ComputeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Lanes (threads that run kernels)."""
-
-    lanes: Annotated[
-        int,
-        about(
-            "1: parse and learn in one lane; 2: a parse lane before a learn lane; 0: 2 where there "
-            "are two cores.",
-            ge=0,
-            le=256,
-            common=True,
-        ),
-    ] = 0
-    learn_lanes: Annotated[
-        int,
-        about(
-            "More than 1: lock-free learning lanes, each with its own partitions (no longer "
-            "deterministic).",
-            ge=1,
-            le=256,
-        ),
-    ] = 1
-    minibatch: Annotated[int, about("Examples parsed at once.", ge=1, le=1 << 20)] = 4096
-
-
-class OutputConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What is left behind, and what is told on the way."""
-
-    dir: Annotated[
-        str,
-        about("Directory of model, report and bad records.", flag="--out", common=True),
-    ] = ""
-    snapshot_seconds: Annotated[
-        float, about("Time between snapshots while learning.", gt=0, common=True)
-    ] = 300.0
-    snapshots_kept: Annotated[int, about("Snapshots kept, newest first.", ge=1)] = 3
-    window: Annotated[int, about("Examples of the windowed validation.", ge=1, inherited=True)] = (
-        100_000
-    )
-    progress_seconds: Annotated[
-        float, about("Spacing of plain progress lines from a minute on.", gt=0)
-    ] = 10.0
-    names_max: Annotated[int, about("Feature names kept, for inspect and export.", ge=0)] = (
-        1_000_000
-    )
-
-
-class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What can be asked of the running node."""
-
-    listen: Annotated[
-        str,
-        about(
-            "HOST:PORT of /metrics, /healthz, /readyz and /status; empty: none.",
-            flag="--http",
-            pattern=r"^$|^.*:\d{1,5}$",
-            expects="HOST:PORT (127.0.0.1:9100)",
-            common=True,
-        ),
-    ] = ""
+# Each shard owns whole prefixes of keys, and there are so many (shards.table).
+SHARDS_MAX: Final = 256
+# What keys and numbers mean: equal between all shards and workers of a model.
+_MEANING: Final = (
+    *(f"source.{name}" for name in ("format", "columns", "label", "cross", "fields", "header")),
+    *(f"source.{name}" for name in ("delimiter", "quote", "trim", "negative_rate")),
+    "model",
+    "tables.index",
+)
+# What a model cannot change while it goes on: this, and the shapes of what it keeps.
+BINDING: Final = (*_MEANING, "tables.bits", "output.window")
 
 
 class JobConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -313,6 +88,7 @@ class JobConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     source: SourceConfig = SourceConfig()
     model: ModelConfig = LrConfig()
     tables: TablesConfig = TablesConfig()
+    cluster: ClusterConfig = ClusterConfig()
     compute: ComputeConfig = ComputeConfig()
     output: OutputConfig = OutputConfig()
     http: HttpConfig = HttpConfig()
@@ -388,6 +164,22 @@ def check_job(job: JobConfig) -> None:
         value = getattr(getattr(job, setting.section), setting.name)
         given = Given(setting.path, value, "default", "", text=False)
         convert(setting, given, _CHECKS.get(setting.path, _anything))
+    _check_together(job)
+
+
+def job_signature(job: JobConfig) -> str:
+    """Return a digest of what must be equal between all shards and workers of a model.
+
+    Of the job as it was given: a worker's format may be ``auto`` until it has seen a record, and a
+    shard never sees one.
+    """
+    meant = {}
+    for path in _MEANING:
+        section, _, name = path.partition(".")
+        value = getattr(job, section)
+        meant[path] = getattr(value, name) if name else value
+    encoded = msgspec.json.encode(meant, order="sorted")
+    return hashlib.blake2b(encoded, digest_size=8).hexdigest()
 
 
 @functools.cache
@@ -527,7 +319,9 @@ def _resolve(given: Sequence[Given], base: JobConfig | None) -> Resolved:
         struct = MODELS[kind] if section.name == "model" else section.type
         names = [field.name for field in msgspec.structs.fields(struct)]
         sections[section.name] = struct(**{n: values[f"{section.name}.{n}"] for n in names})
-    return Resolved(JobConfig(**sections), origins)
+    job = JobConfig(**sections)
+    _check_together(job)
+    return Resolved(job, origins)
 
 
 def _entry(one: Given, known: Mapping[str, Setting]) -> Given:
@@ -557,12 +351,51 @@ def _is_start(value: str) -> bool:
     return value in ("stored", "earliest", "latest")
 
 
+def _are_shards(value: tuple[str, ...]) -> bool:
+    return len(set(value)) == len(value) <= SHARDS_MAX and all(map(_is_address, value))
+
+
+def _is_address(value: str) -> bool:
+    """Say whether a text is HOST:PORT of something that can be reached."""
+    host, colon, port = value.rpartition(":")
+    return bool(host and colon) and port.isdecimal() and 0 < int(port) < 1 << 16
+
+
 # What a type and its limits cannot say: path -> whether the value is allowed.
 _CHECKS: Final[Mapping[str, Callable[[Any], bool]]] = {
     "source.start": _is_start,
     "source.uri": all,
+    "tables.shards": _are_shards,
     "http.listen": lambda value: not value or int(value.rpartition(":")[2]) < 1 << 16,
 }
+
+
+def _check_together(job: JobConfig) -> None:
+    """Refuse settings that contradict one another."""
+    tables, cluster = job.tables, job.cluster
+    if tables.shards and tables.index == "hashed":
+        raise ConfigError(
+            '`tables.shards` are for tables with `tables.index = "exact"`, but it is "hashed"',
+            hint="a hashed table has no keys by which shards could divide it: leave out one of the "
+            "two",
+        )
+    if tables.kkt and job.model.rule == "ftrl":
+        raise ConfigError(
+            f"`tables.kkt` is {tables.kkt}, but the sums of `model.rule` ftrl need every gradient",
+            hint="leave out tables.kkt, or take --rule adagrad or sgd",
+        )
+    if tables.features_max and tables.features_min > tables.features_max:
+        raise ConfigError(
+            f"`tables.features_min` is {tables.features_min}, which is above "
+            f"`tables.features_max`, {tables.features_max}"
+        )
+    files = {name: getattr(cluster, name) for name in ("certificate", "key", "authority")}
+    if any(files.values()) and not all(files.values()):
+        given, missing = ([n for n in files if bool(files[n]) == said] for said in (True, False))
+        raise ConfigError(
+            f"`cluster.{given[0]}` is given, but `cluster.{missing[0]}` is not",
+            hint="TLS needs certificate, key and authority on both sides",
+        )
 
 
 def _anything(value: Any) -> bool:

@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, cast
 import msgspec
 import numpy as np
 
-from streamlearn.config import JobConfig
+from streamlearn.config import BINDING, JobConfig
 from streamlearn.errors import (
     ConfigError,
     ObjectChangedError,
@@ -35,15 +35,6 @@ from streamlearn.shards.table import ExactTable, HashedTable
 
 __all__ = ["Counts", "Model", "ModelCut", "load", "stored_job"]
 
-# What a model cannot change while it goes on: it says what its keys and numbers mean.
-_BINDING: Final = (
-    *(f"source.{name}" for name in ("format", "columns", "label", "cross", "fields", "header")),
-    *(f"source.{name}" for name in ("delimiter", "quote", "trim", "negative_rate")),
-    "model",
-    "tables.index",
-    "tables.bits",
-    "output.window",
-)
 _TABLE_BYTES_SHARE: Final = 0.8  # of this machine's memory, where features_max is 0
 
 
@@ -465,7 +456,7 @@ def _job(reader: SnapshotReader) -> JobConfig:
 
 def _check_binding(stored: JobConfig, job: JobConfig, directory: Path, *, mended: bool) -> None:
     """Refuse a job by which a model's keys and numbers would mean something else."""
-    for path in _BINDING:
+    for path in BINDING:
         section, _, name = path.partition(".")
         if mended and section == "source":
             continue

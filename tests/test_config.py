@@ -18,6 +18,7 @@ from streamlearn.config import (
     SourceConfig,
     TablesConfig,
     check_job,
+    job_signature,
     load_job,
     settings,
     start_seconds,
@@ -201,7 +202,7 @@ def test_an_unknown_section_names_the_nearest() -> None:
     error = complaint("modle.alpha=1")
     assert error.message == "`modle` is no section (--set modle.alpha=1)"
     assert error.hint == (
-        "did you mean model?; there are source, model, tables, compute, output, http"
+        "did you mean model?; there are source, model, tables, cluster, compute, output, http"
     )
 
 
@@ -249,6 +250,16 @@ def test_a_wrong_flag_is_named_as_it_was_typed() -> None:
         ("tables.bits=7", "a whole number >= 8 and <= 32"),
         ("tables.bits=33", "a whole number >= 8 and <= 32"),
         ("tables.index=btree", "one of exact, hashed"),
+        ("tables.shards=h", "HOST:PORT or a list of them, no two the same (10.0.0.1:7700)"),
+        ("tables.shards=:7700", "HOST:PORT or a list of them, no two the same"),
+        ("tables.shards=h:0", "HOST:PORT or a list of them, no two the same"),
+        ("tables.shards=h:7700,h:7700", "HOST:PORT or a list of them, no two the same"),
+        ("tables.tau=-2", "a whole number >= -1"),
+        ("tables.durability=none", "one of log, snapshot"),
+        ("tables.push_values=float64", "one of float32, float16, byte"),
+        ("tables.snapshots=/mnt", "an S3 URI (s3://bucket/prefix)"),
+        ("cluster.name=", "a name of 1 to 255 characters"),
+        ("cluster.lease_seconds=0", "a number > 0"),
         ("compute.lanes=-1", "a whole number >= 0 and <= 256"),
         ("http.listen=localhost", "HOST:PORT (127.0.0.1:9100)"),
         ("http.listen=localhost:70000", "HOST:PORT (127.0.0.1:9100)"),
@@ -305,6 +316,74 @@ def test_a_job_made_in_python_is_checked_alike() -> None:
         check_job(JobConfig(tables=TablesConfig(bits=2)))
     with pytest.raises(ConfigError, match=r"`output\.snapshot_seconds` must be a number > 0"):
         check_job(JobConfig(output=OutputConfig(snapshot_seconds=0.0)))
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        (("tables.shards=h:1", "tables.index=hashed"), "`tables.shards` are for tables with"),
+        (("tables.kkt=0.1",), "`tables.kkt` is 0.1, but the sums of `model.rule` ftrl need every"),
+        (("tables.features_min=9", "tables.features_max=5"), "`tables.features_min` is 9, which"),
+        (("cluster.certificate=a",), "`cluster.certificate` is given, but `cluster.key` is not"),
+        (
+            ("cluster.certificate=a", "cluster.key=b"),
+            "`cluster.certificate` is given, but `cluster.authority` is not",
+        ),
+    ],
+)
+def test_settings_that_contradict_one_another_are_refused(
+    sets: tuple[str, ...], message: str
+) -> None:
+    assert complaint(*sets).message.startswith(message)
+
+
+def test_settings_that_go_together_are_taken() -> None:
+    load_job(None, ["tables.kkt=0.1", "model.rule=adagrad", "tables.features_min=9"])
+    load_job(None, ["tables.shards=h:1,h:2,[::1]:3", "tables.tau=-1"])
+    load_job(None, ["cluster.certificate=a", "cluster.key=b", "cluster.authority=c"])
+
+
+# --- what follows from settings
+
+
+@pytest.mark.parametrize(
+    ("tau", "window", "in_flight"), [(0, 0, 1), (4, 0, 5), (100, 0, 8), (-1, 0, 8), (4, 2, 2)]
+)
+def test_a_worker_has_as_many_minibatches_under_way_as_staleness_lets_it_use(
+    tau: int, window: int, in_flight: int
+) -> None:
+    assert TablesConfig(tau=tau, window=window).minibatches_in_flight == in_flight
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("model.alpha=0.2", "model.rule=sgd", "model.epochs=2", "source.format=criteo"),
+        *("source.columns.a=label", "source.cross=a*b", "source.negative_rate=0.5"),
+        *("source.header=yes", "tables.index=hashed"),
+    ],
+)
+def test_a_job_whose_keys_or_numbers_mean_something_else_has_another_signature(text: str) -> None:
+    assert job_signature(load_job(None, [text]).job) != job_signature(JobConfig())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("source.uri=a.csv", "source.retries=1", "tables.tau=0", "tables.features_max=9"),
+        *("compute.minibatch=1", "output.dir=x", "http.listen=h:1", "cluster.name=x"),
+        *("tables.shards=h:1", "output.window=7"),
+    ],
+)
+def test_where_a_job_runs_is_no_part_of_its_signature(text: str) -> None:
+    assert job_signature(load_job(None, [text]).job) == job_signature(JobConfig())
+
+
+def test_the_signature_does_not_depend_on_the_order_of_columns() -> None:
+    one = load_job(None, ["source.columns.a=label", "source.columns.b=time"]).job
+    two = load_job(None, ["source.columns.b=time", "source.columns.a=label"]).job
+    assert job_signature(one) == job_signature(two)
+    assert len(job_signature(one)) == 16
 
 
 # --- settings

@@ -1,0 +1,400 @@
+"""The sections of a job: a struct each, every field with its type, limits, help and flag.
+
+:mod:`streamlearn.config` puts them together, reads and checks them; import them from there.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+import msgspec
+
+from streamlearn.settings import about
+
+__all__ = [
+    "WINDOW_DEFAULT_MAX",
+    "ClusterConfig",
+    "ComputeConfig",
+    "HttpConfig",
+    "OutputConfig",
+    "SourceConfig",
+    "TablesConfig",
+]
+
+# More minibatches under way than this hide no more latency, however far reads may lag: each holds
+# some 25,000 keys, and their pulls and pushes keep a connection busy already.
+WINDOW_DEFAULT_MAX: Final = 8
+
+
+class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where records come from and how they read."""
+
+    uri: Annotated[
+        tuple[str, ...],
+        about(
+            "One or many: a file, directory or glob, `-` for standard input, `http(s)://…`, "
+            "`s3://bucket/prefix*`.",
+            expects="a URI or a list of URIs, none of them empty",
+            positional=True,
+            split=False,
+        ),
+    ] = ()
+    format: Annotated[
+        str,
+        about(
+            "How records read; auto decides by suffix and first line.",
+            choices=("auto", "criteo", "delimited", "svmlight", "libffm", "jsonl"),
+            common=True,
+            inherited=True,
+        ),
+    ] = "auto"
+    # --- records
+    header: Annotated[
+        bool, about("The first line of each object names its columns.", common=True, inherited=True)
+    ] = False
+    delimiter: Annotated[
+        str,
+        about(
+            "The character between fields.",
+            min_length=1,
+            max_length=1,
+            character=True,
+            common=True,
+            inherited=True,
+        ),
+    ] = ","
+    quote: Annotated[
+        str,
+        about(
+            "The character around fields that hold delimiters; empty: none.",
+            max_length=1,
+            character=True,
+            inherited=True,
+        ),
+    ] = '"'
+    trim: Annotated[
+        bool, about("Strip spaces around the fields of delimited records.", inherited=True)
+    ] = False
+    columns: Annotated[
+        dict[str, str],
+        about(
+            "Column name (or number from 0) = kind: label, weight, categorical, number, time, "
+            "ignore.",
+            flag="--column",
+            common=True,
+            inherited=True,
+        ),
+    ] = {}
+    label: Annotated[
+        str,
+        about(
+            'A rule that makes the label: `delay > 15`, `class != "normal."`.',
+            common=True,
+            inherited=True,
+        ),
+    ] = ""
+    cross: Annotated[
+        tuple[str, ...],
+        about("Crossed features: `origin*destination`.", short="-q", common=True, inherited=True),
+    ] = ()
+    fields: Annotated[
+        tuple[str, ...],
+        about("jsonl: the fields to use; empty: all.", flag="--field", inherited=True),
+    ] = ()
+    bad_records_max: Annotated[
+        float, about("Share of bad records above which the job stops.", ge=0, le=1)
+    ] = 0.05
+    negative_rate: Annotated[
+        float,
+        about(
+            "Share of negatives kept; each one kept weighs 1 / rate.",
+            gt=0,
+            le=1,
+            common=True,
+            inherited=True,
+        ),
+    ] = 1.0
+    # --- reading
+    compression: Annotated[
+        str,
+        about(
+            "Compression of the objects; auto recognises it by content.",
+            choices=("auto", "none", "gzip", "zstd", "lz4"),
+        ),
+    ] = "auto"
+    read_ahead_bytes: Annotated[
+        int, about("Bound on the memory of blocks read ahead.", ge=1 << 20)
+    ] = 256 << 20
+    block_bytes: Annotated[
+        int,
+        about(
+            "Plain bytes handed to the parser at once, and fetched by one GET; at least 64 KiB; "
+            "0: 8 MiB where the source is on a network, else 2 MiB.",
+            ge=0,
+            le=1 << 30,
+        ),
+    ] = 0
+    range_bytes: Annotated[
+        int,
+        about("Plain objects larger than this are split into ranges read apart.", ge=1 << 16),
+    ] = 256 << 20
+    start: Annotated[
+        str,
+        about(
+            "Where to begin: stored (where the snapshot left off), earliest, latest, @TIME "
+            "(ISO 8601 or seconds since the epoch; objects changed since then).",
+            expects="stored, earliest, latest or @TIME (@2026-11-01T00:00, @1793491200)",
+            common=True,
+        ),
+    ] = "stored"
+    follow: Annotated[bool, about("Learn new objects as they appear, for ever.", common=True)] = (
+        False
+    )
+    follow_seconds: Annotated[float, about("Time between two listings.", gt=0)] = 5.0
+    queue: Annotated[
+        str, about("URL of an SQS queue with S3 event messages, used in place of listings.")
+    ] = ""
+    # --- S3
+    endpoint_url: Annotated[
+        str,
+        about(
+            "S3 endpoint, before AWS_ENDPOINT_URL_S3 and AWS_ENDPOINT_URL.",
+            pattern="^$|^https?://",
+            expects="a URL (http://127.0.0.1:9000)",
+            common=True,
+            inherited=True,
+        ),
+    ] = ""
+    region: Annotated[
+        str, about("S3 region, before AWS_REGION and AWS_DEFAULT_REGION.", inherited=True)
+    ] = ""
+    anonymous: Annotated[
+        bool, about("Read S3 without credentials.", common=True, inherited=True)
+    ] = False
+    requester_pays: Annotated[
+        bool, about("Agree to pay for reading the bucket.", common=True, inherited=True)
+    ] = False
+    retries: Annotated[
+        int, about("Tries after a failed request before it is an error.", ge=0, le=100)
+    ] = 8
+
+
+class TablesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where parameters live."""
+
+    index: Annotated[
+        str,
+        about(
+            "exact: every feature has a row of its own; hashed: 2**bits rows, features may "
+            "collide.",
+            choices=("exact", "hashed"),
+            common=True,
+            inherited=True,
+        ),
+    ] = "exact"
+    bits: Annotated[
+        int,
+        about(
+            "hashed: the table has 2**bits rows.",
+            ge=8,
+            le=32,
+            short="-b",
+            common=True,
+            inherited=True,
+        ),
+    ] = 24
+    features_max: Annotated[
+        int,
+        about("exact: rows at most; 0: as many as fit four fifths of this machine's memory.", ge=0),
+    ] = 0
+    when_full: Annotated[
+        str,
+        about("What a full table does: stop, or forget old features.", choices=("error", "evict")),
+    ] = "error"
+    features_min: Annotated[
+        int, about("Rows that neither expiry nor eviction goes below.", ge=0)
+    ] = 0
+    ttl_seconds: Annotated[
+        float,
+        about("Shards forget features that were not seen for so long; 0: never.", ge=0),
+    ] = 0.0
+    # --- over shards
+    shards: Annotated[
+        tuple[str, ...],
+        about(
+            "HOST:PORT of every shard, in order of their index; empty: in this process.",
+            expects="HOST:PORT or a list of them, no two the same (10.0.0.1:7700)",
+            common=True,
+        ),
+    ] = ()
+    tau: Annotated[
+        int,
+        about(
+            "Minibatches by which a read may lag the slowest worker; 0: bulk-synchronous, -1: any.",
+            ge=-1,
+            le=1 << 20,
+            common=True,
+        ),
+    ] = 4
+    window: Annotated[
+        int,
+        about(
+            f"Minibatches that a worker has under way; 0: tau + 1, {WINDOW_DEFAULT_MAX} at most.",
+            ge=0,
+            le=64,
+            flag="--in-flight",
+        ),
+    ] = 0
+    durability: Annotated[
+        str,
+        about(
+            "A push is acknowledged once it is in the shard's log on disk, or, with snapshot, at "
+            "once: then the source is read again from the last snapshot after a crash.",
+            choices=("log", "snapshot"),
+            common=True,
+        ),
+    ] = "log"
+    pull_values: Annotated[str, about("How weights travel.", choices=("float32", "float16"))] = (
+        "float16"
+    )
+    push_values: Annotated[
+        str,
+        about(
+            "How gradients travel; byte: one byte a value and a scale a block, rounded without "
+            "bias, what is lost is added to the next.",
+            choices=("float32", "float16", "byte"),
+        ),
+    ] = "byte"
+    compression: Annotated[
+        str,
+        about(
+            "Compression of what is sent; auto: where it saves.",
+            choices=("none", "auto", "lz4", "zstd"),
+            flag="--wire-compression",
+        ),
+    ] = "auto"
+    kkt: Annotated[
+        float,
+        about(
+            "Do not send the gradient of a zero weight that is below l1 less this; 0: send all. "
+            "Not with rule ftrl, whose sums need every gradient.",
+            ge=0,
+        ),
+    ] = 0.0
+    log_file_bytes: Annotated[
+        int, about("Size at which a shard's log begins a new file.", ge=1 << 20, le=1 << 34)
+    ] = 256 << 20
+    snapshots: Annotated[
+        str,
+        about(
+            "Where shards copy their snapshots to; empty: nowhere.",
+            pattern="^$|^s3://[^/]+",
+            expects="an S3 URI (s3://bucket/prefix)",
+            flag="--shard-snapshots",
+        ),
+    ] = ""
+
+    @property
+    def minibatches_in_flight(self) -> int:
+        """How many minibatches a worker has under way: ``window``, or what follows from ``tau``."""
+        if self.window:
+            return self.window
+        return WINDOW_DEFAULT_MAX if self.tau < 0 else min(self.tau + 1, WINDOW_DEFAULT_MAX)
+
+
+class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How shards, workers and followers know one another."""
+
+    name: Annotated[
+        str,
+        about(
+            "Whoever names another cluster is refused.",
+            min_length=1,
+            max_length=255,
+            expects="a name of 1 to 255 characters",
+            flag="--cluster",
+        ),
+    ] = "streamlearn"
+    token_file: Annotated[
+        str,
+        about("File with the secret that all share; for networks that are trusted.", common=True),
+    ] = ""
+    certificate: Annotated[
+        str, about("TLS: file with this process's certificate (PEM), its chain behind it.")
+    ] = ""
+    key: Annotated[
+        str, about("TLS: file with the certificate's private key (PEM).", flag="--private-key")
+    ] = ""
+    authority: Annotated[
+        str, about("TLS: file with the certificates that sign the other side's (PEM).")
+    ] = ""
+    lease_seconds: Annotated[
+        float,
+        about(
+            "How long a worker whose connections are lost still holds the others back, and its "
+            "partitions.",
+            gt=0,
+        ),
+    ] = 5.0
+
+
+class ComputeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Lanes (threads that run kernels)."""
+
+    lanes: Annotated[
+        int,
+        about(
+            "1: parse and learn in one lane; 2: a parse lane before a learn lane; 0: 2 where there "
+            "are two cores.",
+            ge=0,
+            le=256,
+            common=True,
+        ),
+    ] = 0
+    learn_lanes: Annotated[
+        int,
+        about(
+            "More than 1: lock-free learning lanes, each with its own partitions (no longer "
+            "deterministic).",
+            ge=1,
+            le=256,
+        ),
+    ] = 1
+    minibatch: Annotated[int, about("Examples parsed at once.", ge=1, le=1 << 20)] = 4096
+
+
+class OutputConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is left behind, and what is told on the way."""
+
+    dir: Annotated[
+        str,
+        about("Directory of model, report and bad records.", flag="--out", common=True),
+    ] = ""
+    snapshot_seconds: Annotated[
+        float, about("Time between snapshots while learning.", gt=0, common=True)
+    ] = 300.0
+    snapshots_kept: Annotated[int, about("Snapshots kept, newest first.", ge=1)] = 3
+    window: Annotated[int, about("Examples of the windowed validation.", ge=1, inherited=True)] = (
+        100_000
+    )
+    progress_seconds: Annotated[
+        float, about("Spacing of plain progress lines from a minute on.", gt=0)
+    ] = 10.0
+    names_max: Annotated[int, about("Feature names kept, for inspect and export.", ge=0)] = (
+        1_000_000
+    )
+
+
+class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What can be asked of the running node."""
+
+    listen: Annotated[
+        str,
+        about(
+            "HOST:PORT of /metrics, /healthz, /readyz and /status; empty: none.",
+            flag="--http",
+            pattern=r"^$|^.*:\d{1,5}$",
+            expects="HOST:PORT (127.0.0.1:9100)",
+            common=True,
+        ),
+    ] = ""
