@@ -1,0 +1,199 @@
+"""Images of a shard: one cut of rows, marks and clocks, as files of a snapshot or sent to a follower.
+
+An image is taken part by part while pushes go on. There is one at a time; others wait.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Final, Protocol
+
+import msgspec
+import numpy as np
+
+from streamlearn.errors import SnapshotError
+from streamlearn.messages import U64
+from streamlearn.protocol import Mark
+from streamlearn.shards.cut import Cut, Nothing
+from streamlearn.shards.shard import Shard, ShardSpec
+from streamlearn.shards.snapshot import SnapshotReader
+
+__all__ = ["KIND", "ImageMeta", "Imaging", "Sink", "load_image", "read_meta"]
+
+KIND: Final = "shard"
+
+
+class ImageMeta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an image holds beside rows.
+
+    Attributes
+    ----------
+    signature : str
+        Of the job.
+    shard : tuple of int
+        (index, of).
+    lsn : int
+        It is the state after this log record.
+    minute : int
+        By the last tick.
+    marks : list of Mark
+    clocks : dict
+        As ``Clocks.state()`` gives them.
+    features : int
+        Rows.
+    """
+
+    signature: str
+    shard: tuple[int, int]
+    lsn: int
+    minute: int
+    marks: list[Mark]
+    clocks: dict[str, list[int]]
+    features: int
+
+    @classmethod
+    def of(cls, shard: Shard) -> ImageMeta:
+        """Return what a shard is now."""
+        spec = shard.spec
+        return cls(
+            signature=spec.signature,
+            shard=(spec.index, spec.of),
+            lsn=shard.lsn,
+            minute=shard.minute,
+            marks=[shard.marks[name] for name in sorted(shard.marks)],
+            clocks=shard.clocks.state(),
+            features=shard.table.features,
+        )
+
+    def restore(self, shard: Shard) -> None:
+        """Make a shard, whose rows are there, what the image was."""
+        shard.lsn = self.lsn
+        shard.minute = self.minute
+        shard.marks = {mark.partition: mark for mark in self.marks}
+        shard.clocks.restore(self.clocks)
+
+
+class Sink(Protocol):
+    """Where an image goes."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it takes another part now."""
+        ...
+
+    @property
+    def gone(self) -> bool:
+        """Whether nobody wants it any more."""
+        ...
+
+    def begin(self, meta: ImageMeta) -> None:
+        """Begin with the image of this moment."""
+        ...
+
+    def part(self, number: int, rows: U64) -> None:
+        """Take the rows of a part, uint64[n, 4] by key."""
+        ...
+
+    def end(self) -> None:
+        """Have all of it."""
+        ...
+
+
+class Imaging:
+    """Takes the images that are wanted of a shard, one after the other."""
+
+    def __init__(self, shard: Shard) -> None:
+        self._shard = shard
+        self._wanted: deque[Sink] = deque()
+        self._sink: Sink | None = None
+        self._cut: Cut | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether an image is being taken or waited for."""
+        return self._sink is not None or bool(self._wanted)
+
+    def want(self, sink: Sink) -> None:
+        """Take an image for ``sink``, once those wanted before are taken."""
+        self._wanted.append(sink)
+
+    def step(self) -> bool:
+        """Take one part at most; return whether anything was done."""
+        if self._sink is not None and self._sink.gone:
+            self._close()
+        if self._sink is None:
+            while self._wanted and self._wanted[0].gone:
+                self._wanted.popleft()
+            if not self._wanted:
+                return False
+            self._sink = self._wanted.popleft()
+            self._cut = Cut(self._shard.table)
+            self._shard.keeper = self._cut
+            self._sink.begin(ImageMeta.of(self._shard))
+        if not self._sink.ready:
+            return False
+        assert self._cut is not None
+        part = self._cut.take()
+        if part is not None:
+            self._sink.part(*part)
+            return True
+        sink = self._sink
+        self._close()
+        sink.end()
+        return True
+
+    def _close(self) -> None:
+        if self._cut is not None:
+            self._cut.close()
+        self._cut = self._sink = None
+        self._shard.keeper = Nothing()
+
+
+def read_meta(reader: SnapshotReader) -> ImageMeta:
+    """Return what a snapshot says of the shard in it.
+
+    Raises
+    ------
+    SnapshotError
+        It is of no shard, or of another version.
+    """
+    reader.require(kind=KIND, keys=("image",))
+    try:
+        return msgspec.convert(reader.meta["image"], ImageMeta)
+    except msgspec.ValidationError as error:
+        raise SnapshotError(
+            f"snapshot {reader.path} was written by another version", cause=str(error)
+        ) from error
+
+
+def load_image(reader: SnapshotReader, spec: ShardSpec) -> Shard:
+    """Load the shard that a snapshot holds.
+
+    Raises
+    ------
+    SnapshotError
+        It is damaged, or of another shard or job than ``spec``.
+    """
+    meta = read_meta(reader)
+    expected = (spec.signature, (spec.index, spec.of))
+    if (meta.signature, meta.shard) != expected:
+        raise SnapshotError(
+            f"snapshot {reader.path} is of job {meta.signature}, shard {meta.shard[0]} of "
+            f"{meta.shard[1]}; expected job {spec.signature}, shard {spec.index} of {spec.of}",
+            hint="use another --dir, or the job that it was made with",
+        )
+    shard = Shard(spec, Shard.new_table(spec, rows=meta.features))
+    for name in sorted(name for name in reader.sizes if name.startswith("rows.")):
+        shard.table.insert_rows(reader.read(name).view(np.uint64).reshape(-1, 4))
+    meta.restore(shard)
+    return shard
+
+
+def snapshot_meta(meta: ImageMeta, job: Any, now: float) -> dict[str, Any]:
+    """Return the meta of a snapshot of an image."""
+    return {
+        "kind": KIND,
+        "job": msgspec.to_builtins(job),
+        "created_seconds": now,
+        "image": msgspec.to_builtins(meta),
+    }

@@ -1,0 +1,317 @@
+"""A shard: a range of a table's keys, and how far every partition has been applied to it.
+
+A deterministic state machine whose only input is its log: the same records in the same order give
+the same bytes, whatever was read in between. Reads change nothing (rows are made by pushes), time
+comes from ``Tick`` records, and exactly-once from the marks, which belong to the state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Final, Literal, cast
+
+import numpy as np
+
+from streamlearn import columns
+from streamlearn.config import JobConfig
+from streamlearn.errors import ColumnError, RefusedError
+from streamlearn.messages import F32, I64, U32, U64
+from streamlearn.protocol import Join, Leave, Mark, Push, Tick
+from streamlearn.shards.clock import Clocks
+from streamlearn.shards.cut import Keeper, Nothing
+from streamlearn.shards.rules import Updater
+from streamlearn.shards.table import ExactTable
+
+__all__ = ["INTERCEPT_KEY", "Gradients", "Located", "Shard", "ShardSpec", "Verdict", "prefixes_of"]
+
+# The constant feature that every example has: the least odd number, so it leads the list that it is
+# in, and it is the first shard's.
+INTERCEPT_KEY: Final = 1
+# Segments looked at for rows past their time, at each tick: all of them within an hour or so.
+_SEGMENTS_A_TICK: Final = 4
+
+Verdict = Literal["next", "duplicate", "gap"]
+Record = Push | Join | Leave | Tick
+
+
+def prefixes_of(index: int, of: int) -> tuple[int, int]:
+    """Return the top bytes ``[low, high)`` of the keys that shard ``index`` of ``of`` holds."""
+    return 256 * index // of, 256 * (index + 1) // of
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSpec:
+    """What a shard is, beside its contents.
+
+    Attributes
+    ----------
+    index, of : int
+        It is shard ``index`` of ``of``.
+    job : JobConfig
+        Whose model and tables it holds.
+    signature : str
+        Of the job: what workers and shards must agree on.
+    features_max : int
+        Rows at most.
+    """
+
+    index: int
+    of: int
+    job: JobConfig
+    signature: str
+    features_max: int
+
+    @property
+    def prefixes(self) -> tuple[int, int]:
+        """Top bytes ``[low, high)`` of its keys."""
+        return prefixes_of(self.index, self.of)
+
+    @property
+    def low(self) -> int:
+        """The least key that it may hold."""
+        return self.prefixes[0] << 56
+
+    @property
+    def high(self) -> int:
+        """The greatest key that it may hold."""
+        return (self.prefixes[1] << 56) - 1
+
+    @property
+    def identity(self) -> str:
+        """What stands in its files: another shard's, or another job's, are not taken for them."""
+        return f"{self.signature} shard {self.index} of {self.of}"
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Keys and where their rows were when somebody looked.
+
+    Attributes
+    ----------
+    keys : uint64[n]
+        Ascending.
+    slots : int64[n]
+        -1 where the table has no row.
+    generations : int64[256]
+        Of the table then.
+    """
+
+    keys: U64
+    slots: I64
+    generations: I64
+
+
+@dataclass(frozen=True, slots=True)
+class Gradients:
+    """A push, decoded: float32[n] gradients, and uint32[n] occurrences or None."""
+
+    values: F32
+    counts: U32 | None
+
+
+class Shard:
+    """The state: a table, marks, clocks and the minute.
+
+    Parameters
+    ----------
+    spec : ShardSpec
+    table : ExactTable, optional
+        Of the spec's prefixes; by default an empty one.
+
+    Attributes
+    ----------
+    marks : dict
+        By partition.
+    lsn : int
+        Number of the last record applied.
+    minute : int
+        Since the epoch, by the last tick.
+    pushes, duplicates : int
+        Applied, and dropped since they had been, by this object.
+    """
+
+    def __init__(self, spec: ShardSpec, table: ExactTable | None = None) -> None:
+        job = spec.job
+        self.spec = spec
+        self.table = table if table is not None else self.new_table(spec)
+        self.updater = Updater.of(job.model)
+        self.marks: dict[str, Mark] = {}
+        self.clocks = Clocks()
+        self.lsn = 0
+        self.minute = 0
+        self.pushes = 0
+        self.forgotten = 0
+        self.keeper: Keeper = Nothing()  # of the cut that is open
+        self._ttl_minutes = int(-(-job.tables.ttl_seconds // 60))
+
+    @staticmethod
+    def new_table(spec: ShardSpec, rows: int = 0) -> ExactTable:
+        """Return an empty table for a shard, laid out for ``rows`` rows."""
+        tables = spec.job.tables
+        when_full = cast('Literal["error", "evict"]', tables.when_full)
+        if rows:
+            table = ExactTable.sized(rows, spec.features_max, when_full, prefixes=spec.prefixes)
+        else:
+            table = ExactTable(spec.features_max, when_full, prefixes=spec.prefixes)
+        table.features_min = tables.features_min // spec.of
+        return table
+
+    # ---------------------------------------------------------------- reading
+
+    def locate(self, keys: U64) -> Located:
+        """Find the rows of ascending keys."""
+        generations = self.table.generations.copy()
+        return Located(keys, self.table.find(keys), generations)
+
+    def values(self, located: Located) -> F32:
+        """Return the weight of each key, 0 where it has no row."""
+        slots = located.slots
+        has_intercept = len(slots) > 0 and int(located.keys[0]) == INTERCEPT_KEY
+        out = np.empty(len(slots), np.float32)
+        return self.updater.values(self.table, slots, has_intercept, out)
+
+    # ---------------------------------------------------------------- what may be applied
+
+    def verdict(self, mark: Mark) -> Verdict:
+        """Say whether a minibatch comes next in its partition, has been applied, or leaves a gap.
+
+        Raises
+        ------
+        RefusedError
+            It has been applied, but ended elsewhere: whoever sent it cuts minibatches otherwise, or
+            reads another content.
+        """
+        known = self.marks.get(mark.partition)
+        at = (known.epoch, known.sequence) if known is not None else (0, 0)
+        asked = (mark.epoch, mark.sequence)
+        if known is not None and known.version != mark.version:
+            raise RefusedError(
+                f"{mark.partition} was begun as version {known.version}, but the push is of "
+                f"version {mark.version}",
+                code="invalid",
+            )
+        if asked <= at:
+            if known is not None and asked == at and known.offset != mark.offset:
+                raise RefusedError(
+                    f"minibatch {mark.sequence} of {mark.partition} ended at byte {known.offset}, "
+                    f"but the push ends it at {mark.offset}",
+                    code="invalid",
+                )
+            return "duplicate"
+        if known is None or known.done:
+            follows = mark.sequence == 1 and mark.epoch == (known.epoch + 1 if known else 0)
+        else:
+            follows = mark.epoch == known.epoch and mark.sequence == known.sequence + 1
+        return "next" if follows else "gap"
+
+    def check_fits(self, located: Located) -> None:
+        """Refuse a push whose new rows the table has no room for; it is as it was.
+
+        Raises
+        ------
+        RefusedError
+            The table is full.
+        """
+        missing = int(np.count_nonzero(located.slots < 0))
+        if missing and not self.table.would_fit(missing):
+            raise RefusedError(
+                f"shard {self.spec.index} is full: it holds {self.table.features:,} features of "
+                f"at most {self.spec.features_max:,}, and {missing:,} more come",
+                hint="raise tables.features_max, set tables.when_full = 'evict', or add shards",
+                code="full",
+            )
+
+    # ---------------------------------------------------------------- applying the log
+
+    def apply(
+        self,
+        lsn: int,
+        record: Record,
+        located: Located | None = None,
+        gradients: Gradients | None = None,
+    ) -> None:
+        """Apply the log's next record.
+
+        Parameters
+        ----------
+        lsn : int
+            Its number, one more than the last.
+        record : Push, Join, Leave or Tick
+            A push must come next in its partition; others of it are passed over.
+        located, gradients : optional
+            A push's keys and columns, where they have been decoded before.
+
+        Raises
+        ------
+        ColumnError
+            A column is not what it must be: the log holds something that no shard wrote.
+        """
+        assert lsn == self.lsn + 1, (lsn, self.lsn)
+        if isinstance(record, Push):
+            if self.verdict(record.mark) == "next":
+                keys = located or self.locate(self.decode_keys(record))
+                self._update(keys, gradients or decode_gradients(record))
+                self.marks[record.mark.partition] = record.mark
+                self.pushes += 1
+            self.clocks.advance(record.worker, record.incarnation, record.clock)
+        elif isinstance(record, Join):
+            self.clocks.join(record.worker, record.incarnation, record.clock)
+        elif isinstance(record, Leave):
+            self.clocks.leave(record.worker, record.incarnation)
+        elif record.minute > self.minute:
+            self.minute = record.minute
+            if self._ttl_minutes:
+                gone = self.table.expire(
+                    self.minute, self._ttl_minutes, self.table.features_min, _SEGMENTS_A_TICK
+                )
+                self.forgotten += len(gone)
+        self.lsn = lsn
+
+    def decode_keys(self, push: Push) -> U64:
+        """Decode a push's own keys; raises ColumnError."""
+        return columns.decode_keys(push.keys, push.count, self.spec.low, self.spec.high)
+
+    def _update(self, located: Located, gradients: Gradients) -> None:
+        keys, slots = located.keys, located.slots
+        if not len(keys):
+            return
+        self.table.refresh(keys, slots, located.generations)
+        self.table.insert(keys, slots, self.keeper)
+        has_intercept = int(keys[0]) == INTERCEPT_KEY
+        self.updater.push(
+            self.table,
+            slots,
+            gradients.values,
+            gradients.counts,
+            self.minute,
+            has_intercept,
+            self.keeper,
+        )
+
+    # ---------------------------------------------------------------- as a whole
+
+    def digest(self) -> str:
+        """Return a digest of rows, marks and clocks: equal for equal states."""
+        digest = hashlib.blake2b(digest_size=16)
+        for segment in self.table.key_order():
+            rows = self.table.rows(segment)
+            digest.update(rows[np.argsort(rows[:, 0], kind="stable")].tobytes())
+        digest.update(repr([self.marks[name] for name in sorted(self.marks)]).encode())
+        digest.update(repr((self.clocks.state(), self.minute, self.lsn)).encode())
+        return digest.hexdigest()
+
+
+def decode_gradients(push: Push) -> Gradients:
+    """Decode a push's values and counts.
+
+    Raises
+    ------
+    ColumnError
+        A column is not what its count and coding say.
+    """
+    values = columns.decode_values(push.values, push.count, push.coding)
+    if len(values) != push.count:
+        raise ColumnError(f"{push.count} keys, but {len(values)} gradients")
+    counts = columns.decode_counts(push.counts, push.count) if len(push.counts) else None
+    return Gradients(values, counts)
