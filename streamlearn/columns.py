@@ -25,14 +25,16 @@ counts     bitmap of ceil(n / 64) words of the counts that are not 1; a byte for
 
 from __future__ import annotations
 
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from streamlearn.compute.kernels import wire
 from streamlearn.errors import ColumnError
 from streamlearn.messages import F32, U8, U32, U64
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = [
     "BYTE",
@@ -443,7 +445,9 @@ def warm_up() -> None:
 
 def _column(data: Bytes) -> U8:
     """Return bytes as an array that cannot be written: kernels are compiled for one type."""
-    return np.frombuffer(memoryview(data).toreadonly(), np.uint8)
+    column = np.frombuffer(data, np.uint8)
+    column.flags.writeable = False
+    return column
 
 
 def _whole(bits: int, unit: int) -> int:

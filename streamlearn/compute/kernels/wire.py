@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from llvmlite import ir
 from numba import float32, int64, njit, types, uint8, uint32, uint64
 from numba.extending import intrinsic
@@ -289,8 +288,8 @@ def pack_bytes(values, bits, seed, out):
         if top >= uint32(0x7F800000):
             return False
         # what would be rounded up past 1.875 of its power of two counts for the next one
-        exponent = int64(uint32(top + uint32(0xFFFFF)) >> uint32(23)) - 14
-        exponent = min(max(exponent, 4), 240)
+        exponent = int64(uint32(top + uint32(0xFFFFF)) >> uint32(23)) - int64(14)
+        exponent = min(max(exponent, int64(4)), int64(240))
         out[block] = uint8(exponent)
         scale = bits_float(uint32(257 - exponent) << uint32(23))
         state = (seed + uint64(block)) * uint64(0x9E3779B97F4A7C15)
