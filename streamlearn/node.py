@@ -16,6 +16,7 @@ from streamlearn.model import stored_job
 from streamlearn.net.sources.uri import open_source
 from streamlearn.online.formats import open_format
 from streamlearn.replay import replay as _replay
+from streamlearn.roles import FollowerOptions, ShardOptions, UpOptions, WorkerOptions
 from streamlearn.scoring import score
 from streamlearn.shards.snapshot import listing
 from streamlearn.training import TrainingRun
@@ -23,15 +24,19 @@ from streamlearn.training import TrainingRun
 __all__ = [
     "evaluate",
     "export",
+    "follower",
     "inspect",
     "predict",
     "replay",
+    "shard",
     "snapshots",
     "source_check",
     "source_head",
     "source_list",
     "stored_job",
     "train",
+    "up",
+    "worker",
 ]
 
 ProgressSink = Callable[[Progress], None]
@@ -57,6 +62,36 @@ def predict(
 def replay(directory: Path, job: JobConfig, progress: ProgressSink) -> dict[str, Any]:
     """Learn the records of ``bad_records.jsonl`` with a mended schema; return the report."""
     return uvloop.run(_replay(directory, job, progress))
+
+
+def shard(job: JobConfig, options: ShardOptions) -> dict[str, Any]:
+    """Serve a shard until it is told to stop; return what it says of itself then."""
+    from streamlearn.shard_node import ShardNode
+
+    return uvloop.run(ShardNode(job, options).run())
+
+
+def worker(job: JobConfig, options: WorkerOptions, progress: ProgressSink) -> dict[str, Any]:
+    """Learn the job's source over its shards; return the report."""
+    from streamlearn.worker_node import WorkerNode
+
+    return uvloop.run(WorkerNode(job, options, progress).run())
+
+
+def follower(job: JobConfig, options: FollowerOptions) -> dict[str, Any]:
+    """Serve a copy of a shard until it is told to stop; return what it says of itself then."""
+    from streamlearn.follower_node import FollowerNode
+
+    return uvloop.run(FollowerNode(job, options).run())
+
+
+def up(job: JobConfig, options: UpOptions, progress: ProgressSink) -> dict[str, Any]:
+    """Run shards, workers and followers, and watch over them; return the report."""
+    from streamlearn.engines.local import LocalEngine
+    from streamlearn.supervisor import Supervisor
+
+    engine = LocalEngine(options.directory)
+    return uvloop.run(Supervisor(job, options, engine, progress).run())
 
 
 def snapshots(directory: Path) -> list[dict[str, Any]]:
