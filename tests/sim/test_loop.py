@@ -77,13 +77,13 @@ def test_a_group_cancels_its_tasks_in_one_order(loop):
         raise ValueError
 
     async def main():
-        with pytest.raises(ExceptionGroup):
-            async with asyncio.TaskGroup() as group:
-                for name in range(20):
-                    group.create_task(child(name))
-                group.create_task(fails())
+        async with asyncio.TaskGroup() as group:
+            for name in range(20):
+                group.create_task(child(name))
+            group.create_task(fails())
 
-    loop.run_until_complete(main())
+    with pytest.raises(ExceptionGroup):
+        loop.run_until_complete(main())
     assert ended == list(range(20))
 
 
@@ -97,8 +97,8 @@ def test_nothing_scheduled_is_a_deadlock(loop):
 
 def test_a_run_that_does_not_end_is_given_up(loop):
     async def forever():
-        while True:
-            await asyncio.sleep(1)
+        await asyncio.sleep(1)
+        await forever()
 
     with pytest.raises(LivelockError, match="100 virtual seconds"):
         loop.run_until_complete(forever(), seconds_max=100)
