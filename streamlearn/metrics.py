@@ -27,8 +27,12 @@ PREFIX: Final = "streamlearn_"
 # Values of all labels of one metric: reasons, lanes and states are few; a key or an address here
 # would be a mistake that fills Prometheus' memory.
 CHILDREN_MAX: Final = 128
-# As ``messages.Progress.state`` has them.
-STATES: Final = ("compiling", "learning", "following", "draining", "done", "failed")
+# As ``messages.Progress.state`` has them; a shard or follower is first ``recovering``, then
+# ``serving``.
+STATES: Final = (
+    *("compiling", "learning", "following", "recovering", "serving"),
+    *("draining", "done", "failed"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +143,63 @@ SNAPSHOT_BYTES = Metric("snapshot_bytes", "gauge", "Size of the last snapshot.")
 SNAPSHOTS = Metric("snapshots_total", "counter", "Snapshots written.")
 SNAPSHOT_FAILURES = Metric(
     "snapshot_failures_total", "counter", "Snapshots that could not be written."
+)
+# What shards, workers and followers say to one another.
+SESSIONS = Metric(
+    "sessions", "gauge", "Connections that are open, by the other side's role.", ("role",)
+)
+REQUESTS = Metric("requests_total", "counter", "Requests that came, by kind.", ("kind",))
+FAULTS = Metric(
+    "faults_total",
+    "counter",
+    "Requests refused and connections ended for a fault of the other side's, by reason.",
+    ("reason",),
+)
+WIRE_BYTES = Metric(
+    "wire_bytes_total",
+    "counter",
+    "Bytes of messages; direction is in or out, form is plain (before compression) or sent.",
+    ("direction", "form"),
+)
+PULLS = Metric("pulls_total", "counter", "Pulls answered.")
+PULL_KEYS = Metric("pull_keys_total", "counter", "Keys of pulls answered.")
+PULL_WAIT_SECONDS = Metric(
+    "pull_wait_seconds_total", "counter", "Time that pulls waited for slower workers."
+)
+PULLS_PARKED = Metric("pulls_parked", "gauge", "Pulls that wait for slower workers now.")
+PUSHES = Metric("pushes_total", "counter", "Pushes applied.")
+PUSH_KEYS = Metric("push_keys_total", "counter", "Keys of pushes applied.")
+DUPLICATES = Metric(
+    "push_duplicates_total", "counter", "Pushes that had been applied before, and were not again."
+)
+KEY_MISSES = Metric(
+    "key_misses_total", "counter", "Pushes asked for again with their keys: the pull was forgotten."
+)
+CLOCK = Metric(
+    "clock", "gauge", "Minibatches of the slowest worker (a shard), or of this one (a worker)."
+)
+STALENESS = Metric(
+    "staleness", "gauge", "Minibatches by which the slowest worker is behind the fastest."
+)
+IN_FLIGHT = Metric("minibatches_in_flight", "gauge", "Minibatches that this worker has under way.")
+MARKS_DONE = Metric("marks_done", "gauge", "Partitions applied to their end.")
+# The log.
+LSN = Metric("log_lsn", "gauge", "Number of the last log record applied.")
+DURABLE_LSN = Metric("log_durable_lsn", "gauge", "Number of the last log record that is on disk.")
+LOG_BYTES = Metric("log_bytes", "gauge", "Size of the log.")
+LOG_APPENDED_BYTES = Metric("log_appended_bytes_total", "counter", "Bytes written to the log.")
+FSYNCS = Metric("log_fsyncs_total", "counter", "Times that the log was brought to disk.")
+FSYNC_SECONDS = Metric(
+    "log_fsync_seconds_total", "counter", "Time that bringing the log to disk took."
+)
+RECOVERY_SECONDS = Metric(
+    "recovery_seconds", "gauge", "Time that loading the snapshot and the log took at the start."
+)
+FOLLOWER_LAG = Metric(
+    "follower_lag_records", "gauge", "Log records of its shard that a follower has not applied yet."
+)
+RESTARTS = Metric(
+    "restarts_total", "counter", "Processes that ended and were started again, by role.", ("role",)
 )
 # The process.
 STATE = Metric(

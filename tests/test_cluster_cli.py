@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+
 from streamlearn.config import JobConfig
 from streamlearn.roles import FollowerOptions, ShardOptions, UpOptions, WorkerOptions
 from tests.runs import run
