@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, Final, Protocol
 
 import msgspec
 
+from streamlearn.errors import LogError
 from streamlearn.messages import U64
 from streamlearn.protocol import Answer, Fault, FollowCut, FollowPart, FollowRecord
 from streamlearn.shards.image import ImageMeta, Imaging
@@ -27,8 +29,8 @@ _TURN_BYTES: Final = 4 << 20
 class Records(Protocol):
     """The log, to be read from."""
 
-    def read(self, after: int) -> Iterator[tuple[int, memoryview]]:
-        """Yield the records behind ``after``."""
+    def read(self, after: int, until: int | None = None) -> Iterator[tuple[int, memoryview]]:
+        """Yield the records behind ``after``, up to ``until``; raises LogError."""
         ...
 
 
@@ -40,7 +42,6 @@ class _Feed:
         self.request = request
         self.after = after  # last record sent; -1: it has no state yet
         self.gone = False
-        self.reader: Iterator[tuple[int, memoryview]] | None = None
         self._feeds = feeds
         self._meta: ImageMeta | None = None
 
@@ -144,26 +145,25 @@ class Feeds:
 
     def _send(self, feed: _Feed, durable: int) -> None:
         sent = 0
-        for lsn, body in self._behind(feed):
-            if lsn > durable or sent > _TURN_BYTES:
-                if feed.reader is not None:
-                    feed.reader = None
-                return
-            self.say(feed, FollowRecord(lsn, memoryview(body)))
-            feed.after = lsn
-            sent += len(body)
+        with suppress(LogError):  # dropped or damaged: it is told so below
+            for lsn, body in self._behind(feed, durable):
+                if lsn > durable or sent > _TURN_BYTES:
+                    return
+                self.say(feed, FollowRecord(lsn, memoryview(body)))
+                feed.after = lsn
+                sent += len(body)
         if feed.after < durable and not sent:
             self.say(feed, Fault("stale", "the records behind yours are gone", again=True))
             self.drop(feed.session)
 
-    def _behind(self, feed: _Feed) -> Iterator[tuple[int, Any]]:
+    def _behind(self, feed: _Feed, durable: int) -> Iterator[tuple[int, Any]]:
         """Yield the records behind a follower's last, from memory or from the log."""
         if self._recent and self._recent[0][0] <= feed.after + 1:
             skip = feed.after + 1 - self._recent[0][0]
             for at in range(skip, len(self._recent)):
                 yield self._recent[at]
         elif self._log is not None:
-            yield from self._log.read(feed.after)
+            yield from self._log.read(feed.after, durable)
 
     def _reaches(self, after: int) -> bool:
         """Say whether all records behind ``after`` can be had."""
@@ -173,5 +173,8 @@ class Feeds:
             return True
         if self._log is None:
             return False
-        first = next(iter(self._log.read(after)), None)
-        return first is not None and first[0] == after + 1
+        try:
+            first = next(self._log.read(after), None)
+        except LogError:  # it has been dropped since
+            return False
+        return first is not None

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-
 from streamlearn import columns
 from streamlearn.errors import ColumnError, LogError, RefusedError
 from streamlearn.feeding import Feeds
@@ -57,7 +56,7 @@ class Appender(Protocol):
         """Append a record; return its number."""
         ...
 
-    def read(self, after: int) -> Iterator[tuple[int, memoryview]]:
+    def read(self, after: int, until: int | None = None) -> Iterator[tuple[int, memoryview]]:
         """Yield the records behind ``after``."""
         ...
 
@@ -468,5 +467,3 @@ class Service:
 
     def _say(self, session: int, request: int, message: Answer, lsn: int = 0) -> None:
         self._out.append(Out(session, request, message, lsn))
-
-

@@ -18,7 +18,7 @@ from streamlearn.messages import RECORD_BYTES_MAX, U32, BadRecord, Block, Partit
 from streamlearn.online.formats import Format, Parser
 from streamlearn.online.minibatch import REASONS, S_BAD, S_RECORDS, Minibatch
 
-__all__ = ["Stream", "Work"]
+__all__ = ["Piece", "Stream", "Work", "bad_records", "note_too_long"]
 
 # What is kept of a record that is longer than the limit.
 _TOO_LONG_KEPT: Final = 4096
@@ -51,21 +51,21 @@ class Work:
 
     def bad_records(self, format: Format) -> Iterator[BadRecord]:
         """Yield the minibatch's bad records, with where they stand and why."""
-        batch, buffer = self.batch, self.block.buffer
-        for i in range(batch.bad):
-            start = int(batch.bad_start[i])
-            reason = int(batch.bad_reason[i])
-            record = self.too_long
-            if record is None:
-                end = find_newline(buffer, start, self.block.end)
-                record = buffer[start:end].tobytes()
-            detail = format.complaint(
-                reason, int(batch.bad_field[i]), int(batch.bad_arg[i]), record
-            )
-            if reason == _TOO_LONG:
-                record = record[:_TOO_LONG_KEPT]
-            uri = self.stream.partition.uri
-            yield BadRecord(uri, self.base + start, REASONS[reason], detail, record)
+        uri = self.stream.partition.uri
+        return bad_records(self.batch, 0, self.block, uri, format, self.too_long)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Whole records of a block: ``buffer[start:end]``.
+
+    Where ``too_long`` is not None it is the beginning of one record over the limit, that began at
+    ``start`` (it may be before the buffer) and ends before ``end``.
+    """
+
+    start: int
+    end: int
+    too_long: bytes | None = None
 
 
 @dataclass(slots=True)
@@ -103,6 +103,31 @@ class Stream:
         rate : float
             Share of negatives kept.
         """
+        base = block.offset - block.start
+        for piece in self.pieces(block):
+            if piece.too_long is not None:
+                batch = stock()
+                batch.clear()
+                note_too_long(batch, piece)
+                yield Work(batch, self, block, base, piece.end, piece.too_long)
+                continue
+            at = piece.start
+            while at < piece.end:
+                batch = stock()
+                batch.clear()
+                at = self.parser.parse(block.buffer, at, piece.end, batch)
+                if rate < 1.0:
+                    subsample_negatives(
+                        batch.keys, batch.values, batch.indptr, batch.labels, batch.weights,
+                        batch.lines, batch.state, base, rate,
+                    )  # fmt: skip
+                yield Work(batch, self, block, base, at)
+
+    def pieces(self, block: Block) -> Iterator[Piece]:
+        """Yield what of a block is to be parsed: whole records, and the end of one over the limit.
+
+        The record that runs over the block's end is kept for the next one.
+        """
         buffer, start = block.buffer, block.start
         base = block.offset - block.start
         if self.header_due and start < block.end:
@@ -113,7 +138,8 @@ class Stream:
             newline = find_newline(buffer, start, block.end)
             start = min(newline + 1, block.end)
             if newline < block.end:
-                yield self._too_long(block, stock(), newline)
+                first, self._too_long_at = self._too_long_at - base, -1
+                yield Piece(first, newline + 1, self._too_long_head)
         if self._carry:
             start -= len(self._carry)
             buffer[start : start + len(self._carry)] = np.frombuffer(self._carry, np.uint8)
@@ -121,17 +147,8 @@ class Stream:
         end = last_newline(buffer, start, block.end) + 1
         if end <= 0:
             end = start
-        at = start
-        while at < end:
-            batch = stock()
-            batch.clear()
-            at = self.parser.parse(buffer, at, end, batch)
-            if rate < 1.0:
-                subsample_negatives(
-                    batch.keys, batch.values, batch.indptr, batch.labels, batch.weights,
-                    batch.lines, batch.state, base, rate,
-                )  # fmt: skip
-            yield Work(batch, self, block, base, at)
+        if start < end:
+            yield Piece(start, end)
         left = block.end - end
         if left > RECORD_BYTES_MAX:
             self._too_long_at = base + end
@@ -139,14 +156,36 @@ class Stream:
         elif left > 0:
             self._carry = buffer[end : block.end].tobytes()
 
-    def _too_long(self, block: Block, batch: Minibatch, newline: int) -> Work:
-        """Make a minibatch of the record that is over the limit and ends at ``newline``."""
-        base = block.offset - block.start
-        batch.clear()
-        batch.bad_start[0] = self._too_long_at - base
-        batch.bad_reason[0] = _TOO_LONG
-        batch.bad_field[0] = -1
-        batch.bad_arg[0] = base + newline - self._too_long_at
-        batch.state[S_BAD] = batch.state[S_RECORDS] = 1
-        self._too_long_at = -1
-        return Work(batch, self, block, base, newline + 1, self._too_long_head)
+
+def note_too_long(batch: Minibatch, piece: Piece) -> None:
+    """Append a record over the limit to a minibatch's bad ones."""
+    at = batch.bad
+    batch.bad_start[at] = piece.start
+    batch.bad_reason[at] = _TOO_LONG
+    batch.bad_field[at] = -1
+    batch.bad_arg[at] = piece.end - 1 - piece.start
+    batch.state[S_BAD] += 1
+    batch.state[S_RECORDS] += 1
+
+
+def bad_records(
+    batch: Minibatch,
+    first: int,
+    block: Block,
+    uri: str,
+    format: Format,
+    too_long: bytes | None = None,
+) -> Iterator[BadRecord]:
+    """Yield a minibatch's bad records from the ``first`` on, all of them in one block."""
+    buffer, base = block.buffer, block.offset - block.start
+    for i in range(first, batch.bad):
+        start = int(batch.bad_start[i])
+        reason = int(batch.bad_reason[i])
+        record = too_long
+        if record is None:
+            end = find_newline(buffer, start, block.end)
+            record = buffer[start:end].tobytes()
+        detail = format.complaint(reason, int(batch.bad_field[i]), int(batch.bad_arg[i]), record)
+        if reason == _TOO_LONG:
+            record = record[:_TOO_LONG_KEPT]
+        yield BadRecord(uri, base + start, REASONS[reason], detail, record)

@@ -1,4 +1,4 @@
-"""Images of a shard: one cut of rows, marks and clocks, as files of a snapshot or sent to a follower.
+"""Images of a shard: one cut of rows, marks and clocks, to a snapshot's files or to a follower.
 
 An image is taken part by part while pushes go on. There is one at a time; others wait.
 """
