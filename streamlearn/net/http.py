@@ -15,6 +15,7 @@ from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
 from streamlearn.errors import ConfigError, ResourceError
+from streamlearn.net.address import join_address, split_address
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -34,21 +35,7 @@ def parse_listen(listen: str) -> tuple[str, int]:
     ConfigError
         It is not that, or the port is not 0 to 65535 (0: any free one).
     """
-    host, colon, port = listen.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    if bracketed:
-        host = host[1:-1]
-    if (
-        not colon
-        or (":" in host) != bracketed
-        or not (port.isascii() and port.isdecimal())
-        or int(port) > 65535
-    ):
-        raise ConfigError(
-            f"http.listen is {listen!r}, expected HOST:PORT with a port from 0 to 65535",
-            hint="for example 127.0.0.1:9100, or [::1]:9100, or :9100 for every interface",
-        )
-    return host, int(port)
+    return split_address(listen, "http.listen", "9100")
 
 
 class HttpServer:
@@ -112,7 +99,7 @@ class HttpServer:
             raise _listen_error(self._listen, error) from error
         self._runner = runner
         host, port = runner.addresses[0][:2]
-        self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self.address = join_address(host, port)
         return self.address
 
     async def stop(self) -> None:
