@@ -1,31 +1,40 @@
-"""The parameter table: a gapped array in key order that grows where it stands; or of fixed size.
+"""The parameter table: a gapped array in key order that grows where it stands.
 
-A table of exact keys is up to 256 *segments*, each an equal range of the key space in a region of
-its own within reserved address space. A segment grows by ``GROWTH`` when it is ``LOAD_MAX`` full;
-one that outgrows ``SPLIT_SLOTS`` splits in two until there are 256, so that huge pages fit small
-tables and no growth takes long in large ones. Slots stay valid until their segment grows
-(``generations`` counts that).
+A table of exact keys, or of those of a shard's range, is up to 256 *segments*, each an equal range
+of the key space in a region of its own within reserved address space. A segment grows by ``GROWTH``
+when it is ``LOAD_MAX`` full; one that outgrows ``SPLIT_SLOTS`` splits in two until each has one of
+256 ranges, so that huge pages fit small tables and no growth takes long in large ones. Slots stay
+valid until their segment is laid out anew (``generations`` counts that). What a full table forgets
+stands in ``shards.forgetting``.
 
-Both tables are memory of 64-byte lines, and a snapshot's :class:`~streamlearn.shards.cut.Cut` keeps
-lines, so it knows nothing of rows.
+This table and that of ``shards.hashed`` are memory of 64-byte lines, and a snapshot's
+:class:`~streamlearn.shards.cut.Cut` keeps lines, so it knows nothing of rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
+from streamlearn.compute.kernels import rows as row_kernels
 from streamlearn.compute.kernels import table as kernels
 from streamlearn.errors import TableFullError
 from streamlearn.messages import I32, I64, U64
+from streamlearn.shards.forgetting import Forgetting, Tombstones
+from streamlearn.shards.hashed import HashedTable
 from streamlearn.shards.memory import HUGE_BYTES, Reservation
+
+if TYPE_CHECKING:
+    from streamlearn.shards.cut import Keeper
 
 __all__ = ["INITIAL_SLOTS", "LOAD_MAX", "SLOT_BYTES", "SPLIT_SLOTS", "ExactTable", "HashedTable"]
 
 SLOT_BYTES: Final = 32
-SEGMENTS_MAX: Final = 256
+# A key's top 8 bits, its prefix, name one of so many ranges of the key space.
+PREFIXES: Final = 256
+SEGMENTS_MAX: Final = PREFIXES
 # A segment wants to grow beyond this share of its slots, and then gets this many times as many: 32
 # bytes / 0.85 is 38 bytes a feature just before a growth and 55 just after. A growth moves every
 # row of the segment, so a row is moved 1 / (GROWTH - 1) times on average: 2.2 here, 4 with a
@@ -35,8 +44,6 @@ GROWTH: Final = 1.46
 # Segments that do not split any more (from some 50 million features on) grow by less at a time:
 # most of a growth is the time of the system, for pages that it has not given before.
 GROWTH_LARGE: Final = 1.2
-# What a full table forgets of a segment at least: less, and segments are laid out anew too often.
-EVICTED_SHARE: Final = 0.05
 # While a table is small (32 MB), its segments double: fewer moves where memory does not matter.
 SMALL_SLOTS: Final = 1 << 20
 INITIAL_SLOTS: Final = 8192
@@ -58,6 +65,9 @@ def _no_clock() -> float:
 class ExactTable:
     """Rows of 32 bytes by exact 64-bit keys.
 
+    Kernels insert by themselves and ask for room where a segment is full (``make_room``); or who
+    holds slots has missing keys inserted (``insert``) and finds again what moved (``refresh``).
+
     Parameters
     ----------
     features_max : int
@@ -65,10 +75,13 @@ class ExactTable:
         for. The example that goes beyond it is learned, so as many rows as it has may stand above
         the limit.
     when_full : {"error", "evict"}
-        ``evict`` drops the least seen rows of a segment that may not grow any more: a twentieth of
-        them, or the share by which the table is above its limit; then of others, until it is not.
+        ``evict`` forgets the least seen rows: of one run of ranges after the other a twentieth, or
+        the share by which the table would be above its limit, until it would not.
     clock : callable
         Seconds, to say how long growth takes; without one it says 0.
+    prefixes : (int, int)
+        Ranges ``[low, high)`` of the key space, by a key's top 8 bits, whose keys it holds. Memory
+        is laid out for them alone, each segment an aligned run of a power of two of them.
 
     Attributes
     ----------
@@ -84,7 +97,9 @@ class ExactTable:
         Columns of the one row that every example has.
     inserted_count : int64[1]
         Rows inserted over the table's life.
-    evicted, growths : int
+    features_min : int
+        Rows that forgetting leaves at least.
+    growths : int
     growth_seconds, growth_seconds_max : float
         In all, and of the longest growth.
     """
@@ -96,21 +111,28 @@ class ExactTable:
         features_max: int,
         when_full: Literal["error", "evict"] = "error",
         clock: Callable[[], float] = _no_clock,
+        prefixes: tuple[int, int] = (0, PREFIXES),
     ) -> None:
         self.features_max = features_max
+        self.features_min = 0
         self.when_full = when_full
-        per_segment = int(features_max / SEGMENTS_MAX / LOAD_MAX * GROWTH * GROWTH) + 1
+        self.prefixes = prefixes
+        first, end = prefixes
+        if not 0 <= first < end <= PREFIXES:
+            raise ValueError(f"prefixes = {prefixes} are no range within 0 to {PREFIXES}")
+        ranges = end - first
+        per_segment = int(features_max / ranges / LOAD_MAX * GROWTH * GROWTH) + 1
         most = max(per_segment, int(SPLIT_SLOTS * GROWTH), INITIAL_SLOTS) + SLACK_SLOTS + 1
         huge_slots = HUGE_BYTES // SLOT_BYTES
         self._region_slots = -(-most // huge_slots) * huge_slots
-        if self._region_slots * SEGMENTS_MAX > ADDRESS_SLOTS_MAX:
-            most = int(ADDRESS_SLOTS_MAX / SEGMENTS_MAX / GROWTH / GROWTH * LOAD_MAX) * SEGMENTS_MAX
+        if self._region_slots * ranges > ADDRESS_SLOTS_MAX:
+            most = int(ADDRESS_SLOTS_MAX / ranges / GROWTH / GROWTH * LOAD_MAX) * ranges
             raise TableFullError(
                 f"tables.features_max = {features_max:,} is more than one table can address "
                 f"({most:,})",
                 hint="spread the table over more shards",
             )
-        self._memory = Reservation(self._region_slots * SEGMENTS_MAX * SLOT_BYTES)
+        self._memory = Reservation(self._region_slots * ranges * SLOT_BYTES)
         self.words: U64 = self._memory.words
         self.places: U64 = np.zeros((256, 2), np.uint64)
         self.segment_of: I32 = np.zeros(256, np.int32)
@@ -119,7 +141,7 @@ class ExactTable:
         self.generations: I64 = np.zeros(SEGMENTS_MAX, np.int64)
         self.intercept = np.zeros(2, np.float32)
         self.inserted_count: I64 = np.zeros(1, np.int64)
-        self.evicted = 0
+        self._forgetting = Forgetting(self)
         self.growths = 0
         self.growth_seconds = 0.0
         self.growth_seconds_max = 0.0
@@ -130,9 +152,8 @@ class ExactTable:
         self._bits = [0] * SEGMENTS_MAX  # leading key bits that a segment's keys share
         self._lows = [0] * SEGMENTS_MAX  # those bits, as the first of the 256 ranges it owns
         self._scratch: U64 = np.empty((0, 4), np.uint64)
-        self.segments = 1
-        self._place(0, bits=0, low=0, capacity=INITIAL_SLOTS)
-        self._share_limit()
+        self.segments = 0
+        self._start(INITIAL_SLOTS, PREFIXES)
 
     @classmethod
     def sized(
@@ -141,21 +162,35 @@ class ExactTable:
         features_max: int,
         when_full: Literal["error", "evict"] = "error",
         clock: Callable[[], float] = _no_clock,
+        prefixes: tuple[int, int] = (0, PREFIXES),
     ) -> ExactTable:
         """Return an empty table laid out for ``features`` rows: loading them grows nothing.
 
         There may be more of them than ``features_max``, which a model's job may have lowered.
         """
-        table = cls(max(features, features_max), when_full, clock)
+        table = cls(max(features, features_max), when_full, clock, prefixes)
         table.features_max = features_max
         slots = int(features / LOAD_MAX * GROWTH) + INITIAL_SLOTS
-        bits = min(8, max(0, (slots // SPLIT_SLOTS).bit_length()))
-        table._clear(0)
-        table.segments = 1 << bits
+        # as many ranges to a segment as a table of all of them would have, this full
+        whole = slots * PREFIXES // (prefixes[1] - prefixes[0])
+        bits = min(8, max(0, (whole // SPLIT_SLOTS).bit_length()))
         for segment in range(table.segments):
-            table._place(segment, bits, segment << (8 - bits), (slots >> bits) + SLACK_SLOTS)
-        table._share_limit()
+            table._clear(segment)
+        table._start(slots, PREFIXES >> bits, SLACK_SLOTS)
         return table
+
+    def _start(self, slots: int, ranges_max: int, spare: int = 0) -> None:
+        """Lay out empty segments of so many slots in all, of ``ranges_max`` ranges at most each."""
+        first, end = self.prefixes
+        low = first
+        self.segments = 0
+        while low < end:
+            ranges = min(ranges_max, low & -low or PREFIXES, 1 << (end - low).bit_length() - 1)
+            bits = (PREFIXES // ranges).bit_length() - 1
+            self._place(self.segments, bits, low, slots * ranges // (end - first) + spare)
+            self.segments += 1
+            low += ranges
+        self._share_limit()
 
     # --- for kernels
 
@@ -176,6 +211,18 @@ class ExactTable:
         """Return the slots ``[first, end)`` of a segment, slack included, the fence not."""
         first = segment * self._region_slots
         return first, first + self._capacities[segment] + SLACK_SLOTS
+
+    def span(self, segment: int) -> tuple[int, int]:
+        """Return the ranges ``[low, high)`` of the key space that a segment has."""
+        low = self._lows[segment]
+        return low, low + (PREFIXES >> self._bits[segment])
+
+    def keep(self, segment: int, rows: U64) -> None:
+        """Lay out a segment anew with ``rows``, some of its own."""
+        if self.before_change is not None:
+            self.before_change(segment)
+        self._clear(segment)
+        self._restore(segment, rows, self._capacities[segment])
 
     def rows(self, segment: int) -> U64:
         """Return a copy of a segment's rows, uint64[n, 4], in the order of their slots."""
@@ -219,11 +266,83 @@ class ExactTable:
         kernels.gather_rows(self.words, slots, out)
         return out
 
+    def refresh(self, keys: U64, slots: I64, generations: I64) -> None:
+        """Find the keys again whose segment was laid out anew; -1 where one is forgotten.
+
+        Parameters
+        ----------
+        keys, slots : uint64[n], int64[n]
+            As :meth:`find` had them; slots are written.
+        generations : int64[256]
+            ``generations`` as they were then.
+        """
+        moved = self.generations != generations
+        if moved.any():
+            row_kernels.find_moved(self.words, self.places, self.segment_of, moved, keys, slots)
+
+    def would_fit(self, missing: int, known: int = 0) -> bool:
+        """Say whether :meth:`insert` has room for so many keys.
+
+        Parameters
+        ----------
+        missing : int
+            Keys that the table does not hold, of the list to be inserted.
+        known : int
+            The rest of the list, which is not evicted for them.
+        """
+        if self.features + missing <= self.features_max:
+            return True
+        stay = max(known, self.features_min)
+        return self.when_full == "evict" and missing + stay <= self.features_max
+
+    def insert(self, keys: U64, slots: I64, keeper: Keeper) -> None:
+        """Insert every key whose slot is -1, with columns and a count of zero, and fill in slots.
+
+        Where there is no room and ``when_full`` is ``evict``, rows are forgotten first, none of
+        them of these keys.
+
+        Parameters
+        ----------
+        keys : uint64[n]
+            Ascending, of this table's prefixes.
+        slots : int64[n]
+            Of :meth:`find` or :meth:`refresh`, with nothing laid out since; written.
+        keeper : Cut or Nothing
+
+        Raises
+        ------
+        TableFullError
+            There is no room (``would_fit``): the table is as it was. Or the keys crowd a segment
+            that cannot grow any more: some are in.
+        """
+        missing = int(row_kernels.count_missing(slots))
+        if not missing:
+            return
+        if not self.would_fit(missing, len(keys) - missing):
+            raise self._full()
+        over = self.features + missing - self.features_max
+        then = self.generations.copy()
+        if over > 0:
+            self._forgetting.evict(over, keys)
+            self.refresh(keys, slots, then)
+        done = 0
+        while True:
+            done = row_kernels.insert(
+                self.words, self.places, self.segment_of, self.loads, self._loads_max,
+                self.inserted_count, keys, slots, done, *keeper.arguments(missing),
+            )  # fmt: skip
+            if done == len(keys):
+                break
+            then = self.generations.copy()
+            self._widen(int(self.segment_of[int(keys[done]) >> 56]), keys)
+            self.refresh(keys, slots, then)
+        self._share_limit()
+
     def insert_rows(self, rows: U64) -> None:
         """Insert rows with distinct keys that the table does not hold, uint64[n, 4].
 
-        What a snapshot loads by.         ``features_max`` is not looked at: a model that is larger
-        can be loaded, and scored with.
+        What a snapshot loads by. ``features_max`` is not looked at: a model that is larger can be
+        loaded, and scored with.
 
         Raises
         ------
@@ -267,32 +386,39 @@ class ExactTable:
             segment that cannot grow any more. The table is as it was.
         """
         over = self.features - self.features_max
-        evicts = self.when_full == "evict"
         crowded = self._is_crowded(segment)
-        if over > 0 and not evicts:
-            raise TableFullError(
-                f"the table is full: tables.features_max = {self.features_max:,} features",
-                hint="raise tables.features_max, set tables.when_full = 'evict', or use "
-                "tables.index = 'hashed'",
-            )
+        if over > 0 and self.when_full != "evict":
+            raise self._full()
         # An example whose rows ran into the fence has taught nothing yet: its own rows are the
         # least seen, and evicting them would only have it insert them again.
         if crowded or (over <= 0 and self.loads[segment] > self._loads_max[segment]):
-            started = self._clock()
-            try:
-                self.grow(segment)
-            except TableFullError:
-                if crowded or not evicts:
-                    raise
-                self._evict(segment, 0)
-            seconds = self._clock() - started
-            self.growth_seconds += seconds
-            self.growth_seconds_max = max(self.growth_seconds_max, seconds)
+            self._widen(segment)
         elif over > 0:
-            self._evict(segment, over)
+            self._forgetting.evict(over)
         # else: it only used up its share of what is left below features_max, or another lane was
         # here before
         self._share_limit()
+
+    def _full(self) -> TableFullError:
+        return TableFullError(
+            f"the table is full: tables.features_max = {self.features_max:,} features",
+            hint="raise tables.features_max, set tables.when_full = 'evict', or use "
+            "tables.index = 'hashed'",
+        )
+
+    def _widen(self, segment: int, spared: U64 | None = None) -> None:
+        """Grow a segment, or forget some of its rows if its region is full."""
+        crowded = self._is_crowded(segment)
+        started = self._clock()
+        try:
+            self.grow(segment)
+        except TableFullError:
+            evicts = self.when_full == "evict" and not crowded
+            if not evicts or not self._forgetting.evict_from(*self.span(segment), spared=spared):
+                raise
+        seconds = self._clock() - started
+        self.growth_seconds += seconds
+        self.growth_seconds_max = max(self.growth_seconds_max, seconds)
 
     def grow(self, segment: int) -> None:
         """Give a segment more slots (``GROWTH``), or split it in two; slots of its rows change.
@@ -368,17 +494,27 @@ class ExactTable:
             full = np.minimum(full, self.loads[: self.segments] + left // self.segments)
         self.limits[: self.segments] = full
 
-    def _evict(self, segment: int, over: int) -> None:
-        """Drop the least seen of a segment; of others too while the table is above its limit."""
-        share = max(EVICTED_SHARE, over / self.features)
-        for one in (segment, *np.argsort(-self.loads[: self.segments], kind="stable").tolist()):
-            rows = self._take(one)
-            n = len(rows)
-            stay = int(kernels.evict(rows, n, min(1.0, max(share, 1.5 / n)))) if n else 0
-            self.evicted += n - stay
-            self._restore(one, rows[:stay], self._capacities[one])
-            if self.features <= self.features_max:
-                return
+    def expire(self, minute: int, ttl_minutes: int, floor: int, segments: int) -> U64:
+        """Forget rows last seen before ``minute - ttl_minutes`` in the next ``segments`` ranges.
+
+        See :meth:`streamlearn.shards.forgetting.Forgetting.expire`.
+        """
+        return self._forgetting.expire(minute - ttl_minutes, floor, segments)
+
+    @property
+    def cursors(self) -> I64:
+        """Where forgetting goes on, int64[2]. State, as the rows are (``shards.forgetting``)."""
+        return self._forgetting.cursors
+
+    @property
+    def evicted(self) -> int:
+        """Rows forgotten over the table's life."""
+        return self._forgetting.count
+
+    @property
+    def evicted_keys(self) -> Tombstones:
+        """Keys forgotten since somebody asked last; recorded once its ``keys_max`` is set."""
+        return self._forgetting.keys
 
     def _take(self, segment: int) -> U64:
         """Move a segment's rows to scratch memory and clear its region."""
@@ -437,49 +573,3 @@ class ExactTable:
 
 def _whole_pages(slots: int) -> int:
     return -(-slots // PAGE_SLOTS) * PAGE_SLOTS
-
-
-class HashedTable:
-    """``2 ** bits`` rows of 8 bytes (two float32 columns) without keys: fixed memory, collisions.
-
-    Attributes
-    ----------
-    words : uint64[2 ** bits]
-        A key's row is its top ``bits`` bits: ``words[key >> shift]``.
-    """
-
-    index: Final = "hashed"
-
-    def __init__(self, bits: int) -> None:
-        self.bits = bits
-        self.shift = np.uint64(64 - bits)
-        self._memory = Reservation(8 << bits)
-        self._memory.advise_huge(0, 8 << bits)
-        # Learning would touch nearly every page within seconds, and wait for each.
-        self._memory.populate(0, 8 << bits)
-        self.words: U64 = self._memory.words[: 1 << bits]
-        self.intercept = np.zeros(2, np.float32)
-
-    def find(self, keys: U64) -> I64:
-        """Return the row of each key."""
-        return np.asarray(keys, np.uint64).__rshift__(self.shift).astype(np.int64)
-
-    def arguments(self) -> tuple[Any, ...]:
-        """Return what learn kernels are given of the table."""
-        return self.words, self.shift, self.intercept
-
-    score_arguments = arguments
-
-    def make_room(self, segment: int) -> None:
-        """Refuse: a table of fixed size is never asked to."""
-        raise AssertionError(segment)
-
-    @property
-    def features(self) -> int:
-        """Rows that have been touched; a scan of the table."""
-        return int(np.count_nonzero(self.words))
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the table."""
-        return 8 << self.bits

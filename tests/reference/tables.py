@@ -13,7 +13,7 @@ import pytest
 from streamlearn.config import LrConfig
 from streamlearn.online.logistic import LogisticSolver, Scratch
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
-from streamlearn.shards import memory
+from streamlearn.shards import forgetting, memory
 from streamlearn.shards import table as tables
 from streamlearn.shards.cut import Nothing
 from streamlearn.shards.table import ExactTable, HashedTable
@@ -33,6 +33,7 @@ def small_tables() -> Iterator[None]:
         patch.setattr(tables, "SMALL_SLOTS", 512)
         patch.setattr(tables, "SPLIT_SLOTS", 256)
         patch.setattr(tables, "SLACK_SLOTS", SLACK)
+        patch.setattr(forgetting, "EVICTION_ROWS", 64)
         for module in (tables, memory):
             patch.setattr(module, "HUGE_BYTES", 4096)
         yield
@@ -122,11 +123,11 @@ def check_layout(table: ExactTable) -> None:
     assert not words[outside].any(), "something stands outside the regions"
     assert table.features == table.loads[: table.segments].sum()
     assert not table.loads[table.segments :].any()
-    last = -1
+    last = table.prefixes[0] - 1
     for segment in table.key_order():
         keys = table.rows(segment)[:, 0]
         prefixes = np.flatnonzero(table.segment_of == segment)
         assert np.isin(keys >> np.uint64(56), prefixes).all()
         assert prefixes[0] > last
         last = int(prefixes[-1])
-    assert last == 255
+    assert last == table.prefixes[1] - 1

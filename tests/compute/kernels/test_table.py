@@ -14,7 +14,6 @@ from streamlearn.compute.kernels.table import (
     FENCE,
     atomic_add,
     compare_and_swap,
-    evict,
     find,
     gather_rows,
     lay_out,
@@ -123,28 +122,6 @@ def test_lines_ascend_with_keys(halves: list[int]) -> None:
     lines = [line_of(np.uint64(2 * half + 1), places) for half in sorted(halves)]
     assert lines == sorted(lines)
     assert all(0 <= line < SLOTS // 2 for line in lines)
-
-
-@given(
-    st.lists(st.integers(0, (1 << 32) - 1), min_size=1, max_size=80),
-    st.floats(0.01, 1.0),
-)
-@settings(deadline=None)
-def test_eviction_drops_the_share_asked_for_and_the_least_seen(
-    counts: list[int], share: float
-) -> None:
-    n = len(counts)
-    rows = rows_of([2 * i + 1 for i in range(n)], [c | (9 << 32) for c in counts])
-    before = rows[:n].copy()
-    stay = evict(rows, n, share)
-    assert n - stay == int(n * share)
-    kept = {row[0] for row in rows[:stay].tolist()}
-    assert len(kept) == stay
-    assert all(row in before.tolist() for row in rows[:stay].tolist())
-    if 0 < stay < n:
-        levels = {2 * i + 1: max(c, 1).bit_length() for i, c in enumerate(counts)}
-        dropped = max(level for key, level in levels.items() if key not in kept)
-        assert min(levels[key] for key in kept) >= dropped
 
 
 def test_a_line_is_preserved_once_as_it_was() -> None:
