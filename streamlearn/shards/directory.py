@@ -1,8 +1,7 @@
-"""Directories that outlive a loss of power, and locks on them that die with their process."""
+"""Output directories: one writer at a time, and what dead writers left."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 from contextlib import suppress
@@ -10,16 +9,9 @@ from pathlib import Path
 from types import TracebackType
 
 from streamlearn.errors import ResourceError
+from streamlearn.shards.disk import REAL_DISK, Disk, Lock
 
-__all__ = [
-    "DirectoryLock",
-    "fsync_directory",
-    "locked",
-    "make_directory",
-    "open_directory",
-    "remove",
-    "sweep",
-]
+__all__ = ["DirectoryLock", "fsync_directory", "remove", "sweep"]
 
 
 class DirectoryLock:
@@ -29,6 +21,7 @@ class DirectoryLock:
     ----------
     directory : Path
         Made where missing; the lock is on ``.lock`` in it, which also says who holds it.
+    disk : Disk, optional
 
     Raises
     ------
@@ -36,33 +29,27 @@ class DirectoryLock:
         Another process holds it (says which), or the directory cannot be written.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, disk: Disk = REAL_DISK) -> None:
         path = directory / ".lock"
+        self._lock: Lock | None = None
         try:
-            make_directory(directory)
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            disk.make_directory(directory)
+            owner = f"process {os.getpid()} on {socket.gethostname()}"
+            self._lock = disk.lock_file(path, owner.encode())
+        except BlockingIOError as error:
+            holder = disk.read(path, 0, 200).decode(errors="replace").strip()
+            raise ResourceError(
+                f"{directory} is being written by {holder or 'another process'}",
+                hint="stop that process or choose another output directory",
+            ) from error
         except OSError as error:
             raise ResourceError(f"cannot write in {directory}", cause=error.strerror) from error
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(self._fd, 0)
-            os.pwrite(self._fd, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-        except OSError as error:
-            owner = os.pread(self._fd, 200, 0).decode(errors="replace").strip()
-            os.close(self._fd)
-            self._fd = -1
-            if isinstance(error, BlockingIOError):
-                raise ResourceError(
-                    f"{directory} is being written by {owner or 'another process'}",
-                    hint="stop that process or choose another output directory",
-                ) from error
-            raise ResourceError(f"cannot lock {path}", cause=error.strerror) from error
 
     def release(self) -> None:
         """Let another process have the directory; again does nothing."""
-        if self._fd >= 0:
-            fd, self._fd = self._fd, -1
-            os.close(fd)
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     def __enter__(self) -> DirectoryLock:
         return self
@@ -76,51 +63,24 @@ class DirectoryLock:
         self.release()
 
 
-def open_directory(path: Path) -> int:
-    """Return a descriptor of a directory, to lock or to bring to disk."""
-    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-
-
 def fsync_directory(path: Path) -> None:
     """Bring the names in a directory to disk."""
-    fd = open_directory(path)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    REAL_DISK.sync_directory(path)
 
 
-def make_directory(path: Path) -> None:
-    """Make a directory whose name lasts."""
-    if not path.is_dir():
-        path.mkdir(parents=True, exist_ok=True)
-        fsync_directory(path.parent)
-
-
-def locked(path: Path) -> int:
-    """Return a descriptor that holds a directory alone; BlockingIOError where someone uses it."""
-    fd = open_directory(path)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
-
-
-def sweep(partial: Path) -> None:
+def sweep(disk: Disk, partial: Path) -> None:
     """Remove what a dead writer left; BlockingIOError where the writer lives."""
-    if partial.exists():
-        fd = locked(partial)
+    if disk.exists(partial):
+        lock = disk.lock(partial)
         try:
-            remove(partial)
+            remove(disk, partial)
         finally:
-            os.close(fd)
+            lock.release()
 
 
-def remove(directory: Path) -> None:
+def remove(disk: Disk, directory: Path) -> None:
     """Remove a directory of files as far as the system lets us; what stays is swept later."""
     with suppress(OSError):
-        for path in directory.iterdir():
-            path.unlink()
-        directory.rmdir()
+        for name in disk.names(directory):
+            disk.remove(directory / name)
+        disk.remove_directory(directory)

@@ -126,10 +126,12 @@ class RealDisk:
     def make_directory(self, directory: StrPath) -> None:
         """Make a directory and those above it where missing; the names last on return."""
         path = Path(directory)
-        missing = []
-        while not path.is_dir():
-            missing.append(path)
+        if path.is_dir():
+            return
+        missing = [path]
+        while not path.parent.exists():
             path = path.parent
+            missing.append(path)
         for path in reversed(missing):
             path.mkdir(exist_ok=True)
             self.sync_directory(path.parent)

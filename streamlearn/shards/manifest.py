@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from streamlearn.errors import SnapshotError
+from streamlearn.shards.disk import REAL_DISK, Disk
 
 __all__ = [
     "FORMAT_VERSION",
@@ -88,7 +89,7 @@ def encode(manifest: Manifest) -> bytes:
     return b'{"blake2b":"%s","manifest":%s}\n' % (_digest(body), body)
 
 
-def read(directory: Path) -> Manifest:
+def read(directory: Path, disk: Disk = REAL_DISK) -> Manifest:
     """Read and check the manifest of a snapshot, and that each file has the size that it says.
 
     Raises
@@ -98,7 +99,7 @@ def read(directory: Path) -> Manifest:
     OtherVersionError
         Another format version.
     """
-    manifest = _parse(directory, _read_bytes(directory))
+    manifest = _parse(directory, _read_bytes(directory, disk))
     if is_sequence(directory.name) and manifest.sequence != int(directory.name):
         raise SnapshotError(
             f"snapshot {directory} says it is number {manifest.sequence}, "
@@ -110,15 +111,13 @@ def read(directory: Path) -> Manifest:
             f"expected 1 to {PIECE_BYTES}"
         )
     for name, blob in manifest.blobs.items():
-        _check_blob(directory, name, blob, manifest.piece_bytes)
+        _check_blob(directory, name, blob, manifest.piece_bytes, disk)
     return manifest
 
 
-def _read_bytes(directory: Path) -> bytes:
-    path = directory / MANIFEST_NAME
+def _read_bytes(directory: Path, disk: Disk) -> bytes:
     try:
-        with path.open("rb") as file:
-            text = file.read(MANIFEST_BYTES_MAX + 1)
+        text = disk.read(directory / MANIFEST_NAME, 0, MANIFEST_BYTES_MAX + 1)
     except OSError as error:
         raise SnapshotError(
             f"{directory} is not a whole snapshot: '{MANIFEST_NAME}' cannot be read",
@@ -158,7 +157,7 @@ def _parse(directory: Path, text: bytes) -> Manifest:
         ) from error
 
 
-def _check_blob(directory: Path, name: str, blob: Blob, piece_bytes: int) -> None:
+def _check_blob(directory: Path, name: str, blob: Blob, piece_bytes: int, disk: Disk) -> None:
     if not is_blob_name(name):
         raise SnapshotError(f"snapshot {directory} names a file {name!r}, which none can be called")
     pieces = -(-blob.size // piece_bytes)
@@ -167,7 +166,7 @@ def _check_blob(directory: Path, name: str, blob: Blob, piece_bytes: int) -> Non
             f"snapshot {directory} has {len(blob.crc32)} checksums for '{name}', expected {pieces}"
         )
     try:
-        found = (directory / name).stat().st_size
+        found = disk.size(directory / name)
     except OSError as error:
         raise SnapshotError(
             f"snapshot {directory} is damaged: '{name}' cannot be read", cause=error.strerror

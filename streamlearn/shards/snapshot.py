@@ -13,10 +13,8 @@ being written.
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,7 +25,8 @@ from isal import isal_zlib
 from streamlearn.errors import SnapshotError
 from streamlearn.messages import U8
 from streamlearn.shards import manifest as manifests
-from streamlearn.shards.directory import locked, open_directory, remove, sweep
+from streamlearn.shards.directory import remove, sweep
+from streamlearn.shards.disk import REAL_DISK, Disk, Lock
 from streamlearn.shards.manifest import PARTIAL, Blob, Manifest, OtherVersionError, is_sequence
 from streamlearn.shards.snapshot_writer import BlobWriter, SnapshotWriter
 
@@ -58,17 +57,19 @@ class SnapshotReader:
         Bytes of each file.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, fd: int) -> None:
+    def __init__(self, path: Path, manifest: Manifest, disk: Disk, lock: Lock | None) -> None:
         self.path = path
         self.sequence = manifest.sequence
         self.kind = manifest.kind
         self.meta = manifest.meta
         self.sizes = {name: blob.size for name, blob in manifest.blobs.items()}
         self._manifest = manifest
-        self._fd = fd
+        self._disk = disk
+        self._lock = lock
+        self._closed = False
 
     @classmethod
-    def open(cls, path: Path) -> SnapshotReader:
+    def open(cls, path: Path, disk: Disk = REAL_DISK) -> SnapshotReader:
         """Open a snapshot directory, check its manifest and that each file is there in full.
 
         Raises
@@ -76,18 +77,20 @@ class SnapshotReader:
         SnapshotError
             Not a snapshot, damaged, or of another format version; says what was expected and found.
         """
+        lock: Lock | None = None
         try:
-            fd = open_directory(path)
-        except OSError as error:
+            lock = disk.lock(path, shared=True)
+        except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
             raise SnapshotError(f"cannot open snapshot {path}", cause=error.strerror) from error
+        except OSError:
+            pass  # a file system without locks: then prune must be trusted
         try:
-            with suppress(OSError):  # a file system without locks: then prune must be trusted
-                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            manifest = manifests.read(path)
+            manifest = manifests.read(path, disk)
         except BaseException:
-            os.close(fd)
+            if lock is not None:
+                lock.release()
             raise
-        return cls(path, manifest, fd)
+        return cls(path, manifest, disk, lock)
 
     def require(
         self,
@@ -153,8 +156,8 @@ class SnapshotReader:
         """
         blob = self._blob(name)
         if into is None:
-            with self._opened(name):  # its size is checked before memory is taken
-                target: U8 = np.empty(blob.size, np.uint8)
+            self._check_size(name)  # before memory is taken
+            target: U8 = np.empty(blob.size, np.uint8)
         else:
             target = np.frombuffer(into, np.uint8)
             assert target.flags.writeable
@@ -163,10 +166,10 @@ class SnapshotReader:
                     f"snapshot {self.path}: '{name}' has {blob.size} bytes, expected {len(target)}"
                 )
         piece_bytes = self._manifest.piece_bytes
-        with self._opened(name) as fd:
-            for index in range(len(blob.crc32)):
-                start = index * piece_bytes
-                self._read_piece(fd, name, index, target[start : start + piece_bytes])
+        self._check_size(name)
+        for index in range(len(blob.crc32)):
+            start = index * piece_bytes
+            self._read_piece(name, index, target[start : start + piece_bytes])
         return target
 
     def stream(self, name: str) -> Iterator[U8]:
@@ -180,11 +183,11 @@ class SnapshotReader:
         blob = self._blob(name)
         piece_bytes = self._manifest.piece_bytes
         scratch: U8 = np.empty(min(piece_bytes, blob.size), np.uint8)
-        with self._opened(name) as fd:
-            for index in range(len(blob.crc32)):
-                piece = scratch[: blob.size - index * piece_bytes]
-                self._read_piece(fd, name, index, piece)
-                yield piece
+        self._check_size(name)
+        for index in range(len(blob.crc32)):
+            piece = scratch[: blob.size - index * piece_bytes]
+            self._read_piece(name, index, piece)
+            yield piece
 
     def verify(self) -> None:
         """Read and check every piece of every file; SnapshotError at the first damaged one."""
@@ -194,43 +197,34 @@ class SnapshotReader:
 
     def close(self) -> None:
         """Let go of the snapshot; again does nothing."""
-        if self._fd >= 0:
-            fd, self._fd = self._fd, -1
-            os.close(fd)
+        self._closed = True
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     def _blob(self, name: str) -> Blob:
-        assert self._fd >= 0, "closed"
+        assert not self._closed
         self.require(kind=self.kind, blobs=(name,))
         return self._manifest.blobs[name]
 
-    @contextmanager
-    def _opened(self, name: str) -> Iterator[int]:
+    def _check_size(self, name: str) -> None:
         size = self.sizes[name]
         try:
-            fd = os.open(self.path / name, os.O_RDONLY | os.O_CLOEXEC)
+            found = self._disk.size(self.path / name)
         except OSError as error:
             raise SnapshotError(
                 f"snapshot {self.path}: cannot open '{name}'", cause=error.strerror
             ) from error
-        try:
-            if (found := os.fstat(fd).st_size) != size:
-                raise SnapshotError(
-                    f"snapshot {self.path} is damaged: '{name}' has {found} bytes, expected {size}"
-                )
-            yield fd
-        finally:
-            os.close(fd)
+        if found != size:
+            raise SnapshotError(
+                f"snapshot {self.path} is damaged: '{name}' has {found} bytes, expected {size}"
+            )
 
-    def _read_piece(self, fd: int, name: str, index: int, target: U8) -> None:
+    def _read_piece(self, name: str, index: int, target: U8) -> None:
         start = index * self._manifest.piece_bytes
         span = f"bytes {start}-{start + len(target)} of '{name}'"
-        done = 0
         try:
-            while done < len(target):
-                count = os.preadv(fd, [target[done:].data], start + done)
-                if count == 0:
-                    break
-                done += count
+            done = self._disk.read_into(self.path / name, target.data, start)
         except OSError as error:
             raise SnapshotError(
                 f"snapshot {self.path}: cannot read {span}", cause=error.strerror
@@ -255,15 +249,15 @@ class SnapshotReader:
         self.close()
 
 
-def next_sequence(root: Path) -> int:
+def next_sequence(root: Path, disk: Disk = REAL_DISK) -> int:
     """Return a sequence above all snapshots in ``root``, partial ones too; 1 where none is."""
-    if not root.is_dir():
+    if not disk.exists(root):
         return 1
-    names = (path.name.removesuffix(PARTIAL) for path in root.iterdir())
+    names = (name.removesuffix(PARTIAL) for name in disk.names(root))
     return 1 + max((int(name) for name in names if is_sequence(name)), default=0)
 
 
-def newest(root: Path) -> tuple[SnapshotReader | None, list[str]]:
+def newest(root: Path, disk: Disk = REAL_DISK) -> tuple[SnapshotReader | None, list[str]]:
     """Open the newest whole snapshot, every byte of it checked.
 
     Returns
@@ -274,9 +268,9 @@ def newest(root: Path) -> tuple[SnapshotReader | None, list[str]]:
         A sentence for each newer one that is not, newest first.
     """
     skipped: list[str] = []
-    for path in reversed(_snapshots(root)):
+    for path in reversed(_snapshots(root, disk)):
         try:
-            reader = SnapshotReader.open(path)
+            reader = SnapshotReader.open(path, disk)
             try:
                 reader.verify()
             except BaseException:
@@ -289,7 +283,7 @@ def newest(root: Path) -> tuple[SnapshotReader | None, list[str]]:
     return None, skipped
 
 
-def listing(root: Path) -> list[dict[str, Any]]:
+def listing(root: Path, disk: Disk = REAL_DISK) -> list[dict[str, Any]]:
     """Return what the manifests say of each snapshot, oldest first; reads no other file.
 
     Returns
@@ -300,10 +294,10 @@ def listing(root: Path) -> list[dict[str, Any]]:
         ``kind``, ``meta``, ``blobs`` are then empty).
     """
     rows: list[dict[str, Any]] = []
-    for path in _snapshots(root):
+    for path in _snapshots(root, disk):
         row: dict[str, Any] = {"sequence": int(path.name), "path": str(path)}
         try:
-            with SnapshotReader.open(path) as reader:
+            with SnapshotReader.open(path, disk) as reader:
                 row |= {
                     "bytes": sum(reader.sizes.values()),
                     "kind": reader.kind,
@@ -317,7 +311,9 @@ def listing(root: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def prune(root: Path, keep: int, *, trusted: int | None = None) -> list[Path]:
+def prune(
+    root: Path, keep: int, *, trusted: int | None = None, disk: Disk = REAL_DISK
+) -> list[Path]:
     """Remove all but the newest ``keep`` whole snapshots, and what dead writers left.
 
     A snapshot counts as whole by its manifest and file sizes; but nothing is removed before one of
@@ -332,6 +328,7 @@ def prune(root: Path, keep: int, *, trusted: int | None = None) -> list[Path]:
         At least 1.
     trusted : int, optional
         Sequence of a snapshot that this process has just committed, which need not be read again.
+    disk : Disk, optional
 
     Returns
     -------
@@ -340,15 +337,16 @@ def prune(root: Path, keep: int, *, trusted: int | None = None) -> list[Path]:
     """
     assert keep >= 1
     removed: list[Path] = []
-    for path in root.glob(f"*{PARTIAL}"):
-        with suppress(OSError):
-            sweep(path)
+    for name in disk.names(root) if disk.exists(root) else []:
+        if name.endswith(PARTIAL):
+            with suppress(OSError):
+                sweep(disk, root / name)
     whole = 0
     sound = False
-    for path in reversed(_snapshots(root)):
+    for path in reversed(_snapshots(root, disk)):
         enough = whole >= keep and sound
         try:
-            with SnapshotReader.open(path) as reader:
+            with SnapshotReader.open(path, disk) as reader:
                 if not sound and reader.sequence != trusted:
                     reader.verify()
         except OtherVersionError:
@@ -358,7 +356,7 @@ def prune(root: Path, keep: int, *, trusted: int | None = None) -> list[Path]:
                 continue
         if enough:
             with suppress(OSError):
-                _retire(path)
+                _retire(path, disk)
                 removed.append(path)
         else:
             whole += 1
@@ -370,21 +368,22 @@ def _sentence(error: SnapshotError) -> str:
     return error.message + (f" ({error.cause})" if error.cause else "")
 
 
-def _snapshots(root: Path) -> list[Path]:
-    if not root.is_dir():
+def _snapshots(root: Path, disk: Disk) -> list[Path]:
+    if not disk.exists(root):
         return []
-    return sorted(path for path in root.iterdir() if is_sequence(path.name))
+    return [root / name for name in disk.names(root) if is_sequence(name)]
 
 
-def _retire(path: Path) -> None:
+def _retire(path: Path, disk: Disk) -> None:
     """Remove a snapshot; its name goes first, so that no half of it is ever seen.
 
     BlockingIOError where someone reads it.
     """
-    fd = locked(path)
+    lock = disk.lock(path)
     try:
         partial = path.with_name(path.name + PARTIAL)
-        path.rename(partial)
-        remove(partial)
+        disk.rename(path, partial)
+        disk.sync_directory(path.parent)
+        remove(disk, partial)
     finally:
-        os.close(fd)
+        lock.release()

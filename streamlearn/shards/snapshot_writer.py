@@ -6,7 +6,6 @@ The layout stands in :mod:`streamlearn.shards.snapshot`.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,13 +18,8 @@ from isal import isal_zlib
 
 from streamlearn.errors import SnapshotError
 from streamlearn.shards import manifest as manifests
-from streamlearn.shards.directory import (
-    fsync_directory,
-    make_directory,
-    open_directory,
-    remove,
-    sweep,
-)
+from streamlearn.shards.directory import remove, sweep
+from streamlearn.shards.disk import REAL_DISK, Disk, File, Lock
 from streamlearn.shards.manifest import (
     FORMAT_VERSION,
     MANIFEST_BYTES_MAX,
@@ -50,8 +44,7 @@ class BlobWriter:
         self._crcs: list[int] = []
         self._crc = 0
         self._size = 0
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        self._fd = os.open(snapshot.partial / name, flags, 0o644)
+        self._file: File | None = snapshot.disk.create(snapshot.partial / name)
 
     def write(self, buffer: Any) -> None:
         """Append the bytes of a C-contiguous buffer or array of any type.
@@ -67,27 +60,27 @@ class BlobWriter:
         SnapshotError
             The disk is full or fails; the snapshot is then aborted.
         """
-        assert self._fd >= 0, f"{self._name} is closed"
+        assert self._file is not None, f"{self._name} is closed"
         data = np.frombuffer(buffer, np.uint8)
         with self._snapshot.guarded(self._name):
             start = 0
             while start < len(data):
                 room = self._piece_bytes - self._size % self._piece_bytes
-                # what is summed is what was handed to the disk: a short write sums only its part
-                written = os.write(self._fd, data[start : start + room].data)
-                self._crc = isal_zlib.crc32(data[start : start + written], self._crc)
-                start += written
-                self._size += written
+                piece = data[start : start + room]
+                self._file.write(piece.data)
+                self._crc = isal_zlib.crc32(piece, self._crc)
+                start += len(piece)
+                self._size += len(piece)
                 if self._size % self._piece_bytes == 0:
                     self._crcs.append(self._crc)
                     self._crc = 0
 
     def close(self) -> None:
         """Bring the file to disk and close it; raises SnapshotError as :meth:`write` does."""
-        if self._fd < 0:
+        if self._file is None:
             return
         with self._snapshot.guarded(self._name):
-            os.fsync(self._fd)
+            self._file.sync()
         self.drop()
         if self._size % self._piece_bytes:
             self._crcs.append(self._crc)
@@ -95,9 +88,9 @@ class BlobWriter:
 
     def drop(self) -> None:
         """Close the file without a thought for what is in it."""
-        if self._fd >= 0:
-            fd, self._fd = self._fd, -1
-            os.close(fd)
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def __enter__(self) -> BlobWriter:
         return self
@@ -127,6 +120,7 @@ class SnapshotWriter:
         Number of this snapshot, larger than all there (:func:`next_sequence`).
     piece_bytes : int
         Bytes that share a checksum.
+    disk : Disk, optional
 
     Raises
     ------
@@ -134,9 +128,17 @@ class SnapshotWriter:
         The directory cannot be made, or this sequence is there or being written.
     """
 
-    def __init__(self, root: Path, sequence: int, *, piece_bytes: int = PIECE_BYTES) -> None:
+    def __init__(
+        self,
+        root: Path,
+        sequence: int,
+        *,
+        piece_bytes: int = PIECE_BYTES,
+        disk: Disk = REAL_DISK,
+    ) -> None:
         assert 0 <= sequence < 10**12
         assert 0 < piece_bytes <= PIECE_BYTES
+        self.disk = disk
         self.root = root
         self.sequence = sequence
         self.path = root / f"{sequence:012d}"
@@ -144,15 +146,18 @@ class SnapshotWriter:
         self.blobs: dict[str, Blob] = {}
         self._opened: dict[str, BlobWriter] = {}
         self._piece_bytes = piece_bytes
-        self._fd = -1
-        if self.path.exists():
+        self._lock: Lock | None = None
+        self._begun = False
+        if disk.exists(self.path):
             raise SnapshotError(f"cannot write snapshot {self.path}: it is already there")
         with self.guarded(""):
-            make_directory(root)
-            sweep(self.partial)
-            self.partial.mkdir()
-            self._fd = open_directory(self.partial)
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            disk.make_directory(root)
+            sweep(disk, self.partial)
+            if disk.exists(self.partial):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(self.partial))
+            self._begun = True
+            disk.make_directory(self.partial)
+            self._lock = disk.lock(self.partial)
 
     def open(self, name: str) -> BlobWriter:
         """Start a file of this snapshot; several may be open at once.
@@ -164,7 +169,7 @@ class SnapshotWriter:
         """
         assert is_blob_name(name), name
         assert name not in self._opened, name
-        assert self._fd >= 0, "committed or aborted"
+        assert self._begun, "committed or aborted"
         with self.guarded(name):
             blob = self._opened[name] = BlobWriter(self, name, self._piece_bytes)
         return blob
@@ -189,7 +194,7 @@ class SnapshotWriter:
             The disk is full or fails; snapshots before this one are untouched.
         """
         assert isinstance(meta["kind"], str)
-        assert self._fd >= 0, "committed or aborted"
+        assert self._begun, "committed or aborted"
         for blob in self._opened.values():
             blob.close()
         text = manifests.encode(
@@ -205,30 +210,27 @@ class SnapshotWriter:
         with self.guarded(MANIFEST_NAME):
             if len(text) > MANIFEST_BYTES_MAX:
                 raise OSError(errno.EFBIG, f"{len(text)} bytes, at most {MANIFEST_BYTES_MAX}")
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            fd = os.open(self.partial / MANIFEST_NAME, flags, 0o644)
+            file = self.disk.create(self.partial / MANIFEST_NAME)
             try:
-                at = 0
-                while at < len(text):
-                    at += os.write(fd, text[at:])
-                os.fsync(fd)
+                file.write(text)
+                file.sync()
             finally:
-                os.close(fd)
+                file.close()
         with self.guarded(""):
-            os.fsync(self._fd)
-            self.partial.rename(self.path)
+            self.disk.sync_directory(self.partial)
+            self.disk.rename(self.partial, self.path)
             # from here on the snapshot is whole, whatever happens; this makes the name itself last
-            fsync_directory(self.root)
+            self.disk.sync_directory(self.root)
         self._unlock()
         return self.path
 
     def abort(self) -> None:
         """Remove what was written; nothing happens after ``commit`` or another ``abort``."""
-        if self._fd < 0:
+        if not self._begun:
             return
         for blob in self._opened.values():
             blob.drop()
-        remove(self.partial)
+        remove(self.disk, self.partial)
         self._unlock()
 
     @contextmanager
@@ -245,8 +247,10 @@ class SnapshotWriter:
             ) from error
 
     def _unlock(self) -> None:
-        fd, self._fd = self._fd, -1
-        os.close(fd)
+        self._begun = False
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     def __enter__(self) -> SnapshotWriter:
         return self

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from streamlearn.errors import ResourceError
-from streamlearn.shards.directory import DirectoryLock, make_directory
+from streamlearn.shards.directory import DirectoryLock
 
 HOLD = """
 import sys, pathlib
@@ -48,9 +48,3 @@ def test_directory_that_cannot_be_made_is_one_sentence(tmp_path):
     with pytest.raises(ResourceError, match="cannot write in") as refused:
         DirectoryLock(tmp_path / "file" / "out")
     assert refused.value.cause == "Not a directory"
-
-
-def test_make_directory_makes_parents(tmp_path):
-    make_directory(tmp_path / "a" / "b")
-    make_directory(tmp_path / "a" / "b")
-    assert (tmp_path / "a" / "b").is_dir()
