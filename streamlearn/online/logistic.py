@@ -7,6 +7,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from streamlearn.compute.kernels import logistic as kernels
+from streamlearn.compute.kernels.rules import rates_of
 from streamlearn.config import ModelConfig
 from streamlearn.messages import F32, I64, U8, U32, U64
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
@@ -15,13 +16,6 @@ __all__ = ["RULES", "LogisticSolver", "Scratch"]
 
 # Update rules, as kernels number them.
 RULES: Final = {"ftrl": 0, "adagrad": 1, "sgd": 2}
-
-# Beyond these float32 overflows or divides 0 by 0 (beta = 0 before the first gradient). The least
-# beta is far below the root of any sum of squares that float32 holds for gradients that matter.
-_ALPHA_MIN: Final = 1e-20
-_BETA_MIN: Final = 1e-12
-_RATE_MAX: Final = 1e18
-_PENALTY_MAX: Final = 1e30
 
 CutArguments = tuple[int, U64, I64, U64, I64]
 
@@ -115,10 +109,7 @@ class LogisticSolver:
         self.table = table
         self._shared = int(shared)
         self._rule = RULES[model.rule]
-        alpha = min(max(model.alpha, _ALPHA_MIN), _RATE_MAX)
-        beta = min(max(model.beta, _BETA_MIN), _RATE_MAX)
-        l1, l2 = (min(penalty, _PENALTY_MAX) for penalty in (model.l1, model.l2))
-        self._rates = np.array([alpha, beta, l1, l2, 1 / alpha, model.intercept, 0, 0], np.float32)
+        self._rates = rates_of(model.alpha, model.beta, model.l1, model.l2, model.intercept)
 
     def learn(self, batch: Minibatch, scratch: Scratch, keeper: Keeper, tick: int) -> F32:
         """Score each example, then learn it; return the scores (a view of ``scratch.scores``).

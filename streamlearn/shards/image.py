@@ -41,6 +41,8 @@ class ImageMeta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         As ``Clocks.state()`` gives them.
     features : int
         Rows.
+    cursors : list of int
+        Where the table's forgetting goes on.
     """
 
     signature: str
@@ -50,6 +52,7 @@ class ImageMeta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     marks: list[Mark]
     clocks: dict[str, list[int]]
     features: int
+    cursors: list[int]
 
     @classmethod
     def of(cls, shard: Shard) -> ImageMeta:
@@ -63,6 +66,7 @@ class ImageMeta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             marks=[shard.marks[name] for name in sorted(shard.marks)],
             clocks=shard.clocks.state(),
             features=shard.table.features,
+            cursors=shard.table.cursors.tolist(),
         )
 
     def restore(self, shard: Shard) -> None:
@@ -71,6 +75,7 @@ class ImageMeta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         shard.minute = self.minute
         shard.marks = {mark.partition: mark for mark in self.marks}
         shard.clocks.restore(self.clocks)
+        shard.table.cursors[:] = self.cursors
 
 
 class Sink(Protocol):

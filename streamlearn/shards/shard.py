@@ -214,7 +214,7 @@ class Shard:
             The table is full.
         """
         missing = int(np.count_nonzero(located.slots < 0))
-        if missing and not self.table.would_fit(missing):
+        if missing and not self.table.would_fit(missing, len(located.slots) - missing):
             raise RefusedError(
                 f"shard {self.spec.index} is full: it holds {self.table.features:,} features of "
                 f"at most {self.spec.features_max:,}, and {missing:,} more come",
@@ -298,7 +298,8 @@ class Shard:
             rows = self.table.rows(segment)
             digest.update(rows[np.argsort(rows[:, 0], kind="stable")].tobytes())
         digest.update(repr([self.marks[name] for name in sorted(self.marks)]).encode())
-        digest.update(repr((self.clocks.state(), self.minute, self.lsn)).encode())
+        cursors = self.table.cursors.tolist()
+        digest.update(repr((self.clocks.state(), self.minute, self.lsn, cursors)).encode())
         return digest.hexdigest()
 
 
