@@ -214,6 +214,18 @@ class Stepper:
         after = self.validation.totals()
         return pushed, Totals(*(b - a for a, b in zip(before, after, strict=True)))
 
+    def try_out(self, batch: Minibatch, localized: Localized) -> None:
+        """Step a minibatch with weights of zero, so that kernels are there when they are needed."""
+        keys, weights = localized.keys, np.zeros(localized.unique, np.float32)
+        gradients = self._step.step(batch, localized, weights, self._scores)
+        rows = batch.rows
+        self.validation.update(self._scores[:rows], batch.labels[:rows], batch.weights[:rows])
+        self.validation.summary()
+        if self._residuals is not None:
+            self._residuals.add(keys, gradients)
+        if self._kkt > 0:
+            columns.unsent(weights, gradients, self._l1, self._kkt)
+
     def _decode(self, prepared: Prepared, pulled: Sequence[Pulled]) -> F32:
         unique = prepared.buffers.localized.unique
         if len(self._weights) < unique:
@@ -226,27 +238,26 @@ class Stepper:
         return weights
 
 
-def marked(before: Mark, cut: Cut, totals: Totals, epoch: int, stored_bytes: int) -> Mark:
+def marked(before: Mark, cut: Cut, totals: Totals, stored_bytes: int) -> Mark:
     """Return where a partition stands once a minibatch is applied.
 
     Parameters
     ----------
     before : Mark
-        Where it stood.
+        Where it stood, in the same pass.
     """
-    fresh = before.epoch != epoch
     return Mark(
         before.partition,
         before.version,
-        epoch,
-        1 if fresh else before.sequence + 1,
+        before.epoch,
+        before.sequence + 1,
         cut.offset,
         cut.records,
         cut.done,
         before.examples + totals.examples,
-        before.bad_records + (len(cut.bad) if epoch == 0 else 0),
+        before.bad_records + (len(cut.bad) if before.epoch == 0 else 0),
         before.subsampled + int(cut.batch.state[4]),
-        before.bytes + max(0, cut.offset - (0 if fresh else before.offset)),
+        before.bytes + max(0, cut.offset - before.offset),
         before.stored_bytes + stored_bytes,
         before.weight + totals.weight,
         before.loss + totals.loss,

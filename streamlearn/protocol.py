@@ -317,9 +317,10 @@ class FollowRecord(_Message, frozen=True, tag=43):
 
 
 class State(_Message, frozen=True, tag=50):
-    """Ask where a shard is."""
+    """Ask where a shard is; with ``partition``, of the marks only that one."""
 
     marks: bool = True
+    partition: Name = ""
 
 
 class StateIs(_Message, frozen=True, tag=51):

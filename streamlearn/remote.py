@@ -13,7 +13,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import msgspec
 
@@ -47,6 +47,8 @@ _log = logging.getLogger("streamlearn.worker")
 # Between two attempts to reach a shard.
 _BACKOFF_SECONDS: Final = 0.05
 _BACKOFF_SECONDS_MAX: Final = 2.0
+
+T = TypeVar("T")
 
 
 class Connection(Protocol):
@@ -119,15 +121,19 @@ class Remote:
     connect : callable
         Opens a connection; raises PeerLostError or OSError where there is nobody yet, and
         AccessError, ClusterError or ProtocolError where there is no hope.
+    clock : callable
+        The worker's oldest minibatch that is not durable everywhere, or its next.
     jitter : callable
         A number between 0 and 1, to spread attempts.
 
     Attributes
     ----------
-    clock : int
-        Number of the worker's next minibatch; set by the worker.
     marks : dict
         What the shard has said it has applied.
+    noted : int
+        The worker's clock as the shard said it when it was joined last.
+    connections : int
+        How often it was reached.
     joined : asyncio.Event
         Whether requests may be sent now.
     failed : StreamlearnError or None
@@ -139,11 +145,13 @@ class Remote:
         index: int,
         who: Who,
         connect: Callable[[], Awaitable[Connection]],
+        clock: Callable[[], int],
         jitter: Callable[[], float],
         changed: Callable[[], None],
     ) -> None:
         self.index = index
-        self.clock = 0
+        self.noted = 0
+        self.connections = 0
         self.marks: dict[str, Mark] = {}
         self.joined = asyncio.Event()
         self.failed: StreamlearnError | None = None
@@ -153,7 +161,8 @@ class Remote:
         self._who = who
         self._connect = connect
         self._jitter = jitter
-        self._changed = changed  # called when ``failed`` or ``rewinds`` is set, or a shard is back
+        self._clock = clock
+        self._changed = changed
         self._connection: Connection | None = None
         self._pulls: list[_Pulling] = []
         self._pushes: list[_Pushing] = []
@@ -195,6 +204,7 @@ class Remote:
                 answer = await _asked(connection, State())
                 assert isinstance(answer, StateIs)
                 self._learn(answer.marks)
+            self.connections += 1
             self.joined.set()
             self._send_open()
             self._changed()
@@ -211,7 +221,7 @@ class Remote:
                 await connection.close()
 
     async def join(self) -> int:
-        """Take part from ``clock`` on; return the clock that the shard has noted.
+        """Take part, as of the worker's clock; return the clock that the shard has noted.
 
         Raises
         ------
@@ -219,10 +229,11 @@ class Remote:
             There is no connection now.
         """
         self.taking_part = True
-        asked = min([one.message.clock for one in self._pushes], default=self.clock)
-        answer = await self.ask(Join(self._who.name, self._who.incarnation, asked, self._who.job))
+        who = self._who
+        answer = await self.ask(Join(who.name, who.incarnation, self._clock(), who.job))
         assert isinstance(answer, Joined)
         self._learn(answer.marks)
+        self.noted = answer.clock
         return answer.clock
 
     def _learn(self, marks: list[Mark]) -> None:
@@ -235,17 +246,25 @@ class Remote:
         return await _asked(self._connection, message)
 
     async def insist(self, message: Message) -> Answer:
-        """Send a request that may be repeated, until it is answered."""
+        """Send a request that may be repeated, until it is answered; raises RefusedError."""
+        return await self._insist(lambda: self.ask(message))
+
+    async def join_surely(self) -> int:
+        """Join, however often that takes; return the clock that the shard has noted."""
+        self.taking_part = True
+        return await self._insist(self.join)
+
+    async def _insist(self, asking: Callable[[], Awaitable[T]]) -> T:
         while True:
             await self.joined.wait()
             try:
-                return await self.ask(message)
+                return await asking()
             except PeerLostError:
-                await asyncio.sleep(_BACKOFF_SECONDS * (0.5 + self._jitter()))
+                pass
             except RefusedError as error:
                 if not error.again:
                     raise
-                await asyncio.sleep(_BACKOFF_SECONDS * (0.5 + self._jitter()))
+            await asyncio.sleep(_BACKOFF_SECONDS * (0.5 + self._jitter()))
 
     def _fail(self, error: StreamlearnError) -> None:
         self.failed = error

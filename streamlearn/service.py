@@ -117,7 +117,8 @@ class Service:
     durable_lsn : int
         Records up to here may be answered and followed; set by whoever syncs the log.
     counts : dict
-        ``pulls pushes keys duplicates misses parked pull_wait_seconds`` since the start.
+        Pulls answered, their keys and waits, pushes applied, their keys, duplicates, misses and
+        bytes of log records, since the start.
     """
 
     def __init__(
@@ -138,7 +139,11 @@ class Service:
         self.feeds = Feeds(shard, log)
         self.durable_lsn = shard.lsn
         self.counts: dict[str, float] = dict.fromkeys(
-            ("pulls", "pushes", "keys", "duplicates", "misses", "pull_wait_seconds"), 0
+            (
+                *("pulls", "keys", "pull_wait_seconds", "pushes", "pushed_keys", "duplicates"),
+                *("misses", "log_bytes"),
+            ),
+            0,
         )
         self.snapshots_wanted: list[tuple[int, int]] = []  # (session, request) of administrators
         self._tables = shard.spec.job.tables
@@ -333,6 +338,7 @@ class Service:
         self._record(whole, located, gradients)
         self._sessions[session].held.pop(push.pull, None)
         self.counts["pushes"] += 1
+        self.counts["pushed_keys"] += push.count
         self._say(session, request, Pushed(push.mark.sequence, duplicate=False), shard.lsn)
         self._unpark(now)
 
@@ -374,6 +380,7 @@ class Service:
             assert body is not None
             appended = self.log.append([body])
             assert appended == lsn, (appended, lsn)
+            self.counts["log_bytes"] += len(body)
         if body is not None:
             self.feeds.note(lsn, body)
         self.shard.apply(lsn, record, located, gradients)
@@ -444,7 +451,8 @@ class Service:
 
     def _state(self, session: int, request: int, state: State, now: float) -> None:
         shard = self.shard
-        marks = [shard.marks[name] for name in sorted(shard.marks)] if state.marks else []
+        names = [state.partition] if state.partition else sorted(shard.marks) if state.marks else []
+        marks = [shard.marks[name] for name in names if name in shard.marks]
         self._say(
             session,
             request,

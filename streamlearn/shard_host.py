@@ -22,11 +22,12 @@ import numpy as np
 
 from streamlearn.errors import LogError, SnapshotError, StreamlearnError
 from streamlearn.messages import U64
+from streamlearn.net.connection import Welcome
 from streamlearn.net.counters import Counters
 from streamlearn.net.limits import Limits
 from streamlearn.net.network import Network
 from streamlearn.net.security import Secrets
-from streamlearn.net.server import Server, Session, Welcome
+from streamlearn.net.server import Server, Session
 from streamlearn.protocol import Done, Fault, Message
 from streamlearn.service import Out, Service
 from streamlearn.shards.disk import Disk
@@ -208,6 +209,7 @@ class ShardHost:
             limits=self._limits,
             counters=self.counters,
             nonce=self._place.nonce,
+            compression=self.spec.job.tables.compression,
         )
         self.address = await self._server.start(listen)
         self.state = "serving"
@@ -307,7 +309,20 @@ class ShardHost:
 
     def _backlog(self, session: int) -> int:
         known = self._sessions.get(session)
-        return known.backlog if known is not None else 0
+        return known.channel.backlog if known is not None else 0
+
+    @property
+    def sessions(self) -> list[Session]:
+        """Open connections."""
+        return list(self._sessions.values())
+
+    @property
+    def durable_lsn(self) -> int:
+        """Last log record that is durable; the last applied where no log is kept."""
+        service = self.service
+        if service is not None and service.log is None:
+            return service.shard.lsn
+        return self._durable
 
     # ---------------------------------------------------------------- answers
 
@@ -482,7 +497,7 @@ class ShardHost:
 
 
 class _Files:
-    """An image's way into a snapshot's files. ``begin``, ``part`` and ``end`` in the requests' lane.
+    """An image's way into a snapshot's files; it is called in the requests' lane.
 
     Attributes
     ----------

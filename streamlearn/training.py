@@ -42,6 +42,7 @@ __all__ = [
     "TrainingRun",
     "compile_kernels",
     "failed",
+    "first_records",
     "prepare_format",
     "run_report",
     "todo_all",
@@ -442,6 +443,23 @@ async def compile_kernels(
     """Compile (or load) the kernels with records of the first object."""
     started = time.monotonic()
     telemetry.tell("compiling", "reading the first records")
+    loop = asyncio.get_running_loop()
+
+    def told(what: str) -> None:
+        loop.call_soon_threadsafe(telemetry.tell, "compiling", what)
+
+    header, records = await first_records(format_, source, partitions)
+    if records:
+        with suppress(StreamlearnError):  # whoever learns from it will say so
+            await asyncio.to_thread(warm_up, job, format_, header, records, told)
+    give_back()
+    telemetry.compile_seconds = time.monotonic() - started
+
+
+async def first_records(
+    format_: Format, source: ObjectSource, partitions: list[Partition]
+) -> tuple[bytes | None, bytes]:
+    """Return the header (where there is one) and some whole records of the first object."""
     first = next((p for p in partitions if p.size > 0 and p.start == 0), None)
     if first is not None:
         with suppress(StreamlearnError):  # whoever learns from it will say so
@@ -449,16 +467,8 @@ async def compile_kernels(
             sample = await _sample(source, first)
             if header is not None:
                 sample = sample[sample.find(b"\n") + 1 :]
-            records = whole_records(sample)
-            loop = asyncio.get_running_loop()
-
-            def told(what: str) -> None:
-                loop.call_soon_threadsafe(telemetry.tell, "compiling", what)
-
-            if records:
-                await asyncio.to_thread(warm_up, job, format_, header, records, told)
-    give_back()
-    telemetry.compile_seconds = time.monotonic() - started
+            return header, whole_records(sample)
+    return None, b""
 
 
 async def todo_all(partitions: list[Partition]) -> AsyncIterator[tuple[Partition, Position]]:

@@ -193,6 +193,11 @@ class BinaryValidation:
         figures = _figures(self.totals(), self._histograms.sum(axis=0), "")
         return figures | _figures(self.totals_window(), self._histograms[1:].sum(axis=0), "_window")
 
+    def histogram(self) -> F64:
+        """Return weights by bin and class over all examples, float64[2 * BINS], see auc_of."""
+        pooled: F64 = self._histograms.sum(axis=0)
+        return pooled
+
     def merge(self, other: BinaryValidation) -> None:
         """Add what another lane has seen; ``other`` stays as it is.
 
