@@ -293,8 +293,12 @@ class ModelCut:
         with self._open().open(f"rows.{part:03d}" if self._exact else f"rows.{part:05d}") as blob:
             blob.write(np.ascontiguousarray(rows))
 
-    def commit(self) -> dict[str, Any]:
-        """Write the rest and give the snapshot its name; return sequence, path and bytes."""
+    def commit(self, **more: Any) -> dict[str, Any]:
+        """Write the rest and give the snapshot its name; return sequence, path and bytes.
+
+        ``more`` is meta that takes the place of what the cut noted, where the rows are not those of
+        the model's table.
+        """
         writer = self._open()
         shapes: dict[str, Any] = {}
         for name, array in self._arrays.items():
@@ -302,7 +306,7 @@ class ModelCut:
             shapes[name] = [str(plain.dtype), list(plain.shape)]
             with writer.open(name) as blob:
                 blob.write(plain)
-        path = writer.commit(self._meta | {"arrays": shapes})
+        path = writer.commit(self._meta | more | {"arrays": shapes})
         self._writer = None
         size = 0
         with suppress(OSError):  # the snapshot is there: what is left to do is done after the next
