@@ -177,7 +177,8 @@ def encode_values(values: F32, coding: int, seed: int = 0) -> U8:
     Parameters
     ----------
     values : float32[count]
-        Finite.
+        Finite; rows of several are taken one behind the other, and -0 as 0 where zeros are left
+        out.
     coding : int
         ``FLOAT32`` (exact), ``FLOAT16`` (nearest; beyond 65504 becomes that) or ``BYTE`` (a grid of
         three binary digits of precision over 17 powers of two below the largest of 256 values,
@@ -197,7 +198,7 @@ def encode_values(values: F32, coding: int, seed: int = 0) -> U8:
     """
     if coding not in _CODINGS:
         raise ValueError(f"there is no coding {coding} of values")
-    values = np.ascontiguousarray(values, np.float32)
+    values = np.ascontiguousarray(values, np.float32).reshape(-1)
     head = 0
     if coding & SPARSE and values.size:
         head = 8 * _whole(values.size, 64)
@@ -314,9 +315,9 @@ def decode_counts(data: Bytes, count: int) -> U32:
 def signature(data: Bytes) -> int:
     """Return 64 bits over every byte of a key column, each in its place.
 
-    Columns that differ within eight bytes of one another always have different ones, any other two
-    the same one with a chance of about 2**-64. It tells columns apart; it proves nothing about who
-    sent them.
+    Columns of one size that differ in one word (eight bytes, from a multiple of eight on) always
+    have different ones, any other two the same one with a chance of about 2**-64. It tells columns
+    apart; it proves nothing about who sent them.
     """
     return int(wire.sign_bytes(_column(data)))
 
@@ -399,18 +400,24 @@ class Residuals:
             raise ValueError(f"keys are not sorted, or not from {self._low} to {self._high}")
 
 
-def unsent(weights: F32, gradients: F32, l1: float, delta: float) -> NDArray[np.bool_]:
+def unsent(
+    weights: F32, gradients: F32, l1: float, delta: float, *, has_intercept: bool = False
+) -> NDArray[np.bool_]:
     """Zero the gradients that would not move their weights from zero, in place, and say which.
 
     A coordinate with w = 0 and |g| < l1 - delta satisfies the conditions of Karush, Kuhn and Tucker
     with a margin of ``delta`` (Li et al., "Scaling Distributed Machine Learning with the Parameter
-    Server", OSDI 2014, section 5.1); ``SPARSE`` then leaves it out.
+    Server", OSDI 2014, section 5.1); ``SPARSE`` then leaves it out. A stream needs what was dropped
+    again: many small gradients make a weight. So let :class:`Residuals` keep it, with the gradients
+    before the drop as ``wanted``.
 
     Parameters
     ----------
     weights, gradients : float32[count]
     l1, delta : float
         Both at least 0; nothing is dropped where ``delta >= l1``.
+    has_intercept : bool
+        Whether entry 0 is the constant feature, which has no penalty and is never dropped.
 
     Returns
     -------
@@ -423,7 +430,8 @@ def unsent(weights: F32, gradients: F32, l1: float, delta: float) -> NDArray[np.
             "weights and gradients of one push"
         )
     mask = np.empty(weights.size, np.bool_)
-    wire.unsent_zeroed(weights, gradients, np.float32(max(l1 - delta, 0.0)), mask)
+    bound = np.float32(max(l1 - delta, 0.0))
+    wire.unsent_zeroed(weights, gradients, bound, int(has_intercept), mask)
     return mask
 
 

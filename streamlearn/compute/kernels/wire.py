@@ -159,47 +159,46 @@ def unpack_keys(data, count, base, last, out):
     return 0
 
 
+@njit(nogil=True, cache=True, inline="always")
+def _stir(state, word):
+    """Return a state that a word has gone into: a bijection of either for any value of the other.
+
+    Two multiplications: with one, a word's high bits reached so few bits of the state that two
+    flipped bits of a column could cancel.
+    """
+    state ^= word
+    state = (state ^ (state >> uint64(32))) * uint64(0x9E3779B97F4A7C15)
+    return (state ^ (state >> uint64(29))) * uint64(0xBF58476D1CE4E5B9)
+
+
 @njit(nogil=True, cache=True)
 def sign_bytes(data):
     """Return 64 bits that every byte of a uint8[size] goes into, in its place.
 
-    Four lanes of words, each word mixed into its lane by a bijection of both; the lanes, the last
-    bytes and the size go through the same mixing, one behind the other. So two columns that differ
-    within one word have different signatures, and others the same one with a chance of about
-    2**-64. Not a defence against forgery. O(size).
+    Four lanes of words, since one would wait for its multiplications; then the lanes, the words and
+    bytes left and the size go into one of them. So two columns of one size that differ in one word
+    have different signatures, and others the same one with a chance of about 2**-64. Not a defence
+    against forgery. O(size).
     """
-    m1 = uint64(0x9E3779B97F4A7C15)
-    m2 = uint64(0xBF58476D1CE4E5B9)
-    half = uint64(32)
     size = data.shape[0]
     at = int64(data.ctypes.data)
     a, b = uint64(1), uint64(2)
     c, d = uint64(3), uint64(4)
     for _ in range(size >> 5):
-        a = (a ^ load64(at)) * m1
-        a ^= a >> half
-        b = (b ^ load64(at + 8)) * m1
-        b ^= b >> half
-        c = (c ^ load64(at + 16)) * m1
-        c ^= c >> half
-        d = (d ^ load64(at + 24)) * m1
-        d ^= d >> half
+        a = _stir(a, load64(at))
+        b = _stir(b, load64(at + 8))
+        c = _stir(c, load64(at + 16))
+        d = _stir(d, load64(at + 24))
         at += 32
-    state = a
-    state = ((state ^ (state >> half)) * m2) ^ b
-    state = ((state ^ (state >> half)) * m2) ^ c
-    state = ((state ^ (state >> half)) * m2) ^ d
+    state = _stir(_stir(_stir(a, b), c), d)
     for _ in range((size & 31) >> 3):
-        state = ((state ^ (state >> half)) * m2) ^ load64(at)
+        state = _stir(state, load64(at))
         at += 8
     tail = uint64(0)
     for i in range(size & ~7, size):
         tail |= uint64(data[i]) << uint64(8 * (i & 7))
-    state = ((state ^ (state >> half)) * m2) ^ tail
-    state = ((state ^ (state >> half)) * m2) ^ uint64(size)
-    state = (state ^ (state >> half)) * m1
-    state = (state ^ (state >> half)) * m2
-    return state ^ (state >> half)
+    state = _stir(_stir(state, tail), uint64(size))
+    return state ^ (state >> uint64(32))
 
 
 @njit(nogil=True, cache=True)
@@ -472,12 +471,13 @@ def add_residuals(held, residuals, low, shift, keys, gradients):
         Key of each entry, 0 where there is none.
     residuals : float32[entries]
     low, shift : uint64
-        A key's entry is ``(key - low) >> shift``: below ``entries`` for every key given.
+        A key's entry is ``(key - low) >> shift``, modulo ``entries``, which is a power of two.
     keys : uint64[k]
     gradients : float32[k]
     """
+    mask = uint64(held.shape[0] - 1)
     for i in range(keys.shape[0]):
-        at = (keys[i] - low) >> shift
+        at = ((keys[i] - low) >> shift) & mask
         if held[at] == keys[i]:
             gradients[i] += residuals[at]
 
@@ -489,8 +489,9 @@ def keep_residuals(held, residuals, low, shift, keys, wanted, decoded):
     As :func:`add_residuals`; a key with nothing to hold takes no entry from another.
     """
     lost = int64(0)
+    mask = uint64(held.shape[0] - 1)
     for i in range(keys.shape[0]):
-        at = (keys[i] - low) >> shift
+        at = ((keys[i] - low) >> shift) & mask
         rest = wanted[i] - decoded[i]
         if held[at] == keys[i]:
             residuals[at] = rest
@@ -502,17 +503,19 @@ def keep_residuals(held, residuals, low, shift, keys, wanted, decoded):
 
 
 @njit(nogil=True, cache=True)
-def unsent_zeroed(weights, gradients, bound, mask):
+def unsent_zeroed(weights, gradients, bound, first, mask):
     """Zero each gradient of a zero weight that is smaller than ``bound``, in place; say which.
 
     Parameters
     ----------
     weights, gradients : float32[k]
     bound : float32
+    first : int64
+        Gradients before this one stay.
     mask : bool[k]
         Written: whether the gradient was dropped.
     """
     for i in range(weights.shape[0]):
-        drop = weights[i] == float32(0) and abs(gradients[i]) < bound
+        drop = weights[i] == float32(0) and abs(gradients[i]) < bound and i >= first
         mask[i] = drop
         gradients[i] = float32(0) if drop else gradients[i]
