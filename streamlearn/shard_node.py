@@ -10,7 +10,7 @@ import logging
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,7 +22,6 @@ from streamlearn.errors import StreamlearnError
 from streamlearn.metrics import Metrics
 from streamlearn.model import features_max_default
 from streamlearn.net.limits import Limits
-from streamlearn.net.mirror import Mirror
 from streamlearn.protocol import Mark, Push
 from streamlearn.roles import ShardOptions
 from streamlearn.shard_host import ShardHost
@@ -30,6 +29,9 @@ from streamlearn.shards.cut import Cut
 from streamlearn.shards.directory import DirectoryLock
 from streamlearn.shards.recovery import SNAPSHOTS
 from streamlearn.shards.shard import Shard, ShardSpec
+
+if TYPE_CHECKING:
+    from streamlearn.net.mirror import Mirror
 
 __all__ = ["ShardNode", "spec_of", "warm_up_shard"]
 
@@ -149,6 +151,8 @@ class ShardNode:
         uri = self.job.tables.snapshots
         if not uri:
             return None
+        from streamlearn.net.mirror import Mirror  # brings the S3 client
+
         where = f"{uri.rstrip('/')}/{self.spec.index:03d}-of-{self.spec.of:03d}"
         return Mirror.open(where, self.job.source)
 

@@ -333,19 +333,17 @@ class Worker:
                 mark = await self._begun(partition, epoch)
                 if not mark.done:
                     await self._fly_all(partition, mark)
-                    if self._stopped.is_set():
-                        return
-            except* RewindError:
+                break
+            except RewindError:
                 self.rewinds += 1
                 await self._begin_again()
-                continue
-            except* (DataError, SourceError) as group:
-                error = _leaf(group)
-                if isinstance(error, _TooManyBadError):
-                    raise error from None
+            except _TooManyBadError:
+                raise
+            except (DataError, SourceError) as error:
                 self.failed[name] = error
                 _log.error("%s", error)
-            break
+                await self._begin_again()
+                break
         if not self._stopped.is_set():
             await self._remotes[0].insist(
                 Finished(self._who.name, self._who.incarnation, name, epoch)
@@ -388,11 +386,14 @@ class Worker:
         for number in range(self._window + _AHEAD + 1):
             free.put_nowait(self._buffers(number))
         ahead: asyncio.Queue[Prepared | None] = asyncio.Queue(_AHEAD)
-        async with asyncio.TaskGroup() as group:
-            watch = group.create_task(self._watch(), name="watch")
-            group.create_task(self._parse(partition, flight, free, ahead), name="parse")
-            await self._send(flight, free, ahead, group)
-            watch.cancel()
+        try:
+            async with asyncio.TaskGroup() as group:
+                watch = group.create_task(self._watch(), name="watch")
+                group.create_task(self._parse(partition, flight, free, ahead), name="parse")
+                await self._send(flight, free, ahead, group)
+                watch.cancel()
+        except BaseExceptionGroup as errors:
+            raise _leaf(errors) from None
 
     def _buffers(self, number: int) -> Buffers:
         """Return buffers of a minibatch, those of an earlier partition where there are some."""
@@ -625,12 +626,15 @@ def _as_local(error: StreamlearnError) -> StreamlearnError:
     return error
 
 
-def _leaf(group: BaseExceptionGroup[Any]) -> StreamlearnError:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, StreamlearnError)
-    return error
+def _leaf(group: BaseExceptionGroup[Any]) -> BaseException:
+    """Return what a group is about: that shards make the worker begin again, or the first."""
+    leaves = [
+        leaf
+        for error in group.exceptions
+        for leaf in ([_leaf(error)] if isinstance(error, BaseExceptionGroup) else [error])
+    ]
+    known = [leaf for leaf in leaves if isinstance(leaf, RewindError | StreamlearnError)]
+    return next(iter(sorted(known, key=lambda leaf: not isinstance(leaf, RewindError))), leaves[0])
 
 
 async def _first_of(work: Any, other: Any) -> None:
