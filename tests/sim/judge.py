@@ -1,0 +1,375 @@
+"""What must be true of every run, whatever happened in it.
+
+The judge sees what any outsider can see: frames as they are sent, records as they are applied, what
+recovery finds and snapshots hold. It keeps a history of its own, the records of each shard in
+order, and folds it again with a shard that no fault can reach.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+from streamlearn.config import JobConfig
+from streamlearn.net.frame import ANSWER, HEADER_BYTES, MAGIC, REQUEST
+from streamlearn.protocol import (
+    Join,
+    Joined,
+    Leave,
+    Mark,
+    Pull,
+    Pulled,
+    Push,
+    Pushed,
+    decode,
+    encode,
+)
+from streamlearn.shards.shard import INTERCEPT_KEY, Shard, ShardSpec
+from tests.sim.network import Pipe
+from tests.sim.source import Records
+
+__all__ = ["Judge", "ViolationError", "frame_bytes"]
+
+_SIZE: Final = struct.Struct("<I")
+_REQUEST_ID: Final = struct.Struct("<Q")
+
+
+class ViolationError(AssertionError):
+    """Something that must never happen has happened."""
+
+
+def frame_bytes(head: bytes) -> int | None:
+    """Say how long the frame is that begins so; see ``network.Fabric``."""
+    if not MAGIC.startswith(head[:4]):
+        return -1
+    return HEADER_BYTES + _SIZE.unpack_from(head, 24)[0] if len(head) >= HEADER_BYTES else None
+
+
+def _at(mark: Mark) -> tuple[int, int]:
+    return mark.epoch, mark.sequence
+
+
+@dataclass
+class _History:
+    """What one shard has applied, and what it has promised.
+
+    Attributes
+    ----------
+    bodies : list of bytes
+        Records; the first is lsn 1.
+    at : dict
+        Of each partition, the last minibatch applied: (epoch, sequence).
+    lsns : dict
+        By (partition, epoch, sequence).
+    clocks : dict
+        Worker: (incarnation, clock).
+    promised : int
+        lsn of the last record that was acknowledged.
+    recovering : bool
+        Whether what is applied now comes from its log.
+    """
+
+    spec: ShardSpec
+    bodies: list[bytes] = field(default_factory=list)
+    at: dict[str, tuple[int, int]] = field(default_factory=dict)
+    lsns: dict[tuple[str, int, int], int] = field(default_factory=dict)
+    clocks: dict[str, tuple[int, int]] = field(default_factory=dict)
+    promised: int = 0
+    recovering: bool = True
+    model: Shard | None = None
+
+    def note(self, body: bytes, record: Any, ends: Any) -> None:
+        """Add the next record."""
+        self.bodies.append(body)
+        lsn = len(self.bodies)
+        if isinstance(record, Push):
+            self._note_push(lsn, record, ends)
+        elif isinstance(record, Join):
+            self.clocks[record.worker] = (record.incarnation, record.clock)
+        elif isinstance(record, Leave) and record.worker in self.clocks:
+            if self.clocks[record.worker][0] == record.incarnation:
+                del self.clocks[record.worker]
+
+    def _note_push(self, lsn: int, push: Push, ends: Any) -> None:
+        mark = push.mark
+        epoch, sequence = self.at.get(mark.partition, (0, 0))
+        whole = ends[mark.partition]
+        follows = (epoch, sequence + 1) if sequence < len(whole) else (epoch + 1, 1)
+        if _at(mark) != follows:
+            raise ViolationError(
+                f"shard {self.spec.index}: minibatch {_at(mark)} of {mark.partition} was applied "
+                f"behind {(epoch, sequence)}"
+            )
+        if (mark.offset, mark.records, mark.done) != whole[mark.sequence - 1]:
+            raise ViolationError(
+                f"minibatch {_at(mark)} of {mark.partition} ends at "
+                f"{(mark.offset, mark.records, mark.done)}, not at {whole[mark.sequence - 1]}"
+            )
+        self.at[mark.partition] = _at(mark)
+        self.lsns[(mark.partition, *_at(mark))] = lsn
+        incarnation, clock = self.clocks.get(push.worker, (0, 0))
+        if incarnation == push.incarnation:
+            self.clocks[push.worker] = (incarnation, max(clock, push.clock + 1))
+
+    def cut(self, lsn: int, ends: Any) -> None:
+        """Forget what is behind a record: it was lost, and nobody was promised it."""
+        kept = self.bodies[:lsn]
+        self.bodies, self.at, self.lsns, self.clocks = [], {}, {}, {}
+        if self.model is not None and self.model.lsn > lsn:
+            self.model = None
+        for body in kept:
+            self.note(body, decode(body), ends)
+
+    def fold(self, lsn: int) -> Shard:
+        """Return a shard that has applied the records up to one."""
+        if self.model is None or self.model.lsn > lsn:
+            self.model = Shard(self.spec)
+        for number in range(self.model.lsn + 1, lsn + 1):
+            record: Any = decode(self.bodies[number - 1])
+            self.model.apply(number, record)
+        return self.model
+
+
+class Judge:
+    """Sees a run, and says what was wrong with it.
+
+    Parameters
+    ----------
+    records : Records
+    job : JobConfig
+    specs : list of ShardSpec
+
+    Attributes
+    ----------
+    acknowledged : int
+        Pushes that workers were told are kept.
+    checked : Counter
+        How often each kind of check was made.
+    done : int
+        Minibatches that every shard has applied.
+    """
+
+    def __init__(self, records: Records, job: JobConfig, specs: list[ShardSpec]) -> None:
+        self.records = records
+        self.job = job
+        self.acknowledged = 0
+        self.checked: Counter[str] = Counter()
+        self._keeps_log = job.tables.durability == "log"
+        self._histories = [_History(spec) for spec in specs]
+        self._asked: dict[tuple[int, int], Any] = {}  # (connection, request id): request
+        self._sent: dict[tuple[int, str, int, int], tuple[bytes, Push]] = {}
+        self._followers: dict[Any, tuple[int, int]] = {}  # owner: (shard, lsn)
+
+    # ------------------------------------------------------------ what is seen on the wire
+
+    def frame(self, pipe: Pipe, frame: bytes) -> None:
+        """See a frame as it is sent."""
+        kind = frame[5]
+        if kind not in {REQUEST, ANSWER} or frame[6]:
+            return
+        request_id = _REQUEST_ID.unpack_from(frame, 16)[0]
+        message = decode(frame[HEADER_BYTES:])
+        host = pipe.route[pipe.by_client]
+        if not host.startswith("shard"):
+            return
+        shard = int(host[5:])
+        if pipe.by_client:
+            self._request(shard, pipe.number, request_id, message)
+        else:
+            self._answer(shard, pipe.number, request_id, message)
+
+    def _request(self, shard: int, connection: int, request_id: int, message: Any) -> None:
+        if isinstance(message, Pull):
+            self._asked[connection, request_id] = message
+        elif isinstance(message, Push):
+            self._asked[connection, request_id] = message
+            key = (shard, message.worker, message.incarnation, message.clock)
+            told = bytes(message.values) + bytes(message.counts) + encode(message.mark)
+            before = self._sent.setdefault(key, (told, message))[0]
+            if before != told:
+                raise ViolationError(f"push {key} was sent again with other bytes")
+            self.checked["same bytes"] += 1
+
+    def _answer(self, shard: int, connection: int, request_id: int, message: Any) -> None:
+        asked = self._asked.get((connection, request_id))
+        if isinstance(message, Pushed) and isinstance(asked, Push):
+            self.acknowledged += 1
+            self._promise(shard, asked.mark)
+        elif isinstance(message, Joined):
+            for mark in message.marks:
+                self._promise(shard, mark)
+        elif isinstance(message, Pulled) and isinstance(asked, Pull) and asked.incarnation:
+            self._check_fresh(shard, asked)
+
+    def _promise(self, shard: int, mark: Mark) -> None:
+        """A worker is told that a minibatch is kept."""
+        history = self._histories[shard]
+        lsn = history.lsns.get((mark.partition, *_at(mark)))
+        if lsn is None:
+            raise ViolationError(
+                f"shard {shard} acknowledged {_at(mark)} of {mark.partition}, "
+                f"but is at {history.at.get(mark.partition)}"
+            )
+        history.promised = max(history.promised, lsn)
+        self.checked["kept"] += 1
+
+    def _check_fresh(self, shard: int, pull: Pull) -> None:
+        """A read for minibatch c holds all that members did before c - tau."""
+        tau = self.job.tables.tau
+        if tau < 0:
+            return
+        history = self._histories[shard]
+        reach = pull.clock - tau
+        for worker, (incarnation, clock) in history.clocks.items():
+            if clock < reach:
+                raise ViolationError(
+                    f"shard {shard} answered a pull for minibatch {pull.clock} (tau = {tau}), but "
+                    f"{worker} is at {clock}"
+                )
+            for back in range(reach - 1, max(0, reach - 1 - 2 * (tau + 8)), -1):
+                sent = self._sent.get((shard, worker, incarnation, back))
+                if sent is None:
+                    continue
+                mark = sent[1].mark
+                if history.at.get(mark.partition, (0, 0)) < _at(mark):
+                    raise ViolationError(
+                        f"shard {shard} answered a pull for minibatch {pull.clock} (tau = {tau}) "
+                        f"without minibatch {back} of {worker}"
+                    )
+        self.checked["fresh"] += 1
+
+    # ------------------------------------------------------------ what shards and followers apply
+
+    def starting(self, shard: int) -> None:
+        """A shard's process begins."""
+        self._histories[shard].recovering = True
+
+    def applied(self, shard: int, lsn: int, record: Any) -> None:
+        """A shard applied a record."""
+        history = self._histories[shard]
+        body = bytes(encode(record))
+        if history.recovering and lsn <= len(history.bodies):
+            if history.bodies[lsn - 1] != body:
+                raise ViolationError(f"record {lsn} of shard {shard}'s log is not what it was")
+            self.checked["replayed"] += 1
+            return
+        if lsn != len(history.bodies) + 1:
+            raise ViolationError(f"shard {shard} applied {lsn} behind {len(history.bodies)}")
+        history.note(body, record, self.records.ends)
+
+    def recovered(self, shard: int, state: Shard) -> None:
+        """A shard has recovered: it has all it promised, and is what its history says."""
+        history = self._histories[shard]
+        if self._keeps_log and state.lsn < history.promised:
+            raise ViolationError(
+                f"shard {shard} came back at record {state.lsn}, but has acknowledged "
+                f"{history.promised}"
+            )
+        for follower, (of, lsn) in self._followers.items():
+            if self._keeps_log and of == shard and lsn > state.lsn:
+                raise ViolationError(
+                    f"{follower.name} was sent record {lsn}, which shard {shard} has lost"
+                )
+        history.cut(state.lsn, self.records.ends)
+        history.promised = min(history.promised, state.lsn)
+        self._same("recovery", history, state)
+        history.recovering = False
+
+    def follows(self, follower: Any, shard: int, lsn: int, record: Any = None) -> None:
+        """A follower has the state of a record, or has applied one."""
+        history = self._histories[shard]
+        known = history.bodies[lsn - 1] if 0 < lsn <= len(history.bodies) else None
+        if record is not None and self._keeps_log and known != bytes(encode(record)):
+            raise ViolationError(f"{follower.name} applied record {lsn}, which is none of the log")
+        self._followers[follower] = (shard, lsn)
+        self.checked["followed"] += 1
+
+    def forget(self, owner: Any) -> None:
+        """A process is gone."""
+        self._followers.pop(owner, None)
+
+    def snapshot(self, shard: int, state: Shard) -> None:
+        """A snapshot was committed that holds a state: one cut, of what is durable."""
+        history = self._histories[shard]
+        if state.lsn > len(history.bodies):
+            raise ViolationError(f"a snapshot of shard {shard} is of record {state.lsn}")
+        self._same("snapshot", history, state)
+
+    def _same(self, what: str, history: _History, state: Shard) -> None:
+        model = history.fold(state.lsn)
+        self.checked[what] += 1
+        if model.digest() != state.digest():
+            raise ViolationError(
+                f"{what} of shard {history.spec.index} at record {state.lsn} is not the fold of "
+                f"its log{_difference(model, state)}"
+            )
+
+    # ------------------------------------------------------------ at the end
+
+    @property
+    def progress(self) -> float:
+        """Share of minibatches that the slowest shard has applied."""
+        whole = self.records.minibatches * max(1, self.job.model.epochs)
+        return min(len(history.lsns) for history in self._histories) / whole
+
+    def finish(self, shards: list[Shard], followers: list[tuple[int, Shard]]) -> None:
+        """Look at what is left once the job is done."""
+        epochs = max(1, self.job.model.epochs)
+        for shard, history in zip(shards, self._histories, strict=True):
+            if shard.lsn != len(history.bodies):
+                raise ViolationError(f"shard {shard.spec.index} is at {shard.lsn}")
+            self._same("end", history, shard)
+            done = {name: (epochs - 1, len(ends)) for name, ends in self.records.ends.items()}
+            if history.at != done:
+                raise ViolationError(f"at the end shard {shard.spec.index} is at {history.at}")
+            self._add_up(shard, epochs)
+        for index, state in followers:
+            if state.lsn != shards[index].lsn:
+                raise ViolationError(f"a follower of shard {index} ends at {state.lsn}")
+            self._same("follower", self._histories[index], state)
+        self._check_counts(shards)
+
+    def _add_up(self, shard: Shard, epochs: int) -> None:
+        marks = shard.marks.values()
+        found = (sum(m.examples for m in marks), sum(m.bad_records for m in marks))
+        expected = (self.records.good * epochs, self.records.bad)
+        if found != expected:
+            raise ViolationError(
+                f"shard {shard.spec.index} counts {found} good and bad records of {expected}"
+            )
+        self.checked["added up"] += 1
+
+    def _check_counts(self, shards: list[Shard]) -> None:
+        """Every occurrence of every feature was counted once (in the first pass)."""
+        found: dict[int, int] = {}
+        for shard in shards:
+            for segment in shard.table.key_order():
+                rows = shard.table.rows(segment)
+                counts = rows[:, 2] & np.uint64(0xFFFFFFFF)
+                found.update(zip(rows[:, 0].tolist(), counts.tolist(), strict=True))
+        found.pop(INTERCEPT_KEY, None)
+        if found != dict(self.records.counts):
+            wrong = {
+                key: (found.get(key), self.records.counts.get(key))
+                for key in {*found, *self.records.counts}
+                if found.get(key) != self.records.counts.get(key)
+            }
+            raise ViolationError(f"counts of {len(wrong)} keys are wrong: {list(wrong.items())[:3]}")
+        self.checked["counts"] += 1
+
+
+def _difference(model: Shard, state: Shard) -> str:
+    parts = []
+    if model.marks != state.marks:
+        parts.append(f"marks {state.marks} instead of {model.marks}")
+    if model.clocks.state() != state.clocks.state():
+        parts.append(f"clocks {state.clocks.state()} instead of {model.clocks.state()}")
+    if model.minute != state.minute:
+        parts.append(f"minute {state.minute} instead of {model.minute}")
+    if model.table.features != state.table.features:
+        parts.append(f"{state.table.features} rows instead of {model.table.features}")
+    return ": " + "; ".join(parts or ["rows differ"])

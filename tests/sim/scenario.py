@@ -1,0 +1,107 @@
+"""What a seed decides: the size of the world, its job, and which faults it has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+from typing import Final
+
+from streamlearn.config import (
+    ClusterConfig,
+    ComputeConfig,
+    JobConfig,
+    LrConfig,
+    OutputConfig,
+    SourceConfig,
+    TablesConfig,
+)
+from streamlearn.net.limits import Limits
+
+__all__ = ["LIMITS", "MINIBATCH", "Scenario"]
+
+MINIBATCH: Final = 8
+MINIBATCHES: Final = 48
+FAULT_SHARE: Final = 0.3
+
+# Seconds as they are in earnest would let most of a run pass in waiting for them.
+LIMITS: Final = Limits(
+    frame_bytes_max=1 << 20,
+    requests_max=16,
+    inbox_bytes_max=4 << 20,
+    outbox_bytes_max=8 << 20,
+    write_bytes_high=1 << 16,
+    sessions_max=64,
+    handshake_seconds=2.0,
+    silence_seconds=4.0,
+    linger_seconds=0.5,
+)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """The outline of a run.
+
+    Attributes
+    ----------
+    seed : int
+    shards, workers, followers : int
+    records_seed : int
+    partitions : int
+    job : JobConfig
+    faults : tuple of str
+    """
+
+    seed: int
+    shards: int
+    workers: int
+    followers: int
+    records_seed: int
+    partitions: int
+    job: JobConfig
+    faults: tuple[str, ...]
+
+    @classmethod
+    def drawn(cls, seed: int, faults: list[str]) -> Scenario:
+        """Draw one."""
+        random = Random(f"{seed}/scenario")
+        chosen = tuple(name for name in faults if random.random() < FAULT_SHARE)
+        shards = random.choice((1, 2, 2, 3))
+        return cls(
+            seed=seed,
+            shards=shards,
+            workers=random.choice((1, 2, 2, 3)),
+            followers=0,
+            records_seed=random.randrange(16),
+            partitions=random.choice((1, 3, 5)),
+            job=_job(random, shards),
+            faults=chosen,
+        )
+
+
+def _job(random: Random, shards: int) -> JobConfig:
+    return JobConfig(
+        source=SourceConfig(format="svmlight", bad_records_max=1.0),
+        model=LrConfig(
+            rule=random.choice(("ftrl", "ftrl", "adagrad", "sgd")),
+            l1=random.choice((0.0, 0.2)),
+            epochs=random.choice((1, 1, 2)),
+        ),
+        tables=TablesConfig(
+            shards=tuple(f"shard{i}:7700" for i in range(shards)),
+            tau=random.choice((0, 1, 1, 4, -1)),
+            window=random.choice((0, 0, 1, 3)),
+            durability=random.choice(("log", "log", "log", "snapshot")),
+            pull_values=random.choice(("float32", "float16")),
+            push_values=random.choice(("float32", "float16", "byte")),
+            compression="none",
+            features_max=100_000,
+            # msgspec checks limits where it reads a job, so that files can be this small here
+            log_file_bytes=random.choice((1500, 6000, 1 << 20)),
+            ttl_seconds=0.0,
+        ),
+        cluster=ClusterConfig(name="sim", lease_seconds=random.choice((0.5, 2.0))),
+        compute=ComputeConfig(minibatch=MINIBATCH),
+        output=OutputConfig(
+            snapshot_seconds=random.choice((0.7, 2.0, 1000.0)), snapshots_kept=2, names_max=16
+        ),
+    )
