@@ -65,6 +65,7 @@ class Log:
         *,
         files: list[LogFile],
         next_lsn: int,
+        goes_on: bool,
         skipped: list[str],
         file_bytes: int,
     ) -> None:
@@ -85,10 +86,12 @@ class Log:
         self._names_new = False
         self._failed = ""
         self._file: File
-        if files:
+        if goes_on:
             self._file = disk.append(files[-1].path)
         else:
-            self._begin_file()
+            entry, self._file = self._new_file()
+            self._names_new = True
+            files.append(entry)
 
     @classmethod
     def open(
@@ -139,6 +142,7 @@ class Log:
                 notes,
                 files=found.files,
                 next_lsn=found.next_lsn,
+                goes_on=found.goes_on,
                 skipped=found.skipped,
                 file_bytes=file_bytes,
             )
@@ -185,7 +189,7 @@ class Log:
         current = self._files[-1]
         try:
             if current.size + RECORD_BYTES + size > self._file_bytes and current.first_lsn < lsn:
-                self._begin_file()
+                self._roll()
                 current = self._files[-1]
             start = current.size
             header = record_header(current.seed, lsn, self.synced_lsn, size, crc)
@@ -281,7 +285,7 @@ class Log:
         if self._files[-1].first_lsn == self.next_lsn:
             return
         try:
-            self._begin_file()
+            self._roll()
         except OSError as error:
             raise LogError(
                 f"cannot begin a new file of log {self._directory}", cause=_words(error)
@@ -342,8 +346,16 @@ class Log:
                     f"where record {reader.lsn} was"
                 )
 
-    def _begin_file(self) -> None:
+    def _roll(self) -> None:
         """Go on in a new file; on an OSError nothing has changed."""
+        entry, file = self._new_file()
+        with self._shared:  # a sync sees both files or neither, so it skips no record
+            self._rolled.append((self._files[-1].first_lsn, self._file))
+            self._file = file
+            self._names_new = True
+        self._files.append(entry)
+
+    def _new_file(self) -> tuple[LogFile, File]:
         first = self.next_lsn
         path = str(PurePath(self._directory) / file_name(first))
         header = file_header(self._identity, first)
@@ -357,14 +369,8 @@ class Log:
             with suppress(OSError):
                 self._disk.remove(path)
             raise
-        with self._shared:  # a sync sees both files or neither, so it skips no record
-            if self._files:
-                self._rolled.append((self._files[-1].first_lsn, self._file))
-            self._file = file
-            self._names_new = True
-        self._files.append(
-            LogFile(path, first, first, len(header), seed_of(header), [(first, len(header))])
-        )
+        entry = LogFile(path, first, first, len(header), seed_of(header), [(first, len(header))])
+        return entry, file
 
     def _take_back(self) -> None:
         """Cut off what a failed append may have left."""

@@ -76,12 +76,15 @@ class Found:
         Of the record to be appended next.
     files : list of LogFile
         In order; may be empty.
+    goes_on : bool
+        Whether the last of them was read to its end, so that records may be appended to it.
     skipped : list of str
         A sentence for each thing that was damaged or cut away.
     """
 
     next_lsn: int
     files: list[LogFile] = field(default_factory=list)
+    goes_on: bool = False
     skipped: list[str] = field(default_factory=list)
 
 
@@ -132,6 +135,7 @@ def recover(
                 )
             _remove(disk, directory, [file.path for file in found.files])
             found.files.clear()
+            found.goes_on = False
             found.next_lsn = after + 1
         if lost:
             notes.reset()
@@ -200,6 +204,7 @@ class _Survey:
         if reader.problem:
             self.problem = f"log {path} {reader.problem} at byte {reader.offset}"
         file.size = reader.offset
+        self.found.goes_on = True
         self.found.next_lsn = file.next_lsn = reader.lsn
 
     def _take(self, path: str, first: int, behind: int) -> LogFile:
