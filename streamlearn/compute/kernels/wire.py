@@ -35,6 +35,9 @@ __all__ = [
 ]
 
 
+_I32 = ir.IntType(32)
+
+
 @intrinsic
 def bits_float(_context: Any, word: Any) -> Any:
     """Return the float32 that 32 bits are."""
@@ -43,6 +46,27 @@ def bits_float(_context: Any, word: Any) -> Any:
         return builder.bitcast(args[0], ir.FloatType())
 
     return types.float32(types.uint32), generate
+
+
+@intrinsic
+def dice(_context: Any, state: Any, index: Any) -> Any:
+    """Return 20 random bits as uint32, a function of a state and an index.
+
+    The finaliser of MurmurHash3 over a counter, in 32 bits throughout, which numba's own arithmetic
+    would widen to 64: half as many lanes, and no multiplication for them before AVX-512.
+    """
+
+    def generate(_ctx: Any, builder: Any, _sig: Any, args: Any) -> Any:
+        def fold(word: Any, bits: int) -> Any:
+            return builder.xor(word, builder.lshr(word, _I32(bits)))
+
+        step = builder.mul(builder.trunc(args[1], _I32), _I32(0x9E3779B9))
+        word = builder.add(args[0], step)
+        word = builder.mul(fold(word, 16), _I32(0x85EBCA6B))
+        word = builder.mul(fold(word, 13), _I32(0xC2B2AE35))
+        return builder.lshr(fold(word, 16), _I32(12))
+
+    return types.uint32(types.uint32, types.int64), generate
 
 
 @njit(nogil=True, cache=True)
@@ -279,11 +303,12 @@ def pack_bytes(values, bits, seed, out):
     n = values.shape[0]
     blocks = (n + 255) >> 8
     for block in range(blocks):
-        first = block << 8
-        end = min(first + 256, n)
+        # slices, since the compiler takes an index that begins above 0 for one that may be negative
+        first, end = block << 8, min((block + 1) << 8, n)
+        part, words, codes = values[first:end], bits[first:end], out[blocks + first : blocks + end]
         top = uint32(0)
-        for i in range(first, end):
-            top = max(top, uint32(bits[i] & uint32(0x7FFFFFFF)))
+        for i in range(end - first):
+            top = max(top, uint32(words[i] & uint32(0x7FFFFFFF)))
         if top >= uint32(0x7F800000):
             return False
         # what would be rounded up past 1.875 of its power of two counts for the next one
@@ -295,18 +320,14 @@ def pack_bytes(values, bits, seed, out):
         state = (state ^ (state >> uint64(32))) * uint64(0xBF58476D1CE4E5B9)
         state = (state ^ (state >> uint64(29))) * uint64(0x9E3779B97F4A7C15)
         counter = uint32(state >> uint64(32))
-        for i in range(first, end):
-            # the finaliser of MurmurHash3 over a counter
-            r = uint32(counter + uint32(i - first) * uint32(0x9E3779B9))
-            r = uint32((r ^ (r >> uint32(16))) * uint32(0x85EBCA6B))
-            r = uint32((r ^ (r >> uint32(13))) * uint32(0xC2B2AE35))
-            r = uint32((r ^ (r >> uint32(16))) >> uint32(12))
-            size = abs(values[i]) * scale
+        for i in range(end - first):
+            r = dice(counter, i)
+            size = abs(part[i]) * scale
             small = uint32(uint32(min(size, float32(8)) * float32(1048576)) + r) >> uint32(20)
             large = uint32(uint32(float_bits(size)) + r) >> uint32(20)
             code = small if size < float32(8) else min(large - uint32(1032), uint32(127))
-            sign = uint32(bits[i] >> uint32(24)) & uint32(128)
-            out[blocks + i] = uint8(code | sign) if code != uint32(0) else uint8(0)
+            sign = uint32(words[i] >> uint32(24)) & uint32(128)
+            codes[i] = uint8(code | sign) if code != uint32(0) else uint8(0)
     return True
 
 
@@ -329,9 +350,10 @@ def unpack_bytes(data, grid, out):
         if exponent < 4 or exponent > 240:
             return False
         scale = bits_float(uint32(exponent - 3) << uint32(23))  # 2**(exponent - 130)
-        first = block << 8
-        for i in range(first, min(first + 256, n)):
-            out[i] = grid[data[blocks + i]] * scale
+        first, end = block << 8, min((block + 1) << 8, n)
+        codes, part = data[blocks + first : blocks + end], out[first:end]
+        for i in range(end - first):
+            part[i] = grid[codes[i]] * scale
     return True
 
 
@@ -361,11 +383,12 @@ def drop_zeros(values, bitmap, out):
     at = int64(0)
     for first in range(0, n, 64):
         word = uint64(0)
-        for i in range(first, min(first + 64, n)):
-            stays = values[i] != float32(0)
-            out[at] = values[i]
+        part = values[first : min(first + 64, n)]
+        for i in range(part.shape[0]):
+            stays = part[i] != float32(0)
+            out[at] = part[i]
             at += int64(stays)
-            word |= uint64(stays) << uint64(i - first)
+            word |= uint64(stays) << uint64(i)
         store64(start + (first >> 3), word)
     return at
 
@@ -412,15 +435,16 @@ def pack_counts(counts, bitmap, small, large):
     smalls = larges = int64(0)
     for first in range(0, n, 64):
         word = uint64(0)
-        for i in range(first, min(first + 64, n)):
-            count = counts[i]
+        part = counts[first : min(first + 64, n)]
+        for i in range(part.shape[0]):
+            count = part[i]
             other = count != uint32(1)
             big = count > uint32(255)
             small[smalls] = uint8(255) if big else uint8(max(count, uint32(1)) - uint32(1))
             large[larges] = count
             smalls += int64(other)
             larges += int64(big)
-            word |= uint64(other) << uint64(i - first)
+            word |= uint64(other) << uint64(i)
         store64(start + (first >> 3), word)
     return smalls, larges
 
