@@ -1,5 +1,7 @@
 """A cut: a table as it was at one moment, taken piece by piece while it goes on changing.
 
+A table's arena, if it has one, is memory of the same kind and is cut with it.
+
 When a cut begins, nothing is copied. Until a *part* of the table (a segment, or a range of hashed
 rows) has been taken, whoever changes one of its 64-byte lines first keeps the old line
 (``compute.kernels.table.preserve``); a part is then copied as it stands and its kept lines are put
@@ -11,20 +13,25 @@ calls.
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
-from streamlearn.messages import I64, U64
+from streamlearn.messages import F32, I64, U64
 from streamlearn.shards.table import ExactTable, HashedTable
 
-__all__ = ["Cut", "CutArguments", "Nothing", "Table"]
+if TYPE_CHECKING:
+    from streamlearn.shards.arena import Arena
+
+__all__ = ["Cut", "CutArguments", "Keeper", "KeptLines", "Nothing", "Table"]
 
 Table = ExactTable | HashedTable
 
 # A part of a hashed table: 16 MB, the size of a segment.
 _PART_WORDS: Final = 1 << 21
 _SIDE_LINES_INITIAL: Final = 1 << 14
+_LOW: Final = np.uint64(0xFFFFFFFF)
 
 CutArguments = tuple[int, U64, I64, U64, I64]
 
@@ -54,113 +61,71 @@ class Nothing:
         return self._arguments
 
 
-class Cut:
-    """The image of a table at the moment this object was made.
+class KeptLines:
+    """The old lines of a memory since a moment, as far as they may still be asked for.
 
     Parameters
     ----------
-    table : ExactTable or HashedTable
+    words : uint64[...]
+        The memory, eight to a line.
+    starts : int64[parts]
+        First line of each part, ascending.
 
     Attributes
     ----------
-    pending : list of int
-        Parts not taken yet, in the order in which they will be.
-    lines_kept : int
-        Old lines kept so far, 64 bytes each: the price of learning on.
+    count : int
+        Lines kept so far, 64 bytes each.
     """
 
-    def __init__(self, table: Table) -> None:
-        self._table = table
-        self._kept: U64 = np.zeros(-(-len(table.words) // 512), np.uint64)
+    def __init__(self, words: U64, starts: I64) -> None:
+        self._words = words
+        self._starts = starts
+        self._kept: U64 = np.zeros(-(-len(words) // 512), np.uint64)
         self._side_lines: I64 = np.empty(_SIDE_LINES_INITIAL, np.int64)
         self._side_words: U64 = np.empty((_SIDE_LINES_INITIAL, 8), np.uint64)
         self._side_count: I64 = np.zeros(1, np.int64)
         self._sorted = 0  # side lines already handed to _by_part
         self._by_part: dict[int, list[I64]] = {}
-        self._early: list[tuple[int, U64]] = []
-        self.intercept = table.intercept.copy()
-        if isinstance(table, ExactTable):
-            self.pending = list(table.key_order())
-            self._regions = {part: table.region(part) for part in self.pending}
-            self._starts = np.array([table.region(part)[0] for part in range(table.segments)])
-            table.before_change = self._before_change
-        else:
-            self.pending = list(range(-(-len(table.words) // _PART_WORDS)))
 
     @property
-    def lines_kept(self) -> int:
-        """Old lines kept so far."""
+    def count(self) -> int:
+        """Lines kept so far."""
         return int(self._side_count[0])
 
     def arguments(self, lines_max: int) -> CutArguments:
-        """Return what learn kernels keep old lines with; room for ``lines_max`` more is made."""
-        need = int(self._side_count[0]) + lines_max
+        """Return what kernels keep old lines with; room for ``lines_max`` more is made."""
+        need = self.count + lines_max
         if need > len(self._side_lines):
             size = max(need, 2 * len(self._side_lines))
             lines, words = np.empty(size, np.int64), np.empty((size, 8), np.uint64)
-            n = int(self._side_count[0])
+            n = self.count
             lines[:n], words[:n] = self._side_lines[:n], self._side_words[:n]
             self._side_lines, self._side_words = lines, words
         return 1, self._kept, self._side_lines, self._side_words, self._side_count
 
-    def take(self) -> tuple[int, U64] | None:
-        """Take the next part: (part, its rows at the cut), or None where all are taken.
+    def take(self, part: int, first: int, end: int) -> U64:
+        """Return a part's lines ``[first, end)`` as they were; they are not kept from now on.
 
-        Rows are uint64[n, 4] by key for an exact table, uint64[n] for a hashed one.
+        Returns
+        -------
+        uint64[end - first, 8]
         """
-        if self._early:
-            return self._early.pop(0)
-        if not self.pending:
-            return None
-        part = self.pending.pop(0)
-        return part, self._take(part)
-
-    def close(self) -> None:
-        """End the cut: changes need not be kept any more, and what was not taken is gone."""
-        self.pending.clear()
-        self._early.clear()
-        if isinstance(self._table, ExactTable) and self._table.before_change == self._before_change:
-            self._table.before_change = None
-
-    def _before_change(self, segment: int) -> None:
-        """Take a segment before it is laid out anew."""
-        if segment in self.pending:
-            self.pending.remove(segment)
-            self._early.append((segment, self._take(segment)))
-
-    def _take(self, part: int) -> U64:
-        first, end = self._lines(part)
-        image = self._table.words[first * 8 : end * 8].copy().reshape(-1, 8)
+        image = self._words[first * 8 : end * 8].copy().reshape(-1, 8)
         self._sort_side()
         for entries in self._by_part.pop(part, []):
             lines = self._side_lines[entries]
-            inside = lines < end  # a segment has no rows beyond the region it had at the cut
+            inside = lines < end  # nothing that is asked for lies beyond
             image[lines[inside] - first] = self._side_words[entries[inside]]
         self._mark(first, end)
-        if isinstance(self._table, HashedTable):
-            return image.reshape(-1)
-        rows = image.reshape(-1, 4)
-        rows = rows[(rows[:, 0] & np.uint64(1)) == 1]
-        ordered: U64 = rows[np.argsort(rows[:, 0], kind="stable")]
-        return ordered
-
-    def _lines(self, part: int) -> tuple[int, int]:
-        if isinstance(self._table, ExactTable):
-            first, end = self._regions[part]
-            return first // 2, (end + 1) // 2
-        first = part * _PART_WORDS // 8
-        return first, min(first + _PART_WORDS // 8, len(self._table.words) // 8)
+        return image
 
     def _sort_side(self) -> None:
         """Hand the side lines that came since the last call to the parts that they belong to."""
-        count = int(self._side_count[0])
+        count = self.count
         if count == self._sorted:
             return
         lines = self._side_lines[self._sorted : count]
-        if isinstance(self._table, ExactTable):
-            parts = np.searchsorted(self._starts, lines * 2, side="right") - 1
-        else:
-            parts = lines // (_PART_WORDS // 8)
+        parts = np.searchsorted(self._starts, lines, side="right") - 1
         order = np.argsort(parts, kind="stable")
         for piece in np.split(order, np.flatnonzero(np.diff(parts[order])) + 1):
             self._by_part.setdefault(int(parts[piece[0]]), []).append(piece + self._sorted)
@@ -179,3 +144,121 @@ class Cut:
         self._kept[low + 1 : high] = full
         if end & 63:
             self._kept[high] |= tail
+
+
+class Cut:
+    """The image of a table at the moment this object was made.
+
+    Parameters
+    ----------
+    table : ExactTable or HashedTable
+    arena : Arena, optional
+        Of the table. Whoever changes its rows keeps old lines with ``arena_lines``.
+    parts : sequence of int, optional
+        Segments that it is of, by key, where the table has several owners; each calls
+        ``before_change`` itself. By default all.
+
+    Attributes
+    ----------
+    pending : list of int
+        Parts not taken yet, in the order in which they will be.
+    lines_kept : int
+        Old lines kept so far, 64 bytes each: the price of learning on.
+    arena_lines : KeptLines or Nothing
+    """
+
+    def __init__(
+        self, table: Table, arena: Arena | None = None, parts: Sequence[int] | None = None
+    ) -> None:
+        self._table = table
+        self._early: list[tuple[int, U64]] = []
+        self.intercept = table.intercept.copy()
+        if isinstance(table, ExactTable):
+            self.pending = list(table.key_order() if parts is None else parts)
+            self._regions = {part: table.region(part) for part in self.pending}
+            # a segment's region is an even number of slots
+            starts = np.array([table.region(part)[0] // 2 for part in range(table.segments)])
+            if parts is None:
+                table.before_change = self.before_change
+        else:
+            self.pending = list(range(-(-len(table.words) // _PART_WORDS)))
+            starts = np.arange(len(self.pending)) * (_PART_WORDS // 8)
+        self._lines = KeptLines(table.words, starts)
+        self._arena = arena
+        self._arena_rows: dict[int, F32] = {}
+        self.arena_lines: KeptLines | Nothing = Nothing()
+        if arena is not None:
+            assert isinstance(table, ExactTable)
+            first_lines = [arena.lines(part, 0)[0] for part in range(table.segments)]
+            self.arena_lines = KeptLines(arena.words, np.array(first_lines))
+            self._arena_used = arena.used.copy()
+
+    @property
+    def lines_kept(self) -> int:
+        """Old lines kept so far."""
+        return self._lines.count
+
+    def arguments(self, lines_max: int) -> CutArguments:
+        """Return what learn kernels keep old lines with; room for ``lines_max`` more is made."""
+        return self._lines.arguments(lines_max)
+
+    def take(self) -> tuple[int, U64] | None:
+        """Take the next part: (part, its rows at the cut), or None where all are taken.
+
+        Rows are uint64[n, 4] by key for an exact table, uint64[n] for a hashed one. With an arena
+        the low half of word 3 numbers the part's arena rows (:meth:`arena_rows`) from 1.
+        """
+        if self._early:
+            return self._early.pop(0)
+        if not self.pending:
+            return None
+        part = self.pending.pop(0)
+        return part, self._take(part)
+
+    def arena_rows(self, part: int) -> F32:
+        """Return, once, the arena rows of a part that was taken, float32[m, width], by key."""
+        return self._arena_rows.pop(part)
+
+    def close(self) -> None:
+        """End the cut: changes need not be kept any more, and what was not taken is gone."""
+        self.pending.clear()
+        self._early.clear()
+        if isinstance(self._table, ExactTable) and self._table.before_change == self.before_change:
+            self._table.before_change = None
+
+    def before_change(self, segment: int) -> None:
+        """Take a segment before it is laid out anew."""
+        if segment in self.pending:
+            self.pending.remove(segment)
+            self._early.append((segment, self._take(segment)))
+
+    def _take(self, part: int) -> U64:
+        first, end = self._bounds(part)
+        image = self._lines.take(part, first, end)
+        if isinstance(self._table, HashedTable):
+            return image.reshape(-1)
+        rows = image.reshape(-1, 4)
+        rows = rows[(rows[:, 0] & np.uint64(1)) == 1]
+        ordered: U64 = rows[np.argsort(rows[:, 0], kind="stable")]
+        if self._arena is not None:
+            self._take_arena(part, ordered)
+        return ordered
+
+    def _take_arena(self, part: int, rows: U64) -> None:
+        """Take the arena rows of a part's rows, and number them in their order."""
+        assert self._arena is not None
+        assert isinstance(self.arena_lines, KeptLines)
+        arena = self._arena
+        first, end = arena.lines(part, int(self._arena_used[part]))
+        image = self.arena_lines.take(part, first, end).view(np.float32)
+        earned = np.flatnonzero(rows[:, 3] & _LOW)
+        numbers = (rows[earned, 3] & _LOW).astype(np.int64) - arena.first_row(part)
+        self._arena_rows[part] = image.reshape(-1, arena.stride)[numbers, : arena.width]
+        rows[earned, 3] = (rows[earned, 3] & ~_LOW) | np.arange(1, len(earned) + 1, dtype=np.uint64)
+
+    def _bounds(self, part: int) -> tuple[int, int]:
+        if isinstance(self._table, ExactTable):
+            first, end = self._regions[part]
+            return first // 2, (end + 1) // 2
+        first = part * _PART_WORDS // 8
+        return first, min(first + _PART_WORDS // 8, len(self._table.words) // 8)

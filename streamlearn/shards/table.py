@@ -13,6 +13,7 @@ This table and that of ``shards.hashed`` are memory of 64-byte lines, and a snap
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -99,6 +100,9 @@ class ExactTable:
         Rows inserted over the table's life.
     features_min : int
         Rows that forgetting leaves at least.
+    before_change, after_change : callable or None
+        Told of a segment that is about to be laid out anew; and that it has been, its rows now
+        standing in the segments given.
     growths : int
     growth_seconds, growth_seconds_max : float
         In all, and of the longest growth.
@@ -147,6 +151,8 @@ class ExactTable:
         self.growth_seconds_max = 0.0
         self._clock = clock
         self.before_change: Callable[[int], None] | None = None
+        self._laying_out = threading.Lock()  # of lanes that insert keys of ranges of their own
+        self.after_change: Callable[[int, tuple[int, ...]], None] | None = None
         self._capacities = [0] * SEGMENTS_MAX
         self._loads_max: I64 = np.zeros(SEGMENTS_MAX, np.int64)  # rows that a segment has slots for
         self._bits = [0] * SEGMENTS_MAX  # leading key bits that a segment's keys share
@@ -223,6 +229,8 @@ class ExactTable:
             self.before_change(segment)
         self._clear(segment)
         self._restore(segment, rows, self._capacities[segment])
+        if self.after_change is not None:
+            self.after_change(segment, (segment,))
 
     def rows(self, segment: int) -> U64:
         """Return a copy of a segment's rows, uint64[n, 4], in the order of their slots."""
@@ -246,6 +254,11 @@ class ExactTable:
     def capacity(self) -> int:
         """Slots laid out now."""
         return sum(self._capacities)
+
+    @property
+    def region_slots(self) -> int:
+        """Slots from the start of one segment's region to that of the next."""
+        return self._region_slots
 
     @property
     def nbytes(self) -> int:
@@ -319,24 +332,31 @@ class ExactTable:
         if not missing:
             return
         if not self.would_fit(missing, len(keys) - missing):
-            raise self._full()
+            raise self.full_error()
         over = self.features + missing - self.features_max
         then = self.generations.copy()
         if over > 0:
             self._forgetting.evict(over, keys)
             self.refresh(keys, slots, then)
-        done = 0
+        done, inserted = 0, np.zeros(1, np.int64)
         while True:
             done = row_kernels.insert(
                 self.words, self.places, self.segment_of, self.loads, self._loads_max,
-                self.inserted_count, keys, slots, done, *keeper.arguments(missing),
+                inserted, keys, slots, done, *keeper.arguments(missing),
             )  # fmt: skip
             if done == len(keys):
                 break
-            then = self.generations.copy()
-            self._widen(int(self.segment_of[int(keys[done]) >> 56]), keys)
+            with self._laying_out:
+                then = self.generations.copy()
+                self._widen(int(self.segment_of[int(keys[done]) >> 56]), keys)
             self.refresh(keys, slots, then)
-        self._share_limit()
+        with self._laying_out:
+            self.inserted_count += inserted
+            self._share_limit()
+
+    def evict(self, rows: int, spared: U64) -> None:
+        """Forget so many rows, the least seen, none of the ascending keys ``spared``."""
+        self._forgetting.evict(rows, spared)
 
     def insert_rows(self, rows: U64) -> None:
         """Insert rows with distinct keys that the table does not hold, uint64[n, 4].
@@ -388,7 +408,7 @@ class ExactTable:
         over = self.features - self.features_max
         crowded = self._is_crowded(segment)
         if over > 0 and self.when_full != "evict":
-            raise self._full()
+            raise self.full_error()
         # An example whose rows ran into the fence has taught nothing yet: its own rows are the
         # least seen, and evicting them would only have it insert them again.
         if crowded or (over <= 0 and self.loads[segment] > self._loads_max[segment]):
@@ -399,7 +419,8 @@ class ExactTable:
         # here before
         self._share_limit()
 
-    def _full(self) -> TableFullError:
+    def full_error(self) -> TableFullError:
+        """Return what whoever finds no room raises."""
         return TableFullError(
             f"the table is full: tables.features_max = {self.features_max:,} features",
             hint="raise tables.features_max, set tables.when_full = 'evict', or use "
@@ -461,6 +482,8 @@ class ExactTable:
                 break
             capacity = int(capacity * GROWTH) + 1
         self.growths += 1
+        if self.after_change is not None:
+            self.after_change(segment, (segment, self.segments - 1) if halves == 2 else (segment,))
 
     def _split(self, segment: int, rows: U64, capacity: int) -> bool:
         bits, low = self._bits[segment] + 1, self._lows[segment]
