@@ -53,6 +53,54 @@ def sparse(count, seed=0, share=0.9):
     return values
 
 
+# --- the bytes themselves, for ever: they stand in logs -------------------------------------------
+
+KEYS = [1, 0x0123456789ABCDEF, 0x8000000000000001, TOP]
+KEYS_HEX = (
+    "38"  # 56 bits a field
+    "00000000000000 f7e6d5c4b3a291 00000000000000 ffffffffffffff"
+    "0300000000000000 0400000000000000 0400000000000000"
+)
+VALUES = [0, 1, -2.5, 0, 3e-5, 1000.123, 0, -0.75]
+VALUES_HEX = {
+    FLOAT32: "00000000 0000803f 000020c0 00000000 82a8fb37 df077a44 00000000 000040bf",
+    FLOAT16: "0000 003c 00c1 0000 f701 d063 0000 00ba",
+    BYTE: "7b 00 28 b2 00 00 77 00 a4",
+    SPARSE | FLOAT32: "b600000000000000 0000803f 000020c0 82a8fb37 df077a44 000040bf",
+    SPARSE | FLOAT16: "b600000000000000 003c 00c1 f701 d063 00ba",
+    SPARSE | BYTE: "b600000000000000 7b 28 b2 00 77 a4",
+}
+COUNTED = [1, 0, 2, 255, 256, 70000, 1]
+COUNTED_HEX = "3e00000000000000 00 01 fe ff ff 00010000 70110100"
+
+
+def test_keys_have_the_bytes_that_they_always_had():
+    data = bytes.fromhex(KEYS_HEX)
+    assert encode_keys(np.array(KEYS, np.uint64), 0).tobytes() == data
+    assert decode_keys(data, 4, 0, TOP).tolist() == KEYS
+    assert signature(data) == 0x203EA55B1D90BC4D
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+def test_values_have_the_bytes_that_they_always_had(coding):
+    values, data = np.array(VALUES, np.float32), bytes.fromhex(VALUES_HEX[coding])
+    assert encode_values(values, coding, 42).tobytes() == data
+    assert (
+        decode_values(data, 8, coding).tolist()
+        == {
+            FLOAT32: values.tolist(),
+            FLOAT16: values.astype(np.float16).tolist(),
+            BYTE: [0, 1, -2.5, 0, 0, 960, 0, -0.75],
+        }[coding & ~SPARSE]
+    )
+
+
+def test_counts_have_the_bytes_that_they_always_had():
+    data = bytes.fromhex(COUNTED_HEX)
+    assert encode_counts(np.array(COUNTED, np.uint32)).tobytes() == data
+    assert decode_counts(data, 7).tolist() == COUNTED
+
+
 # --- keys -----------------------------------------------------------------------------------------
 
 
