@@ -1,0 +1,184 @@
+"""Every point at which a trace of appends, syncs, rolls, drops and snapshots can be cut short.
+
+At each call that changes the disk several crashes are tried, each with its own choice of what of
+the unsynced bytes and names is there afterwards, whole, torn or not at all; recovery itself is cut
+short in the same way. What was acknowledged must be there, what is there must be what was written.
+"""
+
+import hashlib
+import random
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from streamlearn.errors import LogError
+from streamlearn.shards.log import Log
+from streamlearn.shards.snapshot import SnapshotWriter, newest, next_sequence, prune
+from tests.sim.disk import SimDisk, SimFile
+
+ROOT = "/shard"
+SNAPSHOTS = Path(ROOT) / "snapshots"
+IDENTITY = "job 0123 shard 0 of 2"
+FILE_BYTES = 1500
+STEPS = 300
+CRASHES_A_CALL = 3
+
+
+@cache
+def payload(lsn, life=0):
+    """Return what record ``lsn`` holds: of its own length, and told from any other life's."""
+    return random.Random(lsn * 1000 + life).randbytes(lsn * 37 % 211)
+
+
+class Shard:
+    """What a shard does with its disk; remembers what it has promised.
+
+    Attributes
+    ----------
+    wrote : dict of int to bytes
+        Records of which an append was begun, and what was in them.
+    promised : int
+        lsn up to which records were said to be durable, by the log or a snapshot.
+    """
+
+    def __init__(self, disk, rng, wrote=None, promised=0):
+        self.disk = disk
+        self.rng = rng
+        self.wrote = {} if wrote is None else wrote
+        self.promised = promised
+        self.kept_lsn = 0  # of the snapshot before the last, whose log is kept
+        self.life = 0
+
+    def recover(self):
+        """Come up as a shard does; check all that was promised."""
+        reader, skipped = newest(SNAPSHOTS, self.disk)
+        assert skipped == []
+        after = 0
+        if reader is not None:
+            with reader:
+                after = reader.meta["lsn"]
+                assert bytes(reader.read("state")) == self.state(after)
+        self.kept_lsn = after
+        self.log = Log.open(self.disk, f"{ROOT}/log", IDENTITY, after=after, file_bytes=FILE_BYTES)
+        last = after
+        for lsn, body in self.log.read(after):
+            assert lsn == last + 1
+            assert bytes(body) == self.wrote[lsn]
+            last = lsn
+        assert self.log.next_lsn == last + 1
+        assert self.promised <= last <= max(self.wrote, default=0)
+        assert self.log.synced_lsn == last
+        self.promised = last
+
+    def state(self, lsn):
+        """Return what all records up to one come to."""
+        state = hashlib.blake2b(digest_size=16)
+        for one in range(1, lsn + 1):
+            state.update(self.wrote[one])
+        return state.digest()
+
+    def step(self):
+        kind = self.rng.choices(("append", "sync", "roll", "snapshot"), weights=(60, 25, 3, 4))[0]
+        getattr(self, kind)()
+
+    def append(self):
+        for _ in range(self.rng.randrange(1, 4)):
+            lsn = self.log.next_lsn
+            body = self.wrote[lsn] = payload(lsn, self.life)
+            at = self.rng.randrange(len(body) + 1)
+            assert self.log.append([body[:at], body[at:]]) == lsn
+
+    def sync(self):
+        self.promised = max(self.promised, self.log.sync())
+
+    def roll(self):
+        self.log.roll()
+
+    def snapshot(self):
+        lsn = self.log.next_lsn - 1
+        with SnapshotWriter(
+            SNAPSHOTS, next_sequence(SNAPSHOTS, self.disk), piece_bytes=256, disk=self.disk
+        ) as writer:
+            with writer.open("state") as blob:
+                blob.write(self.state(lsn))
+            writer.commit({"kind": "test", "lsn": lsn})
+        self.promised = max(self.promised, lsn)
+        prune(SNAPSHOTS, 2, trusted=writer.sequence, disk=self.disk)
+        self.log.drop_before(self.kept_lsn)
+        self.kept_lsn = lsn
+
+
+def heir(shard, disk, seed):
+    """Return a shard that finds ``disk`` and knows what ``shard`` wrote and promised."""
+    return Shard(disk, random.Random(seed), dict(shard.wrote), shard.promised)
+
+
+def try_crashes(shard, seed, *, deep):
+    """Recover from several crashes of this moment, and from crashes of some recoveries."""
+    for number in range(CRASHES_A_CALL):
+        own = seed * CRASHES_A_CALL + number
+        disk = shard.disk.after_crash(random.Random(own))
+        second = heir(shard, disk, own)
+        if deep and number == 0:
+
+            def again(second=second, disk=disk, own=own):
+                third = heir(second, disk.after_crash(random.Random(own + 1)), own)
+                third.recover()
+
+            disk.before_change = again
+        second.recover()
+        disk.before_change = None
+        second.life = 1
+        # it goes on: nothing of the life before may come back behind what is written now
+        for _ in range(3):
+            second.append()
+        third = heir(second, disk.after_crash(random.Random(own + 2)), own)
+        third.recover()
+        second.sync()
+        heir(second, disk.after_crash(random.Random(own + 3)), own).recover()
+
+
+def run(seed, *, deep):
+    """Try crashes at each call of one trace; return how many calls there were."""
+    disk = SimDisk(random.Random(seed))
+    shard = Shard(disk, random.Random(seed))
+
+    def crash():
+        try_crashes(shard, seed * 100_000 + disk.calls, deep=deep and disk.calls % 7 == 0)
+
+    disk.before_change = crash
+    shard.recover()
+    for _ in range(STEPS):
+        shard.step()
+    assert len(disk.names(f"{ROOT}/log")) > 2
+    return disk.calls
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_no_crash_point_loses_what_was_promised(seed):
+    assert run(seed, deep=True) > STEPS
+
+
+def nothing(*_args):
+    return None
+
+
+def acknowledged_early(log):
+    log.synced_lsn = log.next_lsn - 1
+    return log.synced_lsn
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "bug"),
+    [
+        (SimDisk, "sync_directory", nothing),
+        (SimFile, "sync", nothing),
+        (Log, "sync", acknowledged_early),
+    ],
+    ids=["names are not synced", "bytes are not synced", "acknowledged before the sync"],
+)
+def test_forgotten_syncs_are_caught(monkeypatch, place, name, bug):
+    monkeypatch.setattr(place, name, bug)
+    with pytest.raises((AssertionError, LogError)):
+        run(3, deep=False)
