@@ -21,9 +21,9 @@ __all__ = [
     "TablesConfig",
 ]
 
-# More minibatches under way than this hide no more latency, however far reads may lag: each holds
-# some 25,000 keys, and their pulls and pushes keep a connection busy already.
-WINDOW_DEFAULT_MAX: Final = 8
+# More minibatches under way than this hide no more latency on one network, and each that learns from
+# weights of before the others costs accuracy; `window` says otherwise.
+WINDOW_DEFAULT_MAX: Final = 3
 
 
 class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -344,8 +344,9 @@ class ComputeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     lanes: Annotated[
         int,
         about(
-            "1: parse and learn in one lane; 2: a parse lane before a learn lane; 0: 2 where there "
-            "are two cores.",
+            "1: parse and learn in one lane; 2: a parse lane before a learn lane; more: worker "
+            "lanes with partitions of their own, and shard lanes with a part of the table each; "
+            "0: 2 where there are two cores.",
             ge=0,
             le=256,
             common=True,
@@ -360,6 +361,15 @@ class ComputeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             le=256,
         ),
     ] = 1
+    shard_lanes: Annotated[
+        int,
+        about(
+            "How many of the lanes are shard lanes (then two lanes may be a worker and a shard); "
+            "0: a third where there are more than two.",
+            ge=0,
+            le=255,
+        ),
+    ] = 0
     minibatch: Annotated[int, about("Examples parsed at once.", ge=1, le=1 << 20)] = 4096
 
 
