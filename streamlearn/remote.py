@@ -316,13 +316,12 @@ class Remote:
         self._resend()
 
     def _resend(self) -> None:
-        """Send every open push again, in order; those that the shard has are done with."""
+        """Send every open push again, in order.
+
+        Those that the shard has, too: it may have joined this worker with a clock from before them,
+        and nothing else would advance it.
+        """
         self._resending = False
-        for pushing in list(self._pushes):
-            mark, known = pushing.message.mark, self.marks.get(pushing.message.mark.partition)
-            at = (known.epoch, known.sequence) if known is not None else (0, 0)
-            if (mark.epoch, mark.sequence) <= at:
-                self._settle(pushing)
         for pushing in self._pushes:
             self.resent += 1
             self._send_push(pushing)

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from tests.sim.loop import OWNER, Killed, SimLoop
+from tests.sim.loop import OWNER, SimLoop
 
 __all__ = ["SimLane"]
 
@@ -62,9 +62,7 @@ class SimLane:
             result, failure = None, None
             try:
                 result = function(*args, **kwargs)
-            except Killed:
-                raise
-            except BaseException as error:  # noqa: BLE001 - handed to whoever awaits
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - for who awaits
                 failure = error
             self._loop.call_soon_threadsafe(finish, result, failure)
 

@@ -132,6 +132,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         self._thread = threading.get_ident()
         self._running = False
         self._stopping = False
+        self._failure: BaseException | None = None
         self._closed = False
         self._tasks: dict[int, asyncio.Task[Any]] = {}  # without an owner
         self._owners: dict[Owner, None] = {}  # the dead ones, too: their tasks end with the loop
@@ -198,6 +199,10 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     # --- running
 
+    def fail(self, error: BaseException) -> None:
+        """Let the run end with an error behind the callback that runs."""
+        self._failure = self._failure or error
+
     def run_forever(self) -> None:
         """Run until stopped."""
         self._run(lambda: False)
@@ -239,6 +244,8 @@ class SimLoop(asyncio.AbstractEventLoop):
                 while timers and timers[0][0] <= self._now:
                     ready.append(heapq.heappop(timers)[2])
                 self._step(ready.popleft())
+                if self._failure is not None:
+                    raise self._failure
                 if self.steps > STEPS_MAX:
                     self._give_up(f"{STEPS_MAX:,} steps")
         finally:
@@ -369,6 +376,8 @@ class SimLoop(asyncio.AbstractEventLoop):
         error = context.get("exception")
         if isinstance(error, Killed) or (owner is not None and not owner.alive):
             return
+        if error is not None and not isinstance(error, Exception):
+            self.fail(error)
         text = f"{context.get('message')}: {error!r}"
         self.problems.append(text)
 

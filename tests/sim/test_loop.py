@@ -176,6 +176,16 @@ def test_what_nobody_catches_is_noted(loop):
     assert "ZeroDivisionError" in loop.problems[0]
 
 
+def test_a_run_can_be_failed_from_anywhere(loop):
+    async def main():
+        loop.call_later(1, loop.fail, KeyError("why"))
+        await asyncio.sleep(5)
+
+    with pytest.raises(KeyError, match="why"):
+        loop.run_until_complete(main())
+    assert loop.time() == 1
+
+
 def test_real_input_and_output_are_refused(loop):
     async def main():
         with pytest.raises(NotImplementedError):

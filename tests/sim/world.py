@@ -155,6 +155,7 @@ class World:
     def problem(self, text: str, error: BaseException) -> None:
         """Note what must not happen."""
         self.problems.append(text)
+        self.loop.fail(ViolationError(text))
 
     # ------------------------------------------------------------ what faults ask
 
