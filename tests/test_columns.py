@@ -65,10 +65,10 @@ VALUES = [0, 1, -2.5, 0, 3e-5, 1000.123, 0, -0.75]
 VALUES_HEX = {
     FLOAT32: "00000000 0000803f 000020c0 00000000 82a8fb37 df077a44 00000000 000040bf",
     FLOAT16: "0000 003c 00c1 0000 f701 d063 0000 00ba",
-    BYTE: "7b 00 28 b2 00 00 77 00 a4",
+    BYTE: "7b 00 28 b2 00 00 78 00 a4",
     SPARSE | FLOAT32: "b600000000000000 0000803f 000020c0 82a8fb37 df077a44 000040bf",
     SPARSE | FLOAT16: "b600000000000000 003c 00c1 f701 d063 00ba",
-    SPARSE | BYTE: "b600000000000000 7b 28 b2 00 77 a4",
+    SPARSE | BYTE: "b600000000000000 7b 28 b2 00 78 a4",
 }
 COUNTED = [1, 0, 2, 255, 256, 70000, 1]
 COUNTED_HEX = "3e00000000000000 00 01 fe ff ff 00010000 70110100"
@@ -90,7 +90,7 @@ def test_values_have_the_bytes_that_they_always_had(coding):
         == {
             FLOAT32: values.tolist(),
             FLOAT16: values.astype(np.float16).tolist(),
-            BYTE: [0, 1, -2.5, 0, 0, 960, 0, -0.75],
+            BYTE: [0, 1, -2.5, 0, 0, 1024, 0, -0.75],
         }[coding & ~SPARSE]
     )
 
@@ -370,7 +370,7 @@ def test_bytes_are_right_in_the_mean():
             assert abs(got - value) <= gap * (3 / math.sqrt(seeds) + 2.0**-20)
 
 
-def test_roundings_of_one_seed_are_independent_of_one_another():
+def test_roundings_are_independent_of_one_another():
     # 256 × 64 copies of a value half way between two of the grid: how many go up has a standard
     # deviation of sqrt(n) / 2, and so has how many differ from their neighbour, or from the block
     # before, or from the next seed's.
@@ -386,6 +386,8 @@ def test_roundings_of_one_seed_are_independent_of_one_another():
     assert abs((up != other)[free].sum() - n / 2) < bound
     for lag in (1, 2, 255, 256, 257, 512):
         assert abs((up != np.roll(up, lag))[free].sum() - n / 2) < bound
+        assert abs((other != np.roll(up, lag))[free].sum() - n / 2) < bound
+        assert abs((up != np.roll(other, lag))[free].sum() - n / 2) < bound
 
 
 def test_a_retry_sends_the_same_bytes_and_another_seed_others():

@@ -316,10 +316,8 @@ def pack_bytes(values, bits, seed, out):
         exponent = min(max(exponent, int64(4)), int64(240))
         out[block] = uint8(exponent)
         scale = bits_float(uint32(257 - exponent) << uint32(23))
-        state = (seed + uint64(block)) * uint64(0x9E3779B97F4A7C15)
-        state = (state ^ (state >> uint64(32))) * uint64(0xBF58476D1CE4E5B9)
-        state = (state ^ (state >> uint64(29))) * uint64(0x9E3779B97F4A7C15)
-        counter = uint32(state >> uint64(32))
+        # stirred twice: seeds that follow one another must not share each other's blocks
+        counter = uint32(_stir(_stir(uint64(5), seed), uint64(block)) >> uint64(32))
         for i in range(end - first):
             r = dice(counter, i)
             size = abs(part[i]) * scale
