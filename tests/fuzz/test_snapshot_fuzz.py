@@ -4,68 +4,18 @@ import numpy as np
 
 from streamlearn.errors import SnapshotError
 from streamlearn.shards.snapshot import SnapshotReader, SnapshotWriter, newest
+from tests.fuzz.mutations import KINDS, PIECE_BYTES, bit
 
 MUTATIONS = 4000
 
 
 def write(root, sequence):
     rng = np.random.default_rng(sequence)
-    with SnapshotWriter(root, sequence, piece_bytes=512) as writer:
+    with SnapshotWriter(root, sequence, piece_bytes=PIECE_BYTES) as writer:
         for name, size in (("keys", 4096), ("weights", 4096), ("names", 700), ("one", 1)):
             with writer.open(name) as blob:
                 blob.write(rng.integers(0, 256, size, np.uint8))
         return writer.commit({"kind": "lr", "positions": {"s3://b/k": [sequence, 7]}})
-
-
-def bit(rng, files, name):
-    data = bytearray(files[name])
-    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-    return {name: bytes(data)}
-
-
-def burst(rng, files, name):
-    data = bytearray(files[name])
-    at = rng.randrange(len(data))
-    data[at : at + 64] = rng.randbytes(len(data[at : at + 64]))
-    return {name: bytes(data)}
-
-
-def zeros(rng, files, name):
-    at = rng.randrange(len(files[name])) // 512 * 512
-    piece = files[name][at : at + 512]
-    return {name: files[name][:at] + bytes(len(piece)) + files[name][at + 512 :]}
-
-
-def cut(rng, files, name):
-    return {name: files[name][: rng.randrange(len(files[name]))]}
-
-
-def extended(rng, files, name):
-    return {name: files[name] + rng.randbytes(rng.randrange(1, 600))}
-
-
-def pieces_swapped(rng, files, name):
-    pieces = [files[name][at : at + 512] for at in range(0, len(files[name]), 512)]
-    one, two = rng.randrange(len(pieces)), rng.randrange(len(pieces))
-    pieces[one], pieces[two] = pieces[two], pieces[one]
-    return {name: b"".join(pieces)}
-
-
-def files_swapped(rng, files, name):
-    other = rng.choice(sorted(files))
-    return {name: files[other], other: files[name]}
-
-
-def bytes_inserted(rng, files, name):
-    at = rng.randrange(len(files[name]) + 1)
-    return {name: files[name][:at] + rng.randbytes(1) + files[name][at:]}
-
-
-def removed(_rng, _files, name):
-    return {name: None}
-
-
-KINDS = (bit, burst, zeros, cut, extended, pieces_swapped, files_swapped, bytes_inserted, removed)
 
 
 def refused(path):
