@@ -193,7 +193,8 @@ class ExactTable:
         while low < end:
             ranges = min(ranges_max, low & -low or PREFIXES, 1 << (end - low).bit_length() - 1)
             bits = (PREFIXES // ranges).bit_length() - 1
-            self._place(self.segments, bits, low, slots * ranges // (end - first) + spare)
+            capacity = max(1, slots * ranges // (end - first)) + spare
+            self._place(self.segments, bits, low, capacity)
             self.segments += 1
             low += ranges
         self._share_limit()

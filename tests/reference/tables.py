@@ -126,8 +126,9 @@ def check_layout(table: ExactTable) -> None:
     last = table.prefixes[0] - 1
     for segment in table.key_order():
         keys = table.rows(segment)[:, 0]
-        prefixes = np.flatnonzero(table.segment_of == segment)
-        assert np.isin(keys >> np.uint64(56), prefixes).all()
-        assert prefixes[0] > last
-        last = int(prefixes[-1])
+        low, high = table.span(segment)
+        assert (table.segment_of[low:high] == segment).all()
+        assert ((keys >> np.uint64(56) >= low) & (keys >> np.uint64(56) < high)).all()
+        assert low == last + 1
+        last = high - 1
     assert last == table.prefixes[1] - 1

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from streamlearn.errors import TableFullError
 from streamlearn.shards.cut import Nothing
-from streamlearn.shards.table import INITIAL_SLOTS, ExactTable, HashedTable
+from streamlearn.shards.table import INITIAL_SLOTS, ExactTable
 from tests.reference.tables import (
     SLACK,
     Learning,
@@ -389,22 +389,3 @@ def test_growth_is_timed_by_the_clock_that_is_given() -> None:
         assert made >= 4
         assert table.growth_seconds_max == 3
         assert 3 <= table.growth_seconds <= 3 * made
-
-
-# --- hashed
-
-
-def test_a_hashed_row_is_a_keys_top_bits() -> None:
-    table = HashedTable(8)
-    keys = np.array([1, (1 << 56) - 1, 1 << 56 | 1, (1 << 64) - 1], np.uint64)
-    assert table.find(keys).tolist() == [0, 0, 1, 255]
-    assert table.nbytes == 2048
-    assert table.features == 0
-    Learning(table).learn(minibatch([keys.tolist()]))
-    assert np.flatnonzero(table.words).tolist() == [0, 1, 255]
-    assert table.features == 3
-
-
-def test_a_fresh_hashed_table_weighs_nothing() -> None:
-    batch = minibatch([[1, 3, 5]])
-    assert Learning(HashedTable(10)).score(batch).tolist() == [0.0]
