@@ -389,12 +389,39 @@ def _check_together(job: JobConfig) -> None:
             f"`tables.features_min` is {tables.features_min}, which is above "
             f"`tables.features_max`, {tables.features_max}"
         )
+    _check_lanes(job)
     files = {name: getattr(cluster, name) for name in ("certificate", "key", "authority")}
     if any(files.values()) and not all(files.values()):
         given, missing = ([n for n in files if bool(files[n]) == said] for said in (True, False))
         raise ConfigError(
             f"`cluster.{given[0]}` is given, but `cluster.{missing[0]}` is not",
             hint="TLS needs certificate, key and authority on both sides",
+        )
+
+
+def _check_lanes(job: JobConfig) -> None:
+    """Refuse lanes that cannot be what they should be."""
+    compute = job.compute
+    lanes, shards = compute.lanes, compute.shard_lanes
+    if lanes and shards >= lanes:
+        raise ConfigError(
+            f"`compute.shard_lanes` is {shards} of `compute.lanes` = {lanes}: no lane is left to "
+            "work",
+            hint="a worker lane takes about twice as long as all shard lanes for the same records",
+        )
+    if lanes <= 2 and not shards:
+        return
+    setting = "`compute.shard_lanes`" if shards else f"`compute.lanes` = {lanes}"
+    if job.tables.index == "hashed":
+        raise ConfigError(
+            f'{setting} divides a table with `tables.index = "exact"`, but it is "hashed"',
+            hint="take --lanes 2, or learn_lanes for a hashed table on many cores",
+        )
+    if compute.learn_lanes > 1:
+        raise ConfigError(
+            f"{setting} and `compute.learn_lanes` = {compute.learn_lanes} are two ways to fill a "
+            "machine",
+            hint="leave out one of the two",
         )
 
 

@@ -2,7 +2,8 @@
 
 Records are learned in the order of the source's partitions. With two lanes one parses ahead of the
 other, which learns in the same order: the result is that of one lane, byte for byte. With several
-*learning* lanes each takes partitions of its own, and they learn lock-free on one table.
+*learning* lanes each takes partitions of its own, and they learn lock-free on one table; or, with
+more than two lanes, as workers of in-process shards (:mod:`streamlearn.lanes`).
 
 What is learned, where the source stands and which records were bad is noted in one place, in the
 lane that learns, so it belongs together at every moment between two minibatches: that is where a
@@ -14,20 +15,22 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing, nullcontext, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, nullcontext
 from queue import SimpleQueue
-from typing import Final, Protocol
+from typing import Final, cast
 
 import numpy as np
 
+from streamlearn.ahead import Ahead
 from streamlearn.compute.pool import Lane
+from streamlearn.cutting import Cutting, SnapshotDone
 from streamlearn.errors import DataError, SourceError, StreamlearnError, TableFullError
 from streamlearn.gate import Gate
+from streamlearn.lanes import FLIGHTS, Shares, TornError, Window, split
 from streamlearn.messages import (
     F32,
-    U32,
-    U64,
+    U8,
     BadRecord,
     Block,
     Partition,
@@ -40,13 +43,12 @@ from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
 from streamlearn.online.names import Sampler
 from streamlearn.online.validation import BinaryValidation
 from streamlearn.quarantine import Quarantine
-from streamlearn.shards.cut import Nothing
-from streamlearn.shards.resolver import Resolver
+from streamlearn.shards.cut import Cut, Nothing
 from streamlearn.shards.table import ExactTable
 from streamlearn.stream import Stream, Work
-from streamlearn.todo import SharedTodo, until
+from streamlearn.todo import Reading, SharedTodo, until
 
-__all__ = ["Learner", "Reading", "SnapshotDone"]
+__all__ = ["Learner"]
 
 # Minibatches between a parse lane and a learn lane: enough to even out, few enough to stay in the
 # caches.
@@ -57,24 +59,6 @@ _FEATURES_PER_ROW: Final = 48
 _BLOCKS_HELD_MAX: Final = 2
 # A job stops for its share of bad records only once it has seen this many.
 _RECORDS_BEFORE_STOP: Final = 1000
-# Parts of a table waiting to be written while a snapshot is made: 16 MB each.
-_PARTS_WAITING_MAX: Final = 2
-
-SnapshotDone = Callable[[dict[str, object]], None]
-
-
-class Reading(Protocol):
-    """What the learner needs of a source."""
-
-    def read_many(
-        self, todo: AsyncIterator[tuple[Partition, Position]]
-    ) -> AsyncGenerator[tuple[Partition, Block | StreamlearnError], None]:
-        """Yield the blocks of partitions in order; an error ends its partition."""
-        ...
-
-    async def header(self, partition: Partition) -> bytes:
-        """Return the first line of the partition's object."""
-        ...
 
 
 class _Worker:
@@ -149,47 +133,69 @@ class Learner:
         self._counts_bytes = positions or not teach  # records that come again were counted before
         self._on_scores = on_scores
         self._nothing = Nothing()
-        self._cut: ModelCut | None = None
-        self._cut_done: SnapshotDone | None = None
-        self._cut_waiting = threading.Semaphore(_PARTS_WAITING_MAX)
         self._failure: BaseException | None = None
-        self._abandoned = False
+        self._torn: TornError | None = None
         self._rate = model.job.source.negative_rate if teach else 1.0
         self._bad_share_max = model.job.source.bad_records_max
         self._loop = asyncio.get_running_loop()
         rows, nnz = compute.minibatch, compute.minibatch * _FEATURES_PER_ROW
         nnz = max(nnz, 4096) + FEATURES_PER_RECORD_MAX
+        # The roles of lanes where the table is divided between them: workers and shards.
+        roles = split(compute) if teach and isinstance(model.table, ExactTable) else None
+        count = roles[0] if roles else compute.learn_lanes
         # Several learning lanes hold ``_table`` while they change rows, and ``_boundary`` from the
         # first example of a minibatch until it is noted: alone within them, a table can be laid out
         # anew, and a cut be made.
-        several = compute.learn_lanes > 1
-        self._table: Gate | None = Gate() if several else None
-        self._boundary: Gate | None = Gate() if several else None
+        lock_free = count > 1 and not roles
+        self._table: Gate | None = Gate() if lock_free else None
+        self._boundary: Gate | None = Gate() if lock_free or roles else None
         self._noting = threading.Lock()
-        self._workers = [_Worker(model, i == 0, rows, nnz) for i in range(compute.learn_lanes)]
-        self.learn_lanes = [Lane(f"learn-{i}", cpu_clock) for i in range(compute.learn_lanes)]
-        two = compute.lanes != 1 and compute.learn_lanes == 1
+        self._workers = [_Worker(model, i == 0, rows, nnz) for i in range(count)]
+        self.learn_lanes = [Lane(f"learn-{i}", cpu_clock) for i in range(count)]
+        two = compute.lanes != 1 and count == 1 and not roles
         self.parse_lane = Lane("parse", cpu_clock) if two else None
         self.snapshot_lane = Lane("snapshot", cpu_clock)
+        self._cutting = Cutting(
+            self.snapshot_lane, self._table.alone if self._table else nullcontext, self._fail
+        )
+        self._shares = Shares(model, roles[1], cpu_clock) if roles else None
+        # where what concerns all lanes is done
+        self._control = Lane("control", cpu_clock) if roles else self.learn_lanes[0]
+        self._windows = [self._window(i, rows, nnz) for i in range(count) if self._shares]
         self._stocks: list[SimpleQueue[Minibatch]] = []
-        for _ in range(compute.learn_lanes):
+        for _ in range(count):
             stock: SimpleQueue[Minibatch] = SimpleQueue()
-            for _ in range(_MINIBATCHES if two else 1):
+            for _ in range(_MINIBATCHES if two else FLIGHTS if roles else 1):
                 stock.put(Minibatch(rows, nnz, has_values=format.has_values))
             self._stocks.append(stock)
         # Which rows a table forgets depends on what has been learned when it does: then nothing is
         # found ahead.
         table = model.table
-        self._resolver: Resolver | None = None
+        self._ahead: Ahead | None = None
         if two and teach and isinstance(table, ExactTable) and table.when_full == "error":
-            self._resolver = Resolver(table, self._make_room)
-        self._slots: dict[int, U32] = {}
+            self._ahead = Ahead(table, self.learn_lanes[0], self._fail)
 
     @property
     def lanes(self) -> list[Lane]:
         """All lanes, for their metrics."""
         parse = [self.parse_lane] if self.parse_lane else []
-        return [*parse, *self.learn_lanes, self.snapshot_lane]
+        shares = [self._control, *self._shares.lanes] if self._shares else []
+        return [*parse, *self.learn_lanes, *shares, self.snapshot_lane]
+
+    def _window(self, number: int, rows: int, nnz: int) -> Window:
+        assert self._shares is not None
+        assert self._boundary is not None
+        worker = self._workers[number]
+
+        def learned(work: Work, scores: F32, fresh: U8) -> None:
+            self._learned(work, worker, scores, fresh)
+            self._stocks[number].put(work.batch)
+
+        return Window(
+            self.model, self._shares, self._boundary, rows, nnz, learned=learned,
+            wants_fresh=worker.sampler.due if worker.sampler else lambda rows: False,
+            tick=self._tick,
+        )  # fmt: skip
 
     # ---------------------------------------------------------------- in the event loop
 
@@ -283,7 +289,7 @@ class Learner:
 
     def abandon(self) -> None:
         """Let go of what is in flight: only ``close`` may follow."""
-        self._abandoned = True
+        self._cutting.abandon()
         self._fail(asyncio.CancelledError())
 
     async def next_pass(self) -> None:
@@ -294,7 +300,7 @@ class Learner:
                 self.model.epoch += 1
                 self.model.positions.clear()
 
-        await self.learn_lanes[0].run(turn)
+        await self._control.run(turn)
 
     async def snapshot(self, begin: Callable[[], ModelCut], done: SnapshotDone) -> None:
         """Begin a snapshot between two minibatches; it is written while learning goes on.
@@ -302,16 +308,16 @@ class Learner:
         ``done`` is called in the snapshot lane with what ``ModelCut.commit`` returns, or with
         ``error``.
         """
-        await self.learn_lanes[0].run(self._begin, begin, done)
+        await self._control.run(self._begin, begin, done)
 
     async def advance_snapshot(self) -> bool:
         """Take one part of an open cut, as no block may come; return whether one is open."""
-        await self.learn_lanes[0].run(self._take_parts, all_parts=False)
-        return self._cut is not None
+        await self._control.run(self._cutting.take_parts, all_parts=False)
+        return self._cutting.cut is not None
 
     async def finish_snapshot(self) -> None:
         """Wait until no snapshot is being made, taking what is left of its cut at once."""
-        await self.learn_lanes[0].run(self._take_parts, all_parts=True)
+        await self._control.run(self._cutting.take_parts, all_parts=True)
         await self.snapshot_lane.run(lambda: None)
 
     def close(self) -> None:
@@ -343,14 +349,33 @@ class Learner:
                     self._parse(stream, block, number)
             except BaseException as error:  # noqa: BLE001 - raised by run()
                 self._fail(error)
-            if self.parse_lane is not None:
+            if self._windows:
+                self._windows[number].then(after)
+                self._settle(number)
+            elif self.parse_lane is not None:
                 self.learn_lanes[number].post(after)
             else:
                 after()
 
         return task
 
+    def _settle(self, number: int) -> None:
+        """Let no minibatch wait for the next one where none comes soon, or none ever."""
+        window = self._windows[number]
+        try:
+            if self._failure is None and self.learn_lanes[number].idle:
+                window.settle()
+        except BaseException as error:  # noqa: BLE001 - raised by run()
+            self._fail(error)
+        if self._failure is not None:
+            try:
+                window.drop()
+            except BaseException as error:  # noqa: BLE001 - raised by run()
+                self._fail(error)
+
     def _fail(self, error: BaseException) -> None:
+        if isinstance(error, TornError):
+            self._torn = error
         if self._failure is None:
             self._failure = error
         self._loop.call_soon_threadsafe(self.stopped.set)
@@ -359,45 +384,24 @@ class Learner:
         """Parse a block's whole records into minibatches and hand them on, in order."""
         lane = self.learn_lanes[number] if self.parse_lane is not None else None
         for work in stream.minibatches(block, self._stocks[number].get, self._rate):
-            if lane is None:
+            if self._windows:
+                self._add_or_fail(work, number)
+            elif lane is None:
                 self._learn_or_fail(work, number)
             else:
-                self._resolve(work)
+                if self._ahead is not None:
+                    self._ahead.find(work)
                 lane.post(lambda work=work: self._learn_or_fail(work, number))  # type: ignore[misc]
             if self._failure is not None:
                 return
 
-    def _resolve(self, work: Work) -> None:
-        """Find the rows of a minibatch for the lane that will learn it."""
-        if self._resolver is not None:
-            batch = work.batch
-            slots = self._slots.get(id(batch))
-            if slots is None:
-                slots = self._slots[id(batch)] = np.zeros(len(batch.keys), np.uint32)
-            if self._resolver.resolve(batch.keys, batch.nnz, slots):
-                work.slots = slots
-
-    def _make_room(self, segment: int) -> bool:
-        """Have the learn lane make room, once it has learned what was found so far."""
-        done = threading.Event()
-        made = False
-
-        def work() -> None:
-            nonlocal made
-            try:
-                with suppress(TableFullError):
-                    self.model.table.make_room(segment)
-                    made = True
-            except BaseException as error:  # noqa: BLE001 - raised by run()
-                self._fail(error)
-            finally:
-                done.set()
-
-        self.learn_lanes[0].post(work)
-        done.wait()
-        return made
-
     # ---------------------------------------------------------------- in a learn lane
+
+    def _add_or_fail(self, work: Work, number: int) -> None:
+        try:
+            self._windows[number].add(work)
+        except BaseException as error:  # noqa: BLE001 - raised by run()
+            self._fail(error)
 
     def _learn_or_fail(self, work: Work, number: int) -> None:
         try:
@@ -410,21 +414,26 @@ class Learner:
             self._stocks[number].put(work.batch)
 
     def _learn(self, work: Work, number: int) -> None:
-        batch, worker = work.batch, self._workers[number]
-        rows = batch.rows
+        worker = self._workers[number]
         try:
             scores = self._step(work, worker)
         except TableFullError:
             learned = int(worker.scratch.state[0])
             self._note_partial(work, worker, learned)
             raise
+        self._learned(work, worker, scores, worker.scratch.fresh)
+
+    def _learned(self, work: Work, worker: _Worker, scores: F32, fresh: U8) -> None:
+        """Note a minibatch that is learned."""
+        batch, rows = work.batch, work.batch.rows
         worker.validation.update(scores, batch.labels[:rows], batch.weights[:rows])
         if self._teach and worker.sampler is not None and rows:
-            picked = worker.sampler.pick(worker.scratch.fresh, rows)
+            picked = worker.sampler.pick(fresh, rows)
             names = self.model.names
             names.note(work.stream.parser, work.block.buffer, batch.lines[:rows], picked)
             if names.prune_due:
-                names.prune(lambda keys: self.model.weights_at(keys) != 0)
+                weights_at = self._shares.weights_at if self._shares else self.model.weights_at
+                names.prune(lambda keys: weights_at(keys) != 0)
         if self._on_scores is not None:
             self._on_scores(scores, batch)
         if rows:
@@ -442,7 +451,7 @@ class Learner:
             return solver.score(batch, scratch)
         tick = self._tick()
         if self._table is None:
-            keeper = self._cut.cut if self._cut is not None else self._nothing
+            keeper = self._keeper
             if work.slots is not None:
                 return solver.learn_resolved(batch, work.slots, scratch, keeper, tick)
             return solver.learn(batch, scratch, keeper, tick)
@@ -452,18 +461,23 @@ class Learner:
         """Learn beside other lanes; alone while a cut is open or a segment is laid out anew."""
         solver, scratch = self.model.solver, worker.scratch
         with gate.shared():
-            if self._cut is None:
+            if self._cutting.cut is None:
                 full = solver.learn_until_full(batch, scratch, self._nothing, tick, 0)
             else:
                 full = 0
                 scratch.state[0] = 0
         while full >= 0:
             with gate.alone():
-                keeper = self._cut.cut if self._cut is not None else self._nothing
                 if scratch.state[2] == 1:
                     self.model.table.make_room(full)
-                full = solver.learn_until_full(batch, scratch, keeper, tick, int(scratch.state[0]))
+                first = int(scratch.state[0])
+                full = solver.learn_until_full(batch, scratch, self._keeper, tick, first)
         return scratch.scores[: batch.rows]
+
+    @property
+    def _keeper(self) -> Cut | Nothing:
+        cut = self._cutting.cut
+        return cast("Cut", cut.cut) if cut is not None else self._nothing
 
     def _note(self, work: Work, records: int, examples: int, subsampled: int) -> None:
         with self._noting:
@@ -531,19 +545,21 @@ class Learner:
                 self.model.positions[stream.partition.name] = Progressed(
                     stream.partition.version, Position(offset, stream.records, done=True)
                 )
-        if self._cut is not None:
-            self._take_parts(all_parts=False)
+        if self._cutting.cut is not None and not self._windows:
+            self._cutting.take_parts(all_parts=False)
 
-    # ---------------------------------------------------------------- snapshots, in the first learn
+    # ---------------------------------------------------------------- snapshots, in the control
     # lane
 
     def _begin(self, begin: Callable[[], ModelCut], done: SnapshotDone) -> None:
-        if self._cut is not None:
-            self._take_parts(all_parts=True)
+        self._cutting.take_parts(all_parts=True)
         with self._boundary.alone() if self._boundary else nullcontext(), self._noting:
+            if self._torn is not None:
+                done({"error": self._torn})
+                return
             self._merge()
             self.model.names.flush()
-            self._cut, self._cut_done = begin(), done
+            self._cutting.begin(begin(), done)
 
     def _merge(self) -> None:
         """Add the validation of the lanes beyond the first to the model's."""
@@ -559,42 +575,4 @@ class Learner:
                 self._merge()
                 return self.model.validation.summary()
 
-        return await self.learn_lanes[0].run(ask)
-
-    def _take_parts(self, *, all_parts: bool) -> None:
-        """Hand parts of the open cut to the snapshot lane: one, or all that are left."""
-        while self._cut is not None and not self._abandoned:
-            if not self._cut_waiting.acquire(blocking=all_parts):
-                return
-            cut, done = self._cut, self._cut_done
-            assert done is not None
-            with self._table.alone() if self._table else nullcontext():
-                part = cut.take()
-            if part is None:
-                self._cut = self._cut_done = None
-            self.snapshot_lane.post(self._write_task(cut, done, part))
-            if not all_parts:
-                return
-
-    def _write_task(
-        self, cut: ModelCut, done: SnapshotDone, part: tuple[int, U64] | None
-    ) -> Callable[[], None]:
-        def task() -> None:
-            try:
-                if cut.failed is None:
-                    if part is not None:
-                        cut.write(*part)
-                    else:
-                        done(cut.commit())
-                elif part is None:
-                    done({"error": cut.failed})
-            except StreamlearnError as error:
-                cut.abort(error)
-                if part is None:
-                    done({"error": error})
-            except BaseException as error:  # noqa: BLE001 - raised by run()
-                self._fail(error)
-            finally:
-                self._cut_waiting.release()
-
-        return task
+        return await self._control.run(ask)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, Protocol, cast
 
 import msgspec
 import numpy as np
@@ -51,6 +51,20 @@ class Counts:
     cpu_seconds: float = 0.0
 
 
+class TableCut(Protocol):
+    """The image of a table at one moment."""
+
+    intercept: F32
+
+    def take(self) -> tuple[int, U64] | None:
+        """Take the next part, None where all are taken."""
+        ...
+
+    def close(self) -> None:
+        """End the cut."""
+        ...
+
+
 @dataclass(slots=True)
 class Progressed:
     """How far a partition has been learned, and of which content."""
@@ -71,6 +85,8 @@ class Model:
         By partition name.
     quarantine_size, replayed_size : int
         Bytes of ``bad_records.jsonl`` that belong to it, and how many of them were replayed.
+    new_cut : callable
+        Makes a cut of the table; whoever divides it between lanes puts another in its place.
     epoch : int
         Passes over the source that are complete.
     resumed_from : str or None
@@ -89,6 +105,7 @@ class Model:
     replayed_size: int = 0
     resumed_from: str | None = None
     skipped: list[str] = field(default_factory=list)
+    new_cut: Callable[[Table], TableCut] = Cut
 
     @classmethod
     def new(
@@ -250,7 +267,7 @@ class ModelCut:
     """
 
     def __init__(self, model: Model, root: Path, quarantine_size: int, now: float) -> None:
-        self.cut = Cut(model.table)
+        self.cut = model.new_cut(model.table)
         self._root = root
         self._keep = model.job.output.snapshots_kept
         self.failed: StreamlearnError | None = None

@@ -21,8 +21,8 @@ __all__ = [
     "TablesConfig",
 ]
 
-# More minibatches under way than this hide no more latency on one network, and each that learns from
-# weights of before the others costs accuracy; `window` says otherwise.
+# More minibatches under way than this hide no more latency on one network, and each that learns
+# from weights of before the others costs accuracy; `window` says otherwise.
 WINDOW_DEFAULT_MAX: Final = 3
 
 

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Protocol
 
 from streamlearn.errors import StreamlearnError
 from streamlearn.messages import Block, Partition, Position
 
-__all__ = ["SharedTodo", "until"]
+__all__ = ["Reading", "SharedTodo", "until"]
+
+
+class Reading(Protocol):
+    """What whoever learns needs of a source."""
+
+    def read_many(
+        self, todo: AsyncIterator[tuple[Partition, Position]]
+    ) -> AsyncGenerator[tuple[Partition, Block | StreamlearnError], None]:
+        """Yield the blocks of partitions in order; an error ends its partition."""
+        ...
+
+    async def header(self, partition: Partition) -> bytes:
+        """Return the first line of the partition's object."""
+        ...
 
 
 class SharedTodo:

@@ -412,8 +412,9 @@ def with_lanes(job: JobConfig) -> JobConfig:
     """Decide the number of lanes where the job leaves it open."""
     if job.compute.lanes:
         return job
-    cores = len(os.sched_getaffinity(0))
-    compute = msgspec.structs.replace(job.compute, lanes=2 if cores > 1 else 1)
+    cores, shards = len(os.sched_getaffinity(0)), job.compute.shard_lanes
+    lanes = max(cores, shards + 1) if shards else min(cores, 2)
+    compute = msgspec.structs.replace(job.compute, lanes=lanes)
     return msgspec.structs.replace(job, compute=compute)
 
 

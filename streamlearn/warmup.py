@@ -15,6 +15,7 @@ import numpy as np
 
 from streamlearn.compute.kernels.records import last_newline, subsample_negatives
 from streamlearn.config import JobConfig
+from streamlearn.lanes import rehearse, split
 from streamlearn.messages import BLOCK_TAILROOM_BYTES
 from streamlearn.model import Model
 from streamlearn.online.formats import Format
@@ -70,7 +71,9 @@ def warm_up(
 
     def learn() -> None:
         table = model.table
-        if job.compute.lanes != 1 and isinstance(table, ExactTable):
+        if split(job.compute) is not None and isinstance(table, ExactTable):
+            rehearse(model, batch)
+        elif job.compute.lanes != 1 and isinstance(table, ExactTable):
             slots = np.zeros(batch.nnz_max, np.uint32)
             if Resolver(table, lambda _: False).resolve(batch.keys, batch.nnz, slots):
                 model.solver.learn_resolved(batch, slots, scratch, Nothing(), 0)

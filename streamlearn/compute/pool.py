@@ -48,6 +48,11 @@ class Lane:
         """Run ``work`` after all that was posted before; it must not raise."""
         self._work.put(work)
 
+    @property
+    def idle(self) -> bool:
+        """Whether everything posted has begun."""
+        return self._work.empty()
+
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run ``function`` in the lane after all that was posted; return or raise what it does."""
         loop = asyncio.get_running_loop()

@@ -85,9 +85,7 @@ class Sampler:
             All rows while few were seen, later none of most minibatches.
         """
         assert 0 <= rows <= fresh.size, f"{rows} rows, but fresh has {fresh.size}"
-        before, after = _picks(self._seen), _picks(self._seen + rows)
-        step = max(1, min(PICKS_AT_ONCE, rows))
-        fresh_max = int(after // step - before // step) * step
+        fresh_max = self._fresh_max(rows)
         others_max = rows if self._seen < ROWS_AT_FIRST else -(-fresh_max // ROWS_PER_OTHER)
         if self._picked.size < rows:
             self._picked = np.zeros(rows, np.int64)
@@ -98,6 +96,15 @@ class Sampler:
         if fresh_max:
             count = kernels.pick_rows(fresh, rows, fresh_max, others_max, phase, self._picked)
         return self._picked[:count]
+
+    def due(self, rows: int) -> bool:
+        """Return whether the next :meth:`pick`, of so many rows, will look at ``fresh``."""
+        return self._fresh_max(rows) > 0
+
+    def _fresh_max(self, rows: int) -> int:
+        before, after = _picks(self._seen), _picks(self._seen + rows)
+        step = max(1, min(PICKS_AT_ONCE, rows))
+        return int(after // step - before // step) * step
 
 
 def _picks(seen: int) -> float:

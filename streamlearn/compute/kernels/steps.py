@@ -7,9 +7,9 @@ same bytes wherever ``exp`` does.
 from __future__ import annotations
 
 import numpy as np
-from numba import float32, int64, njit
+from numba import float32, int64, njit, uint8
 
-__all__ = ["GRADIENT_MAX", "SCORE_MAX", "logistic_step", "sigmoid"]
+__all__ = ["GRADIENT_MAX", "SCORE_MAX", "left_zero", "logistic_step", "sigmoid"]
 
 # What no number exceeds, as in ``kernels.logistic``.
 GRADIENT_MAX = np.float32(2.0**51)
@@ -123,3 +123,26 @@ def logistic_step(
         gradients[0] += bias_gradient
     for i in range(gradients.shape[0]):
         gradients[i] = _cut(gradients[i])
+
+
+@njit(nogil=True, cache=True)
+def left_zero(inverse, indptr, rows, first, before, after, fresh):
+    """Count the weights of each example that a push made leave zero.
+
+    Parameters
+    ----------
+    inverse, indptr, rows
+        As for :func:`logistic_step`.
+    first : int64
+        Keys below this index do not count: 1 where entry 0 is the intercept.
+    before, after : float32[u]
+        Weights.
+    fresh : uint8[rows]
+        Written: at most 255.
+    """
+    for r in range(rows):
+        count = int64(0)
+        for j in range(indptr[r], indptr[r + 1]):
+            i = int64(inverse[j])
+            count += int64((i >= first) & (before[i] == float32(0)) & (after[i] != float32(0)))
+        fresh[r] = uint8(min(count, int64(255)))
