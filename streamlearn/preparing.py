@@ -212,7 +212,13 @@ class Stepper:
         if lost is not None and self._residuals is not None and len(keys):
             self._residuals.keep(keys, gradients, lost)
         after = self.validation.totals()
-        return pushed, Totals(*(b - a for a, b in zip(before, after, strict=True)))
+        return pushed, Totals(
+            after.loss - before.loss,
+            after.label - before.label,
+            after.prediction - before.prediction,
+            after.weight - before.weight,
+            after.examples - before.examples,
+        )
 
     def try_out(self, batch: Minibatch, localized: Localized) -> None:
         """Step a minibatch with weights of zero, so that kernels are there when they are needed."""

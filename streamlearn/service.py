@@ -208,11 +208,11 @@ class Service:
             answer(session, request, message, now)
         except RefusedError as error:
             text = error.message if error.hint is None else f"{error.message}; {error.hint}"
-            self._say(session, request, Fault(error.code, text[:1000], error.again))
+            self.say(session, request, Fault(error.code, text[:1000], error.again))
         except ColumnError as error:
-            self._say(session, request, Fault("invalid", str(error)[:1000], again=False))
+            self.say(session, request, Fault("invalid", str(error)[:1000], again=False))
         except LogError as error:
-            self._say(session, request, Fault("storage", str(error)[:1000], again=True))
+            self.say(session, request, Fault("storage", str(error)[:1000], again=True))
 
     def advance(self, now: float, minute: int) -> None:
         """Let time pass: workers that stay away leave; a new minute is a record of the log."""
@@ -239,6 +239,11 @@ class Service:
         for session, request, message in self.feeds.due(self.durable_lsn):
             out.append(Out(session, request, message))
         return out
+
+    def replace(self, shard: Shard) -> None:
+        """Go on with another state (a follower's, that had to begin again)."""
+        self.shard = shard
+        self.durable_lsn = shard.lsn
 
     @property
     def parked(self) -> int:
@@ -307,7 +312,7 @@ class Service:
         self.counts["pulls"] += 1
         self.counts["keys"] += pull.count
         column = columns.encode_values(values, pull.coding)
-        self._say(session, request, Pulled(pull.count, pull.coding, column.data))
+        self.say(session, request, Pulled(pull.count, pull.coding, column.data))
 
     def _unpark(self, now: float) -> None:
         """Answer the pulls that waited long enough."""
@@ -334,7 +339,7 @@ class Service:
             self._sessions[session].held.pop(push.pull, None)
             self.counts["duplicates"] += 1
             # what it repeats may not be durable yet
-            self._say(session, request, Pushed(push.mark.sequence, duplicate=True), shard.lsn)
+            self.say(session, request, Pushed(push.mark.sequence, duplicate=True), shard.lsn)
             if not self._is_known(push):
                 self._record(Join(push.worker, push.incarnation, push.clock + 1))
             self._unpark(now)
@@ -351,7 +356,7 @@ class Service:
         named = self._named(session, push)
         if named is None:
             self.counts["misses"] += 1
-            self._say(session, request, KeyMiss(push.pull))
+            self.say(session, request, KeyMiss(push.pull))
             return
         located, whole = named
         gradients = decode_gradients(whole)
@@ -364,7 +369,7 @@ class Service:
         self._sessions[session].held.pop(push.pull, None)
         self.counts["pushes"] += 1
         self.counts["pushed_keys"] += push.count
-        self._say(session, request, Pushed(push.mark.sequence, duplicate=False), shard.lsn)
+        self.say(session, request, Pushed(push.mark.sequence, duplicate=False), shard.lsn)
         self._unpark(now)
 
     def _is_known(self, push: Push) -> bool:
@@ -433,14 +438,14 @@ class Service:
         self._under_way.pop(join.incarnation, None)
         self._absent = {who: t for who, t in self._absent.items() if who[0] != join.worker}
         marks = [shard.marks[name] for name in sorted(shard.marks)]
-        self._say(session, request, Joined(clock, self.incarnation, marks), shard.lsn)
+        self.say(session, request, Joined(clock, self.incarnation, marks), shard.lsn)
         self._unpark(now)
 
     def _leave(self, session: int, request: int, leave: Leave, now: float) -> None:
         self._leaves(leave.worker, leave.incarnation)
         self._sessions[session].worker = None
         self._absent.pop((leave.worker, leave.incarnation), None)
-        self._say(session, request, Done(), self.shard.lsn)
+        self.say(session, request, Done(), self.shard.lsn)
         self._unpark(now)
 
     def _leaves(self, worker: str, incarnation: int) -> None:
@@ -456,7 +461,7 @@ class Service:
         self.registry.register(
             register.partitions, register.complete, register.epochs, self.shard.marks
         )
-        self._say(session, request, Done())
+        self.say(session, request, Done())
 
     def _claim(self, session: int, request: int, claim: Claim, now: float) -> None:
         # Whoever held a partition before this shard started says so before others are given it.
@@ -464,15 +469,15 @@ class Service:
         claimed = self.registry.claim(
             claim.worker, claim.incarnation, claim.held, wanted, self.shard.marks
         )
-        self._say(session, request, claimed)
+        self.say(session, request, claimed)
 
     def _finished(self, session: int, request: int, finished: Finished, now: float) -> None:
         self.registry.finish(finished.worker, finished.partition, finished.epoch)
-        self._say(session, request, Done())
+        self.say(session, request, Done())
 
     def _reopen(self, session: int, request: int, reopen: Reopen, now: float) -> None:
         self.registry.reopen(reopen.partitions, reopen.epoch)
-        self._say(session, request, Done())
+        self.say(session, request, Done())
 
     # ---------------------------------------------------------------- watching
 
@@ -480,7 +485,7 @@ class Service:
         shard = self.shard
         names = [state.partition] if state.partition else sorted(shard.marks) if state.marks else []
         marks = [shard.marks[name] for name in names if name in shard.marks]
-        self._say(
+        self.say(
             session,
             request,
             StateIs(
@@ -500,5 +505,6 @@ class Service:
     def _take_snapshot(self, session: int, request: int, take: TakeSnapshot, now: float) -> None:
         self.snapshots_wanted.append((session, request))
 
-    def _say(self, session: int, request: int, message: Answer, lsn: int = 0) -> None:
+    def say(self, session: int, request: int, message: Answer, lsn: int = 0) -> None:
+        """Answer a request, once log record ``lsn`` is durable."""
         self._out.append(Out(session, request, message, lsn))
