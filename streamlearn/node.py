@@ -88,10 +88,11 @@ def follower(job: JobConfig, options: FollowerOptions) -> dict[str, Any]:
 def up(job: JobConfig, options: UpOptions, progress: ProgressSink) -> dict[str, Any]:
     """Run shards, workers and followers, and watch over them; return the report."""
     from streamlearn.engines.local import LocalEngine
+    from streamlearn.net.asking import Asking
     from streamlearn.supervisor import Supervisor
 
     engine = LocalEngine(options.directory)
-    return uvloop.run(Supervisor(job, options, engine, progress).run())
+    return uvloop.run(Supervisor(job, options, engine, Asking(), progress).run())
 
 
 def snapshots(directory: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,174 @@
+"""The figures of a whole cluster, from what each of its processes says of itself.
+
+Sums come from the shards, whose marks count each example once; the histogram that the AUC needs,
+the last example and the size of the source from the workers. Shards apply the same minibatches
+within moments of one another, so the one that is least far speaks for all.
+
+Of a shard's ``/status``, ``totals`` (sums over its marks) and ``figures`` (``features``,
+``table_bytes``) are read; of a worker's ``histogram`` (of predictions), ``validation`` (its
+figures), ``last`` (label, score and features of the last example) and ``source_bytes``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from streamlearn.messages import F64, Progress
+from streamlearn.online.validation import BINS, Totals, auc_of
+
+__all__ = ["Overview"]
+
+# Rates are over about this long.
+_RATE_SECONDS: Final = 5.0
+_SUMS: Final = (
+    *("examples", "bad_records", "subsampled", "bytes", "stored_bytes"),
+    *("weight", "loss", "label", "prediction"),
+)
+
+Said = Mapping[str, Any]
+
+
+class Overview:
+    """What is known of all processes, and the progress that it makes up.
+
+    Parameters
+    ----------
+    epochs : int
+        Passes over the source.
+
+    Attributes
+    ----------
+    last : Progress
+    """
+
+    def __init__(self, epochs: int = 1) -> None:
+        self._epochs = epochs
+        self._shards: dict[str, Said] = {}
+        self._workers: dict[str, Said] = {}
+        self._recent: deque[tuple[float, int, int]] = deque()
+        self.last = self.progress("compiling", "", 0.0)
+
+    def hear_shard(self, name: str, said: Said) -> None:
+        """Take in what a shard says; of one that is silent, the last counts."""
+        self._shards[name] = said
+
+    def hear_worker(self, name: str, said: Said) -> None:
+        """Take in what a worker says."""
+        self._workers[name] = said
+
+    def progress(self, state: str, detail: str, seconds: float) -> Progress:
+        """Return where the cluster is.
+
+        Parameters
+        ----------
+        state, detail : str
+            As in Progress.
+        seconds : float
+            Since the start; the clock behind rates.
+        """
+        sums = self._least()
+        totals = Totals(
+            sums["loss"], sums["label"], sums["prediction"], sums["weight"], int(sums["examples"])
+        )
+        examples, plain = totals.examples, int(sums["bytes"])
+        self._recent.append((seconds, examples, plain))
+        while len(self._recent) > 2 and seconds - self._recent[0][0] > _RATE_SECONDS:
+            self._recent.popleft()
+        before, examples_before, plain_before = self._recent[0]
+        span = seconds - before
+        workers = list(self._workers.values())
+        views = [_part(said, "validation") for said in workers]
+        label, score, width = self._last_example()
+        # each worker lists the whole source
+        size = max((_number(said, "source_bytes", -1) for said in workers), default=-1)
+        self.last = Progress(
+            state=state,
+            detail=detail,
+            seconds=seconds,
+            examples=examples,
+            bad_records=int(sums["bad_records"]),
+            bytes=plain,
+            stored_bytes=int(sums["stored_bytes"]),
+            bytes_done=int(sums["stored_bytes"]),
+            bytes_total=int(size) * self._epochs if size >= 0 else -1,
+            examples_per_second=(examples - examples_before) / span if span > 0 else 0.0,
+            bytes_per_second=(plain - plain_before) / span if span > 0 else 0.0,
+            weight=totals.weight,
+            loss=totals.logloss,
+            loss_window=_pooled(views, "loss_window"),
+            baseline_loss=totals.baseline_loss,
+            auc=self._auc(),
+            auc_window=_number(views[0], "auc_window") if len(views) == 1 else math.nan,
+            calibration=totals.calibration,
+            normalized_entropy=totals.normalized_entropy,
+            last_label=label,
+            last_prediction=_sigmoid(score),
+            last_features=int(width),
+            features=self._figure("features"),
+            event_seconds=math.nan,
+        )
+        return self.last
+
+    @property
+    def table_bytes(self) -> int:
+        """Memory of all tables."""
+        return self._figure("table_bytes")
+
+    def _figure(self, name: str) -> int:
+        """Return the sum over shards of one of their figures."""
+        return int(sum(_number(_part(said, "figures"), name, 0) for said in self._shards.values()))
+
+    def _last_example(self) -> tuple[float, float, float]:
+        """Return label, score and features of a last example, of the worker that has most."""
+        said = max(self._workers.values(), key=lambda one: _number(one, "examples", 0), default={})
+        last = said.get("last")
+        if not isinstance(last, list) or len(last) != 3:
+            return math.nan, math.nan, 0
+        label, score, width = (math.nan if value is None else float(value) for value in last)
+        return label, score, width
+
+    def _least(self) -> Mapping[str, float]:
+        told = [
+            {name: _number(_part(said, "totals"), name, 0.0) for name in _SUMS}
+            for said in self._shards.values()
+        ]
+        nothing = dict.fromkeys(_SUMS, 0.0)
+        return min(told, key=lambda sums: sums["examples"], default=nothing)
+
+    def _auc(self) -> float:
+        histogram = np.zeros(2 * BINS)
+        for said in self._workers.values():
+            histogram += _histogram(said.get("histogram"))
+        return auc_of(histogram)[0]
+
+
+def _histogram(told: Any) -> F64:
+    """Return weights by bin and class; nothing where none are told."""
+    if not isinstance(told, list) or len(told) != 2 * BINS:
+        return np.zeros(2 * BINS)
+    return np.array(told, np.float64)
+
+
+def _part(said: Said, name: str) -> Said:
+    part = said.get(name)
+    return part if isinstance(part, dict) else {}
+
+
+def _number(said: Said, name: str, default: float = math.nan) -> float:
+    value = said.get(name)
+    return float(value) if isinstance(value, int | float) else default  # JSON has null for NaN
+
+
+def _pooled(views: Sequence[Said], name: str) -> float:
+    """Return the mean of a figure over workers; their windows are of one length."""
+    values = [value for view in views if not math.isnan(value := _number(view, name))]
+    return sum(values) / len(values) if values else math.nan
+
+
+def _sigmoid(score: float) -> float:
+    return 1 / (1 + math.exp(-max(-35.0, min(35.0, score)))) if score == score else math.nan
