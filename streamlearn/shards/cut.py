@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
+from streamlearn.compute.kernels.table import pack
 from streamlearn.messages import F32, I64, U64
 from streamlearn.shards.table import ExactTable, HashedTable
 
@@ -172,6 +173,7 @@ class Cut:
     ) -> None:
         self._table = table
         self._early: list[tuple[int, U64]] = []
+        self._packed: U64 = np.empty((0, 4), np.uint64)
         self.intercept = table.intercept.copy()
         if isinstance(table, ExactTable):
             self.pending = list(table.key_order() if parts is None else parts)
@@ -237,9 +239,12 @@ class Cut:
         image = self._lines.take(part, first, end)
         if isinstance(self._table, HashedTable):
             return image.reshape(-1)
-        rows = image.reshape(-1, 4)
-        rows = rows[(rows[:, 0] & np.uint64(1)) == 1]
-        ordered: U64 = rows[np.argsort(rows[:, 0], kind="stable")]
+        slots = len(image) * 2
+        if len(self._packed) <= slots:
+            self._packed = np.empty((slots + 1, 4), np.uint64)
+        rows = self._packed[: pack(image.reshape(-1), 0, slots, self._packed)]
+        # nearly in order, which the stable sort makes use of
+        ordered: U64 = np.take(rows, np.argsort(rows[:, 0], kind="stable"), axis=0)
         if self._arena is not None:
             self._take_arena(part, ordered)
         return ordered
