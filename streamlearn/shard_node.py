@@ -29,6 +29,7 @@ from streamlearn.shards.cut import Cut
 from streamlearn.shards.directory import DirectoryLock
 from streamlearn.shards.recovery import SNAPSHOTS
 from streamlearn.shards.shard import Shard, ShardSpec
+from streamlearn.shards.snapshot import verify
 
 if TYPE_CHECKING:
     from streamlearn.net.mirror import Mirror
@@ -161,7 +162,7 @@ class ShardNode:
         root = directory / SNAPSHOTS
         if root.is_dir() and any(root.iterdir()):
             return
-        fetched = await mirror.fetch_newest(root)
+        fetched = await mirror.fetch_newest(root, check=verify)
         if fetched is not None:
             _log.info("fetched snapshot %s", fetched)
 

@@ -38,6 +38,7 @@ __all__ = [
     "newest",
     "next_sequence",
     "prune",
+    "verify",
 ]
 
 
@@ -281,6 +282,12 @@ def newest(root: Path, disk: Disk = REAL_DISK) -> tuple[SnapshotReader | None, l
         else:
             return reader, skipped
     return None, skipped
+
+
+def verify(path: Path, disk: Disk = REAL_DISK) -> None:
+    """Read a snapshot to its end; SnapshotError where any byte of it is wrong."""
+    with SnapshotReader.open(path, disk) as reader:
+        reader.verify()
 
 
 def listing(root: Path, disk: Disk = REAL_DISK) -> list[dict[str, Any]]:
