@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, Protocol
 
 import msgspec
 import numpy as np
 
 from streamlearn.errors import (
-    AccessError,
-    ClusterError,
     PeerLostError,
     ProtocolError,
 )
@@ -168,8 +166,17 @@ class FollowerHost:
         self.address = await self._server.start(listen)
         loop = asyncio.get_running_loop()
         for name, work in (("follow", self._follow()), ("answers", self._answer())):
-            self._tasks.append(loop.create_task(work, name=f"follower-{self.spec.index}-{name}"))
+            task = loop.create_task(self._guard(work), name=f"follower-{self.spec.index}-{name}")
+            self._tasks.append(task)
         return self.address
+
+    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a part; where it fails the follower has failed."""
+        try:
+            await work
+        except Exception as error:  # noqa: BLE001 - raised by whoever asks ``failed``
+            if not self.failed.done():
+                self.failed.set_exception(error)
 
     async def stop(self) -> None:
         """End."""
@@ -190,10 +197,6 @@ class FollowerHost:
                 leading = await self._connect()
             except (PeerLostError, OSError) as error:
                 _log.debug("shard %d: %s", self.spec.index, error)
-            except (AccessError, ClusterError, ProtocolError) as error:
-                if not self.failed.done():
-                    self.failed.set_exception(error)
-                return
             else:
                 wait = _BACKOFF_SECONDS
                 self._leading, self._again, self._held = leading, False, False

@@ -119,7 +119,7 @@ class FollowerNode:
         link = await Link.open(
             self.options.shard,
             cluster=self.job.cluster.name,
-            peer=Peer("follower", ""),
+            peer=Peer("follower", f"follower-{place.number() % 10**6:06d}"),
             secrets=secrets,
             network=place.network,
             limits=Limits(),

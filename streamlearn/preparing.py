@@ -26,7 +26,7 @@ __all__ = ["Buffers", "Part", "Prepared", "Preparer", "Pushed", "Stepper", "codi
 
 # What encoding lost is remembered for this many keys, 12 bytes each: the frequent ones, in the
 # second-level cache.
-_RESIDUAL_BITS: Final = 16
+_RESIDUAL_BITS: Final = 17
 _CODINGS: Final = {
     "float32": columns.FLOAT32,
     "float16": columns.FLOAT16,
@@ -145,10 +145,10 @@ class Stepper:
         self.validation = validation
         self._step = LogisticStep(job.model)
         self._coding = codings(job)[1]
-        self._residuals = (
-            columns.Residuals(_RESIDUAL_BITS) if self._coding & 15 == columns.BYTE else None
-        )
         self._kkt = job.tables.kkt
+        # what is rounded, or not sent, comes later
+        loses = self._coding & ~columns.SPARSE == columns.BYTE or self._kkt > 0
+        self._residuals = columns.Residuals(_RESIDUAL_BITS) if loses else None
         self._l1 = float(job.model.l1)
         self._scores: F32 = np.zeros(rows_max, np.float32)
         self._weights: F32 = np.zeros(1, np.float32)
@@ -191,17 +191,23 @@ class Stepper:
         else:
             gradients = np.zeros(0, np.float32)
         keys = localized.keys
+        wanted = gradients
         if self._residuals is not None and len(keys):
             self._residuals.add(keys, gradients)
-        if self._kkt > 0:
-            columns.unsent(weights, gradients, self._l1, self._kkt)
+            if self._kkt > 0:
+                wanted = gradients.copy()
+                columns.unsent(
+                    weights, gradients, self._l1, self._kkt, has_intercept=localized.intercept
+                )
         pushed = []
-        lost = np.zeros(len(keys), np.float32) if self._residuals is not None else None
+        decoded = np.zeros(len(keys), np.float32) if self._residuals is not None else None
         for shard, part in enumerate(prepared.parts):
             values = gradients[part.first : part.end]
             column = columns.encode_values(values, self._coding, seed * 1024 + shard)
-            if lost is not None:
-                columns.decode_values(column, part.count, self._coding, lost[part.first : part.end])
+            if decoded is not None:
+                columns.decode_values(
+                    column, part.count, self._coding, decoded[part.first : part.end]
+                )
             told = localized.counts[part.first : part.end] if counts else None
             pushed.append(
                 Pushed(
@@ -209,8 +215,8 @@ class Stepper:
                     columns.encode_counts(told).data if told is not None else memoryview(b""),
                 )
             )
-        if lost is not None and self._residuals is not None and len(keys):
-            self._residuals.keep(keys, gradients, lost)
+        if decoded is not None and self._residuals is not None and len(keys):
+            self._residuals.keep(keys, wanted, decoded)
         after = self.validation.totals()
         return pushed, Totals(
             after.loss - before.loss,
@@ -222,15 +228,11 @@ class Stepper:
 
     def try_out(self, batch: Minibatch, localized: Localized) -> None:
         """Step a minibatch with weights of zero, so that kernels are there when they are needed."""
-        keys, weights = localized.keys, np.zeros(localized.unique, np.float32)
-        gradients = self._step.step(batch, localized, weights, self._scores)
+        weights = np.zeros(localized.unique, np.float32)
+        self._step.step(batch, localized, weights, self._scores)
         rows = batch.rows
         self.validation.update(self._scores[:rows], batch.labels[:rows], batch.weights[:rows])
         self.validation.summary()
-        if self._residuals is not None:
-            self._residuals.add(keys, gradients)
-        if self._kkt > 0:
-            columns.unsent(weights, gradients, self._l1, self._kkt)
 
     def _decode(self, prepared: Prepared, pulled: Sequence[Pulled]) -> F32:
         unique = prepared.buffers.localized.unique

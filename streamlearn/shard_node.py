@@ -63,6 +63,8 @@ def warm_up_shard(spec: ShardSpec) -> None:
         shard.apply(sequence, push, located)
         shard.keeper = Cut(shard.table)
     shard.table.grow(0)
+    for segment in shard.table.key_order():
+        Shard.new_table(spec, rows=64).insert_rows(shard.table.rows(segment))
     shard.digest()
 
 
