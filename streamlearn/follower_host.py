@@ -7,6 +7,7 @@ in order; the shard sends what is durable, so a follower never has what the shar
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, Protocol
@@ -205,7 +206,7 @@ class FollowerHost:
                 self._inbox = [event for event in self._inbox if event[0] != "heard"]
                 self._fresh = None
                 after = -1 if self.state == "recovering" else self.shard.lsn
-                leading.subscribe(Follow(after), lambda answer: self._heard(leading, answer))
+                leading.subscribe(Follow(after), functools.partial(self._heard, leading))
                 await leading.lost.wait()
                 self._leading = None
                 await leading.close()
