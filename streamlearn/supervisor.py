@@ -115,6 +115,7 @@ class Supervisor:
         self._failed_role = ""
         self._broken: BaseException | None = None  # what a task beside has failed with
         self._resumed_from: str | None = None
+        self._peak_rss_bytes = 0
 
     async def run(self) -> dict[str, Any]:
         """Run until everything is learned, to a signal, or to a failure; return the report.
@@ -377,6 +378,7 @@ class Supervisor:
             if time.monotonic() >= due:
                 due = time.monotonic() + _POLL_SECONDS
                 await self._ask_status([one for one in alive if one.ready])
+                self._peak_rss_bytes = self._engine.peak_rss_bytes
                 self._relay()
                 self._show()
             waiting = any(one.alive and not one.ready for one in self._running.values())
@@ -481,7 +483,7 @@ class Supervisor:
             "cpu_seconds": times.children_seconds(),
             "compile_seconds": times.starting_seconds,
             "process_cpu_seconds": times.children_seconds() + time.process_time(),
-            "peak_rss_bytes": self._engine.peak_rss_bytes,
+            "peak_rss_bytes": self._peak_rss_bytes,
             "resumed_from": self._resumed_from,
             "logloss": summary.get("logloss", last.loss),
             "baseline_logloss": summary.get("baseline_loss", last.baseline_loss),

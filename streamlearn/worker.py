@@ -179,6 +179,13 @@ class Worker:
         return self._next
 
     @property
+    def source_bytes(self) -> int:
+        """Stored bytes of the whole source; -1 where that is unknown, or where it goes on."""
+        sizes = [p.end - p.start if p.end >= 0 else p.size for p in self._listed.values()]
+        ends = bool(sizes) and min(sizes) >= 0 and not self.job.source.follow
+        return sum(sizes) if ends else -1
+
+    @property
     def in_flight(self) -> int:
         """Minibatches that are not durable everywhere."""
         return len(self._flying)

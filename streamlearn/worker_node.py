@@ -308,7 +308,7 @@ class WorkerNode:
         arrays |= {f"validation.{k}": v for k, v in validation.items()}
         meta = {
             "kind": "worker",
-            "job": msgspec.to_builtins(self.job),
+            "job": msgspec.to_builtins(worker.job),  # the format is known there
             "created_seconds": time.time(),
             "fields": fields,
         }
@@ -388,6 +388,7 @@ class WorkerNode:
             "bad_records": worker.bad,
             "bytes": worker.bytes,
             "stored_bytes": worker.stored_bytes,
+            "source_bytes": worker.source_bytes,
             "rewinds": worker.rewinds,
             "resent": sum(remote.resent for remote in self._remotes),
             "shards": [remote.joined.is_set() for remote in self._remotes],
