@@ -30,6 +30,10 @@ __all__ = ["INDEX_BYTES", "Found", "LogFile", "recover"]
 # A reader that begins in the middle of a file walks over at most so many bytes to get there.
 INDEX_BYTES: Final = 1 << 20
 
+# A file that is written anew, until it is whole; and how much of it at once.
+_COPY: Final = "copy"
+_COPY_BYTES: Final = 4 << 20
+
 # Bytes that are enough to judge any header: 24 fixed, the identity, a checksum.
 _HEADER_BYTES_MAX = 32 + IDENTITY_BYTES_MAX
 
@@ -126,7 +130,7 @@ def recover(
                 "were acknowledged and are lost",
                 hint="restore the log from a copy, or accept the loss by name",
             )
-        _mend(disk, directory, survey, highest if lost else 0)
+        _mend(disk, directory, survey, highest, lost=lost)
         if found.next_lsn <= after:
             if found.files:
                 found.skipped.append(
@@ -230,11 +234,20 @@ class _Survey:
         self.claimed = max(self.claimed, highest)
 
 
-def _mend(disk: Disk, directory: str, survey: _Survey, lost: int) -> None:
-    """Cut away what does not count, the last first, and bring what does to disk."""
+def _mend(disk: Disk, directory: str, survey: _Survey, highest: int, *, lost: bool) -> None:
+    """Cut away what does not count, the last first, and bring what does to disk.
+
+    Records that nobody says had reached the disk (those behind ``highest``) may be what a failed
+    sync left: they can be read, and syncing again succeeds without writing them. So their file is
+    written anew.
+    """
     found = survey.found
     dropped = _remove(disk, directory, survey.doomed)
     for file in found.files:
+        if file.next_lsn - 1 > highest:
+            dropped += disk.size(file.path) - file.size
+            _write_anew(disk, directory, file)
+            continue
         handle = disk.append(file.path)
         try:
             if handle.size != file.size:
@@ -247,11 +260,27 @@ def _mend(disk: Disk, directory: str, survey: _Survey, lost: int) -> None:
         disk.sync_directory(directory)
     if survey.problem:
         fate = (
-            f"acknowledged records {found.next_lsn} to {lost} are lost"
+            f"acknowledged records {found.next_lsn} to {highest} are lost"
             if lost
             else "nothing acknowledged is lost"
         )
         found.skipped.append(f"{survey.problem}: {dropped} bytes from there on cut away; {fate}")
+
+
+def _write_anew(disk: Disk, directory: str, file: LogFile) -> None:
+    """Put a copy in a file's place; the file stands until the copy is on disk."""
+    path = str(PurePath(directory) / _COPY)
+    if disk.exists(path):
+        disk.remove(path)
+    copy = disk.create(path)
+    try:
+        while copy.size < file.size:
+            size = min(file.size - copy.size, _COPY_BYTES)
+            copy.write(disk.read(file.path, copy.size, size))
+        copy.sync()
+    finally:
+        copy.close()
+    disk.rename(path, file.path)
 
 
 def _remove(disk: Disk, directory: str, paths: list[str]) -> int:

@@ -455,6 +455,24 @@ def test_failed_sync_ends_the_log(disk):
     assert opened(disk).next_lsn >= 11
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_what_a_failed_sync_left_to_be_read_is_written_anew(seed):
+    disk = SimDisk(random.Random(seed))
+    log = filled(disk, 10)
+    log.append([body(11)])
+    disk.faults = Faults(sync_error=1.0)
+    with pytest.raises(LogError):
+        log.sync()
+    disk.faults = Faults()
+    disk.kill()
+    again = opened(disk)
+    for lsn in range(again.next_lsn, 14):
+        again.append([body(lsn)])
+    again.sync()
+    disk.crash()
+    assert contents(opened(disk)) == expected(1, 13)
+
+
 def test_closed_log_takes_nothing(disk):
     log = filled(disk, 10)
     log.close()

@@ -69,21 +69,25 @@ class _History:
     lsns : dict
         By (partition, epoch, sequence).
     clocks : dict
-        Worker: (incarnation, clock).
+        Worker: (incarnation, clock, clock with which it became a member).
     promised : int
         lsn of the last record that was acknowledged.
     recovering : bool
         Whether what is applied now comes from its log.
+    saved : dict
+        Of each snapshot, by digest, the records that it holds: without a log a shard may come back
+        from one whose successors it could not read, and later from one of those after all.
     """
 
     spec: ShardSpec
     bodies: list[bytes] = field(default_factory=list)
     at: dict[str, tuple[int, int]] = field(default_factory=dict)
     lsns: dict[tuple[str, int, int], int] = field(default_factory=dict)
-    clocks: dict[str, tuple[int, int]] = field(default_factory=dict)
+    clocks: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     promised: int = 0
     recovering: bool = True
     model: Shard | None = None
+    saved: dict[str, list[bytes]] = field(default_factory=dict)
 
     def note(self, body: bytes, record: Any, ends: Any) -> None:
         """Add the next record."""
@@ -92,7 +96,9 @@ class _History:
         if isinstance(record, Push):
             self._note_push(lsn, record, ends)
         elif isinstance(record, Join):
-            self.clocks[record.worker] = (record.incarnation, record.clock)
+            incarnation, _, since = self.clocks.get(record.worker, (-1, 0, 0))
+            since = since if incarnation == record.incarnation else record.clock
+            self.clocks[record.worker] = (record.incarnation, record.clock, since)
         elif isinstance(record, Leave) and record.worker in self.clocks:
             if self.clocks[record.worker][0] == record.incarnation:
                 del self.clocks[record.worker]
@@ -107,24 +113,24 @@ class _History:
                 f"shard {self.spec.index}: minibatch {_at(mark)} of {mark.partition} was applied "
                 f"behind {(epoch, sequence)}"
             )
-        if (mark.offset, mark.records, mark.done) != whole[mark.sequence - 1]:
+        ends_at = (mark.offset, mark.records, mark.done)
+        if whole[mark.sequence - 1 : mark.sequence] != [ends_at]:
             raise ViolationError(
-                f"minibatch {_at(mark)} of {mark.partition} ends at "
-                f"{(mark.offset, mark.records, mark.done)}, not at {whole[mark.sequence - 1]}"
+                f"minibatch {_at(mark)} of {mark.partition} ends at {ends_at}, "
+                f"expected {whole[mark.sequence - 1 :][:1]}"
             )
         self.at[mark.partition] = _at(mark)
         self.lsns[(mark.partition, *_at(mark))] = lsn
-        incarnation, clock = self.clocks.get(push.worker, (0, 0))
+        incarnation, clock, since = self.clocks.get(push.worker, (-1, 0, 0))
         if incarnation == push.incarnation:
-            self.clocks[push.worker] = (incarnation, max(clock, push.clock + 1))
+            self.clocks[push.worker] = (incarnation, max(clock, push.clock + 1), since)
 
-    def cut(self, lsn: int, ends: Any) -> None:
-        """Forget what is behind a record: it was lost, and nobody was promised it."""
-        kept = self.bodies[:lsn]
-        self.bodies, self.at, self.lsns, self.clocks = [], {}, {}, {}
-        if self.model is not None and self.model.lsn > lsn:
-            self.model = None
-        for body in kept:
+    def become(self, bodies: list[bytes], ends: Any) -> None:
+        """Forget what is behind some records: it was lost, and nobody was promised it."""
+        if bodies == self.bodies:
+            return
+        self.bodies, self.at, self.lsns, self.clocks, self.model = [], {}, {}, {}, None
+        for body in bodies:
             self.note(body, decode(body), ends)
 
     def fold(self, lsn: int) -> Shard:
@@ -227,13 +233,14 @@ class Judge:
             return
         history = self._histories[shard]
         reach = pull.clock - tau
-        for worker, (incarnation, clock) in history.clocks.items():
+        for worker, (incarnation, clock, since) in history.clocks.items():
             if clock < reach:
                 raise ViolationError(
                     f"shard {shard} answered a pull for minibatch {pull.clock} (tau = {tau}), but "
                     f"{worker} is at {clock}"
                 )
-            for back in range(reach - 1, max(0, reach - 1 - 2 * (tau + 8)), -1):
+            # one whose lease had ended begins anew where the others are: what it was at comes late
+            for back in range(reach - 1, max(since, reach - 1 - 2 * (tau + 8)) - 1, -1):
                 sent = self._sent.get((shard, worker, incarnation, back))
                 if sent is None or not self._keeps_log:
                     continue  # without a log what was lost comes again under other numbers
@@ -277,7 +284,12 @@ class Judge:
                 raise ViolationError(
                     f"{follower.name} was sent record {lsn}, which shard {shard} has lost"
                 )
-        history.cut(state.lsn, self.records.ends)
+        bodies = history.bodies[: state.lsn]
+        if not self._keeps_log:
+            bodies = history.saved.get(state.digest(), bodies)
+        if len(bodies) < state.lsn:
+            raise ViolationError(f"shard {shard} came back with records that it never applied")
+        history.become(bodies, self.records.ends)
         history.promised = min(history.promised, state.lsn)
         self._same("recovery", history, state)
         history.recovering = False
@@ -301,6 +313,8 @@ class Judge:
         if state.lsn > len(history.bodies):
             raise ViolationError(f"a snapshot of shard {shard} is of record {state.lsn}")
         self._same("snapshot", history, state)
+        if not self._keeps_log:
+            history.saved[state.digest()] = history.bodies[: state.lsn]
 
     def _same(self, what: str, history: _History, state: Shard) -> None:
         model = history.fold(state.lsn)

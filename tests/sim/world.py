@@ -313,12 +313,8 @@ class World:
         self.trace("calm")
         self.lane_mean = self.log_mean = self.stall_share = 0.0
         calm(self)
-        try:
-            async with asyncio.timeout(CALM_SECONDS_MAX):
-                await self._until(lambda: all(m.done for m in self.of("worker")))
-                await self._until(self._followed)
-        except TimeoutError:
-            raise ViolationError(self._stuck()) from None
+        await self._until(lambda: all(m.done for m in self.of("worker")))
+        await self._until(self._followed)
         shards = [machine.app.service.shard for machine in self.of("shard")]
         followers = [
             (i % len(shards), self._followed_state(m)) for i, m in enumerate(self.of("follower"))
@@ -342,9 +338,13 @@ class World:
             FAULTS[name].begin(self, self.random)
 
     async def _until(self, is_so: Callable[[], bool]) -> None:
+        """Wait for what must come by itself in the calm."""
+        end = self.loop.time() + CALM_SECONDS_MAX
         while not is_so():
+            if self.loop.time() > end:
+                raise ViolationError(self._stuck())
             await asyncio.sleep(0.1)
-            self._fail_on_problems()
+        self._fail_on_problems()
 
     def _fail_on_problems(self) -> None:
         problems = [*self.problems, *self.loop.problems]
@@ -371,9 +371,7 @@ class World:
         """Take the power from all shards; what comes back must be what was there."""
         for machine in self.of("shard"):
             machine.kill(power=True)
-        async with asyncio.timeout(CALM_SECONDS_MAX):
-            await self._until(self._followed)
-        self._fail_on_problems()
+        await self._until(self._followed)
 
     def _stuck(self) -> str:
         states = [
