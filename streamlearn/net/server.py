@@ -105,17 +105,19 @@ class Session:
         """Answer a request; further answers to the same one may follow.
 
         Nothing happens once the session is closed. Where answers pile up, :meth:`writable` tells.
+        In place of one larger than a frame may be goes a Fault.
         """
         channel = self._channel
         if channel.ended:
             return
         body: Buffer = encode(message)
+        limit = self._server.limits.frame_bytes_max
+        if len(body) > limit:
+            self._server.counters.faults["size"] += 1
+            text = f"the answer would be {len(body)} bytes, at most {limit} are allowed"
+            body = encode(Fault("invalid", text, again=False))
         size = len(body)
         flags, body = self._packer.pack(type(message), body)
-        if size > self._server.limits.frame_bytes_max:
-            raise ValueError(
-                f"an answer of {size} bytes, at most {self._server.limits.frame_bytes_max}"
-            )
         channel.send(ANSWER, request_id, body, size, flags)
         self._answered(request_id)
         if not channel.flow.is_set() and channel.backlog > self._server.limits.outbox_bytes_max:

@@ -54,8 +54,11 @@ _JOIN_BYTES_MAX: Final = 16 << 10
 _FLUSH_BYTES: Final = 256 << 10
 # What a peer still says after its connection has been ended goes here.
 _SCRATCH_BYTES: Final = 4 << 10
-# Reasons that are no protocol error: the peer, or the way to it, is gone.
-_LOST: Final = frozenset({"lost", "busy", "silent", "slow", "draining", "internal"})
+# Reasons for which another connection may do better: the peer is gone or busy, or frames were
+# damaged, lost or repeated under way.
+_LOST: Final = frozenset(
+    {"lost", "busy", "silent", "slow", "draining", "internal", "checksum", "order"}
+)
 
 
 class ChannelUser(Protocol):

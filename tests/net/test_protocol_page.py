@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import pytest
+
+from streamlearn.net.connection import (
+    AWAIT_CHALLENGE,
+    AWAIT_HELLO,
+    AWAIT_PROOF,
+    AWAIT_WELCOME,
+    CLIENT_OPEN,
+    SERVER_OPEN,
+    TRANSITIONS,
+)
+from streamlearn.net.frame import HEADER_BYTES, KINDS, REASONS
+from streamlearn.net.security import MAY_ASK
+from tests.net.wire_parts import feed, open_reader
+from tests.net.wire_vectors import PAGE, made, written
+
+STATES = {
+    "hello": AWAIT_HELLO,
+    "challenge": AWAIT_CHALLENGE,
+    "proof": AWAIT_PROOF,
+    "welcome": AWAIT_WELCOME,
+    "done": CLIENT_OPEN,
+}
+
+
+def test_bytes_on_the_page_are_those_that_are_sent() -> None:
+    assert written() == made()
+
+
+@pytest.mark.parametrize("name", made())
+@pytest.mark.parametrize("step", [1, 7, 1 << 20])
+def test_bytes_on_the_page_are_read_in_any_pieces(name: str, step: int) -> None:
+    data = written()[name]
+    ((kind, flags, request_id, plain_size, body),) = feed(
+        open_reader(STATES.get(name, SERVER_OPEN)), data, step
+    )
+    assert (KINDS[kind], flags, request_id) == (
+        {"ping": "request", "pull": "request", "pull-lz4": "request", "done": "answer"}.get(
+            name, name
+        ),
+        int(name == "pull-lz4"),
+        {"ping": 1, "done": 1, "pull": 2, "pull-lz4": 2}.get(name, 0),
+    )
+    assert bytes(body) == data[HEADER_BYTES:]
+    assert plain_size == (len(made()["pull"]) - HEADER_BYTES if flags else len(body))
+
+
+def test_page_names_every_kind_reason_and_right() -> None:
+    page = PAGE.read_text()
+    for number, name in enumerate(KINDS[1:], 1):
+        assert f"| {name} | {number} |" in page
+    for number, name in enumerate(REASONS[1:], 1):
+        assert f"| {number} | {name} |" in page
+    for role, kinds in MAY_ASK.items():
+        (line,) = (one for one in page.splitlines() if one.startswith(f"| {role} | "))
+        assert set(line.split("|")[2].split()) == {kind.__name__ for kind in kinds}
+
+
+def test_page_has_every_transition() -> None:
+    page = PAGE.read_text().split("## States")[1].split("## Who")[0]
+    for state, kinds in TRANSITIONS.items():
+        name = state.replace("server ", "").replace("client ", "")
+        comes = ", ".join(KINDS[kind] for kind in kinds if KINDS[kind] != "error")
+        assert f"| {name} | {comes} |" in page
