@@ -392,6 +392,6 @@ def decode(body: bytes | bytearray | memoryview) -> Message:
     """
     try:
         message: Message = _DECODER.decode(body)
-    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError("a message cannot be read", cause=str(error)) from error
     return message

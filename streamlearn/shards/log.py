@@ -25,6 +25,7 @@ from streamlearn.errors import LogError
 from streamlearn.shards.disk import Buffer, Disk, File, StrPath
 from streamlearn.shards.log_format import (
     IDENTITY_BYTES_MAX,
+    LSN_MAX,
     RECORD_BYTES,
     RECORD_BYTES_MAX,
     FileReader,
@@ -130,6 +131,7 @@ class Log:
             byte), the log is another's or of another format version, or the system refuses.
         """
         assert len(identity.encode()) <= IDENTITY_BYTES_MAX
+        assert 0 <= after < LSN_MAX
         path = str(directory)
         notes = Notes(disk, path, identity)
         try:

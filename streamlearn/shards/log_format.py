@@ -30,6 +30,7 @@ from streamlearn.shards.disk import Disk
 __all__ = [
     "FORMAT_VERSION",
     "IDENTITY_BYTES_MAX",
+    "LSN_MAX",
     "RECORD_BYTES",
     "RECORD_BYTES_MAX",
     "FileReader",
@@ -44,6 +45,8 @@ __all__ = [
 
 FORMAT_VERSION: Final = 1
 IDENTITY_BYTES_MAX: Final = 4096
+# More than a record a nanosecond for a century.
+LSN_MAX: Final = (1 << 63) - 1
 # A push of the largest columns that the protocol allows.
 RECORD_BYTES_MAX: Final = 1 << 30
 # Bytes of a record before its payload.
@@ -71,7 +74,8 @@ def file_name(first_lsn: int) -> str:
 def first_lsn_of(name: str) -> int:
     """Return the lsn in a file's name; 0 where it is no log file's."""
     match = _NAME.fullmatch(name)
-    return int(match[1]) if match else 0
+    first = int(match[1]) if match else 0
+    return first if first <= LSN_MAX else 0
 
 
 def file_header(identity: str, first_lsn: int) -> bytes:

@@ -151,7 +151,7 @@ def _parse(directory: Path, text: bytes) -> Manifest:
                 hint="load it with the release that wrote it",
             )
         return msgspec.json.decode(body, type=Manifest)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SnapshotError(
             f"snapshot {directory} has a manifest of another make", cause=str(error)
         ) from error

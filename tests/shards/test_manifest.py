@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import pytest
@@ -79,3 +80,13 @@ def test_directory_without_manifest_is_not_whole(tmp_path):
     with pytest.raises(SnapshotError, match="is not a whole snapshot") as refused:
         manifests.read(tmp_path)
     assert refused.value.cause == "No such file or directory"
+
+
+@pytest.mark.parametrize("body", [b'{"kind":"\xff"}', b"[" * 5000, b"7", b""])
+def test_manifest_of_any_bytes_with_the_right_digest_is_refused(tmp_path, body):
+    directory = put(tmp_path, WHOLE)
+    digest = hashlib.blake2b(body, digest_size=16).hexdigest().encode()
+    text = b'{"blake2b":"%s","manifest":%s}\n' % (digest, body)
+    (directory / "manifest.json").write_bytes(text)
+    with pytest.raises(SnapshotError, match="has a manifest of another make"):
+        manifests.read(directory)
