@@ -293,6 +293,8 @@ class Service:
             return False
         if shard.spec.index != 0:  # one gate: with two, workers could wait for one another
             return True
+        if pull.clock in self._under_way.get(pull.incarnation, ()):  # asked again, elsewhere
+            return True
         bearable = 1 + shard.lsn // _RECORDS_PER_MINIBATCH
         return sum(map(len, self._under_way.values())) < bearable
 
@@ -436,10 +438,25 @@ class Service:
                 other.worker = None
         self._sessions[session].worker = (join.worker, join.incarnation)
         self._under_way.pop(join.incarnation, None)
+        self._refuse_parked(join.incarnation)
         self._absent = {who: t for who, t in self._absent.items() if who[0] != join.worker}
         marks = [shard.marks[name] for name in sorted(shard.marks)]
         self.say(session, request, Joined(clock, self.incarnation, marks), shard.lsn)
         self._unpark(now)
+
+    def _refuse_parked(self, incarnation: int) -> None:
+        """Refuse the pulls that a worker waits for: it joins anew, and asks again for what it needs.
+
+        Answered later, they would be under way for ever.
+        """
+        parked, self._parked = self._parked, deque()
+        for one in parked:
+            session, request, pull, _ = one
+            if pull.incarnation == incarnation:
+                fault = Fault("stale", "the worker has joined again", again=True)
+                self.say(session, request, fault)
+            else:
+                self._parked.append(one)
 
     def _leave(self, session: int, request: int, leave: Leave, now: float) -> None:
         self._leaves(leave.worker, leave.incarnation)
