@@ -154,7 +154,7 @@ class Stepper:
         self._weights: F32 = np.zeros(1, np.float32)
 
     def step(
-        self, prepared: Prepared, pulled: Sequence[Pulled], seed: int, *, counts: bool
+        self, prepared: Prepared, pulled: Sequence[Pulled], seed: int, counts: bool
     ) -> tuple[list[Pushed], Totals]:
         """Score and learn a minibatch.
 
