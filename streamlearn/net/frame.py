@@ -167,9 +167,14 @@ class FrameReader:
         self._admitted = False
         self._body: memoryview | None = None
         self._filled = 0
-        self._unsettled = 0
+        self._received = 0
         self._settled = False
         self.waiting = 0
+
+    @property
+    def received(self) -> bool:
+        """Whether anything has been received."""
+        return self._received > 0
 
     @property
     def partial(self) -> bool:
@@ -213,7 +218,7 @@ class FrameReader:
             self._staging[:size] = self._staging[self._begin : self._end]
             self._begin, self._end = 0, size
         if not self._settled:
-            room = UNSETTLED_BYTES_MAX - self._unsettled
+            room = UNSETTLED_BYTES_MAX - self._received
             if room <= 0:
                 raise FrameError(
                     f"more than {UNSETTLED_BYTES_MAX} bytes came before the handshake was settled",
@@ -225,7 +230,7 @@ class FrameReader:
 
     def advance(self, count: int) -> None:
         """Say that ``count`` bytes of the buffer have been filled."""
-        self._unsettled += count
+        self._received += count
         if self._body is not None:
             self._filled += count
         else:

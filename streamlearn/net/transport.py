@@ -206,7 +206,9 @@ class Channel(asyncio.BufferedProtocol):
         """End; the socket is closed."""
         if not self.ended:
             broken = exc is not None or self._reader.partial
-            self._end(_lost_error(self.peer_address, exc), "lost" if broken else "")
+            # with TLS 1.3 a certificate is refused only after this side has finished
+            refused = self.certificate is not None and not self._reader.received
+            self._end(_lost_error(self.peer_address, exc, refused), "lost" if broken else "")
         self._stop_timer()
         self.closed.set()
         self._loop.call_soon(self.user.gone)
@@ -456,11 +458,13 @@ def _typed(error: StreamlearnError, reason: str) -> StreamlearnError:
     return error if isinstance(error, kind) else kind(error.message, cause=error.cause)
 
 
-def _lost_error(address: str, error: Exception | None) -> StreamlearnError:
+def _lost_error(address: str, error: Exception | None, refused: bool) -> StreamlearnError:
     if isinstance(error, ssl.SSLError):
         return AccessError(f"TLS with {address} failed", cause=str(error))
     return PeerLostError(
-        f"the connection to {address} was lost", cause=str(error) if error else None
+        f"the connection to {address} was lost",
+        cause=str(error) if error else None,
+        hint="it may have refused this side's certificate" if refused else None,
     )
 
 

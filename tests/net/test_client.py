@@ -108,7 +108,7 @@ def test_large_requests_and_answers_come_whole(loop: str, compression: str, size
         link = await open_link(
             await server.start("127.0.0.1:0"), compression=compression, counters=counters
         )
-        keys = bytes(index * index >> 8 & 0xFF for index in range(size))
+        keys = (bytes(range(256)) * 12_000)[:size]
         futures = [link.post(Pull(0, 1, clock, 1, memoryview(keys), 0))[1] for clock in range(5)]
         for index in range(5):
             session, request_id, message = await asked(requests, index + 1)
@@ -330,7 +330,7 @@ def test_what_is_no_server_of_ours_is_refused(loop: str, says: bytes, kind: type
     async def main() -> None:
         impostor = Impostor(says, ends=not says)
         error = await failure(open_link(await impostor.start()))
-        assert type(error) is kind
+        assert isinstance(error, kind)
         await impostor.stop()
 
     run(loop, main())
@@ -567,7 +567,12 @@ def test_a_certificate_that_is_not_right_is_refused(loop: str, tmp_path: Path, c
 
     async def main() -> None:
         error = await _tls_failure(Secrets(tls=server), Secrets(tls=client), peer)
-        assert isinstance(error, AccessError), error
+        if isinstance(error, PeerLostError):
+            # the server has noticed after this side had finished, and says no more than that
+            assert case in {"foreign client", "expired"}
+            assert "refused this side's certificate" in str(error.hint)
+        else:
+            assert isinstance(error, AccessError)
 
     run(loop, main())
 

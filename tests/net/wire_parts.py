@@ -49,12 +49,16 @@ over_loops = pytest.mark.parametrize("loop", list(LOOPS))
 
 
 def run(loop: str, main: Coroutine[Any, Any, None]) -> None:
-    """Run a test on a loop in debug mode; whatever is reported to the loop fails it."""
+    """Run a test on a loop in debug mode; whatever is reported to the loop fails it.
+
+    But for what asyncio reports, in debug mode alone, of a TLS handshake that failed.
+    """
     reported: list[dict[str, Any]] = []
     with asyncio.Runner(debug=True, loop_factory=LOOPS[loop]) as runner:
         runner.get_loop().set_exception_handler(lambda _, context: reported.append(context))
         runner.run(asyncio.wait_for(main, 20))
-    assert not reported
+    reported = [one for one in reported if "transport creation" not in one["message"]]
+    assert not reported, reported
 
 
 def nonces() -> Callable[[], bytes]:
