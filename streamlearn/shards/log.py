@@ -137,6 +137,7 @@ class Log:
         try:
             disk.make_directory(path)
             found = recover(disk, path, identity, notes, after=after, accept_loss=accept_loss)
+            notes.write(found.next_lsn - 1)
             return cls(
                 disk,
                 path,

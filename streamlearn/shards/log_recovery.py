@@ -8,6 +8,8 @@ of the process leaves exact and a loss of power perhaps behind).
 
 from __future__ import annotations
 
+import errno
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Final
@@ -157,6 +159,8 @@ class _Survey:
     ----------
     found : Found
         The last of its files may hold less than stands on disk.
+    read : list of LogFile
+        Those of the files found whose records were looked at.
     doomed : list of str
         Files behind the problem, in order.
     problem : str
@@ -169,6 +173,7 @@ class _Survey:
         self._disk = disk
         self._identity = identity
         self.found = Found(after + 1)
+        self.read: list[LogFile] = []
         self.doomed: list[str] = []
         self.problem = ""
         self.claimed = 0
@@ -209,6 +214,7 @@ class _Survey:
             self.problem = f"log {path} {reader.problem} at byte {reader.offset}"
         file.size = reader.offset
         self.found.goes_on = True
+        self.read.append(file)
         self.found.next_lsn = file.next_lsn = reader.lsn
 
     def _take(self, path: str, first: int, behind: int) -> LogFile:
@@ -243,19 +249,12 @@ def _mend(disk: Disk, directory: str, survey: _Survey, highest: int, *, lost: bo
     """
     found = survey.found
     dropped = _remove(disk, directory, survey.doomed)
-    for file in found.files:
+    for file in survey.read:
+        dropped += disk.size(file.path) - file.size
         if file.next_lsn - 1 > highest:
-            dropped += disk.size(file.path) - file.size
             _write_anew(disk, directory, file)
-            continue
-        handle = disk.append(file.path)
-        try:
-            if handle.size != file.size:
-                dropped += handle.size - file.size
-                handle.truncate(file.size)
-            handle.sync()
-        finally:
-            handle.close()
+        else:
+            _cut(disk, file)
     if found.files:
         disk.sync_directory(directory)
     if survey.problem:
@@ -268,19 +267,41 @@ def _mend(disk: Disk, directory: str, survey: _Survey, highest: int, *, lost: bo
 
 
 def _write_anew(disk: Disk, directory: str, file: LogFile) -> None:
-    """Put a copy in a file's place; the file stands until the copy is on disk."""
+    """Put a copy of what counts of a file in its place, which stands until the copy is on disk.
+
+    Where there is no room for a copy, the file itself is cut and brought to disk.
+    """
     path = str(PurePath(directory) / _COPY)
     if disk.exists(path):
         disk.remove(path)
-    copy = disk.create(path)
     try:
-        while copy.size < file.size:
-            size = min(file.size - copy.size, _COPY_BYTES)
-            copy.write(disk.read(file.path, copy.size, size))
-        copy.sync()
+        copy = disk.create(path)
+        try:
+            while copy.size < file.size:
+                size = min(file.size - copy.size, _COPY_BYTES)
+                copy.write(disk.read(file.path, copy.size, size))
+            copy.sync()
+        finally:
+            copy.close()
+    except OSError as error:
+        with suppress(OSError):
+            disk.remove(path)
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _cut(disk, file)
+    else:
+        disk.rename(path, file.path)
+
+
+def _cut(disk: Disk, file: LogFile) -> None:
+    """Cut a file to what counts of it, and bring that to disk."""
+    handle = disk.append(file.path)
+    try:
+        if handle.size != file.size:
+            handle.truncate(file.size)
+        handle.sync()
     finally:
-        copy.close()
-    disk.rename(path, file.path)
+        handle.close()
 
 
 def _remove(disk: Disk, directory: str, paths: list[str]) -> int:

@@ -523,3 +523,35 @@ def test_open_files_are_let_go_of(tmp_path):
         log.roll()
         log.close()
     assert sum(1 for _ in Path("/proc/self/fd").iterdir()) == before
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_failed_sync_a_restart_and_a_loss_of_power_lose_nothing_promised(seed):
+    disk = SimDisk(random.Random(seed))
+    log = filled(disk, 10)
+    for lsn in range(11, 31):
+        log.append([body(lsn)])
+    disk.faults = Faults(sync_error=1.0)
+    with pytest.raises(LogError):
+        log.sync()
+    disk.faults = Faults()
+    disk.kill()
+    promised = opened(disk).synced_lsn
+    assert promised == 30
+    disk.crash()
+    assert contents(opened(disk)) == expected(1, 30)
+
+
+def test_full_disk_does_not_stop_recovery(disk):
+    log = filled(disk, 5)
+    log.append([bytes(100)])
+    log.append([bytes(100)])
+    log.close()
+    (path,) = files(disk)
+    cut(disk, path, disk.size(path) - 7)
+    disk.capacity = disk.size(path) + disk.size(f"{WHERE}/durable")
+    log = opened(disk)
+    assert contents(log, 5) == {6: bytes(100)}
+    assert disk.names(WHERE) == [PurePosixPath(path).name, "durable"]
+    disk.crash()
+    assert contents(opened(disk), 5) == {6: bytes(100)}
