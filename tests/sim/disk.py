@@ -328,8 +328,11 @@ class SimDisk:
         return found
 
     def _node(self, path: StrPath) -> _Node:
+        return self._walk(_parts(path), path)
+
+    def _walk(self, parts: list[str], path: StrPath) -> _Node:
         at: _Node = self._root
-        for part in _parts(path):
+        for part in parts:
             if not isinstance(at, _Names):
                 raise _error(errno.ENOTDIR, path)
             if part not in at.live:
@@ -338,13 +341,15 @@ class SimDisk:
         return at
 
     def _directory(self, path: StrPath) -> _Names:
-        node = self._node(path)
+        return self._is_directory(self._node(path), path)
+
+    def _parent(self, path: StrPath) -> _Names:
+        return self._is_directory(self._walk(_parts(path)[:-1], path), path)
+
+    def _is_directory(self, node: _Node, path: StrPath) -> _Names:
         if not isinstance(node, _Names):
             raise _error(errno.ENOTDIR, path)
         return node
-
-    def _parent(self, path: StrPath) -> _Names:
-        return self._directory(PurePosixPath(path).parent)
 
     def _file(self, path: StrPath) -> _Bytes:
         node = self._node(path)
@@ -434,7 +439,7 @@ class SimLock:
 
 
 def _parts(path: StrPath) -> list[str]:
-    return [part for part in PurePosixPath(path).parts if part != "/"]
+    return [part for part in os.fspath(path).split("/") if part]
 
 
 def _error(number: int, path: StrPath) -> OSError:

@@ -99,8 +99,8 @@ class _History:
             incarnation, _, since = self.clocks.get(record.worker, (-1, 0, 0))
             since = since if incarnation == record.incarnation else record.clock
             self.clocks[record.worker] = (record.incarnation, record.clock, since)
-        elif isinstance(record, Leave) and record.worker in self.clocks:
-            if self.clocks[record.worker][0] == record.incarnation:
+        elif isinstance(record, Leave):
+            if self.clocks.get(record.worker, (-1, 0, 0))[0] == record.incarnation:
                 del self.clocks[record.worker]
 
     def _note_push(self, lsn: int, push: Push, ends: Any) -> None:
@@ -375,7 +375,8 @@ class Judge:
                 for key in {*found, *self.records.counts}
                 if found.get(key) != self.records.counts.get(key)
             }
-            raise ViolationError(f"counts of {len(wrong)} keys are wrong: {list(wrong.items())[:3]}")
+            some = sorted(wrong.items())[:3]
+            raise ViolationError(f"counts of {len(wrong)} keys are wrong: {some}")
         self.checked["counts"] += 1
 
 

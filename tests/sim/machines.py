@@ -1,4 +1,4 @@
-"""Machines: a host with a disk and a clock, on which one process at a time runs, dies and returns."""
+"""Machines: a host with a disk and a clock; one process at a time runs on it, dies and returns."""
 
 from __future__ import annotations
 
@@ -94,7 +94,8 @@ class Machine:
 
     def lane(self, kind: str) -> SimLane:
         """Return a lane of the process that runs."""
-        return SimLane(f"{self.name}-{kind}", self.world.loop, lambda: self.world.lane_seconds(kind))
+        world = self.world
+        return SimLane(f"{self.name}-{kind}", world.loop, lambda: world.lane_seconds(kind))
 
     def number(self) -> int:
         """Return a random integer of 63 bits."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from streamlearn.follower_host import FollowerHost
+from streamlearn.net.connection import Peer
 from streamlearn.net.counters import Counters
 from streamlearn.online.formats import open_format
 from streamlearn.online.names import Names
@@ -9,7 +11,7 @@ from streamlearn.online.validation import BinaryValidation
 from streamlearn.remote import Who
 from streamlearn.shard_host import Lanes, Place, ShardHost
 from streamlearn.worker import Worker
-from streamlearn.worker_node import remotes_of
+from streamlearn.worker_node import connector, remotes_of
 from tests.sim.machines import Machine
 from tests.sim.scenario import LIMITS
 from tests.sim.source import SimSource
@@ -63,5 +65,27 @@ async def run_worker(machine: Machine, name: str) -> None:
 
 
 async def run_follower(machine: Machine, index: int) -> None:
-    """Run a follower."""
-    raise NotImplementedError
+    """Run a follower of a shard until it fails."""
+    world = machine.world
+    spec, where = world.specs[index], place(machine)
+    host = FollowerHost(
+        spec,
+        connector(
+            world.addresses[index],
+            index,
+            spec.of,
+            spec.job,
+            Peer("follower", machine.name),
+            world.secrets,
+            where,
+            LIMITS,
+            Counters(),
+        ),
+        where,
+        machine.lane("requests"),
+        world.secrets,
+        LIMITS,
+    )
+    await host.start(f"{machine.name}:7800")
+    machine.app = host
+    await host.failed

@@ -70,7 +70,7 @@ class Scenario:
             seed=seed,
             shards=shards,
             workers=random.choice((1, 2, 2, 3)),
-            followers=0,
+            followers=random.choice((0, 1, 1)),
             records_seed=random.randrange(16),
             partitions=random.choice((1, 3, 5)),
             job=_job(random, shards),

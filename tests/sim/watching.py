@@ -1,4 +1,4 @@
-"""Where the judge looks: what is applied and recovered inside of shards, without changing any of it."""
+"""Where the judge looks: what shards apply and recover, without changing any of it."""
 
 from __future__ import annotations
 

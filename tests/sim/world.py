@@ -95,9 +95,7 @@ class World:
         self.loop = SimLoop()
         self.trace = Trace(self.loop.time, out)
         self.random = Random(f"{seed}/world")
-        self.records = records(
-            scenario.records_seed, scenario.partitions, MINIBATCHES, MINIBATCH
-        )
+        self.records = records(scenario.records_seed, scenario.partitions, MINIBATCHES, MINIBATCH)
         self.signature = job_signature(scenario.job)
         self.secrets = Secrets(tokens={"": b"known to this cluster alone"})
         self.specs = [
@@ -114,7 +112,10 @@ class World:
         self.problems: list[str] = []
         self.lane_mean = self.log_mean = self.stall_share = 0.0
         self.machines = [
-            *(Machine(self, f"shard{i}", partial(run_shard, index=i)) for i in range(scenario.shards)),
+            *(
+                Machine(self, f"shard{i}", partial(run_shard, index=i))
+                for i in range(scenario.shards)
+            ),
             *(
                 Machine(self, f"worker{i}", partial(run_worker, name=f"worker{i}"))
                 for i in range(scenario.workers)
@@ -358,8 +359,8 @@ class World:
             return False
         return all(
             machine.app is not None
-            and (state := self._followed_state(machine)) is not None
-            and state.lsn == shards[i % len(shards)].service.shard.lsn
+            and machine.app.state == "serving"
+            and self._followed_state(machine).lsn == shards[i % len(shards)].service.shard.lsn
             for i, machine in enumerate(self.of("follower"))
         )
 
@@ -423,7 +424,8 @@ async def _knock(world: World, random: Random, address: str) -> None:
     kind = random.choice(("garbage", "token", "cluster"))
     try:
         if kind == "token":
-            await _link(world, "worker", address, secrets=Secrets(tokens={"": b"known to nobody at all"}))
+            wrong = Secrets(tokens={"": b"known to nobody at all"})
+            await _link(world, "worker", address, secrets=wrong)
         elif kind == "cluster":
             await _link(world, "worker", address, cluster="another")
         else:
