@@ -329,6 +329,16 @@ def test_a_job_made_in_python_is_checked_alike() -> None:
             ("cluster.certificate=a", "cluster.key=b"),
             "`cluster.certificate` is given, but `cluster.authority` is not",
         ),
+        (("compute.lanes=4", "tables.index=hashed"), "`compute.lanes` = 4 divides a table with"),
+        (
+            ("compute.shard_lanes=1", "tables.index=hashed"),
+            "`compute.shard_lanes` divides a table with",
+        ),
+        (("compute.lanes=4", "compute.learn_lanes=2"), "`compute.lanes` = 4 and `compute.learn_"),
+        (
+            ("compute.lanes=4", "compute.shard_lanes=4"),
+            "`compute.shard_lanes` is 4 of `compute.lanes` = 4: no lane is left to work",
+        ),
     ],
 )
 def test_settings_that_contradict_one_another_are_refused(
@@ -341,6 +351,9 @@ def test_settings_that_go_together_are_taken() -> None:
     load_job(None, ["tables.kkt=0.1", "model.rule=adagrad", "tables.features_min=9"])
     load_job(None, ["tables.shards=h:1,h:2,[::1]:3", "tables.tau=-1"])
     load_job(None, ["cluster.certificate=a", "cluster.key=b", "cluster.authority=c"])
+    load_job(None, ["compute.lanes=2", "compute.shard_lanes=1"])
+    load_job(None, ["compute.shard_lanes=3"])
+    load_job(None, ["compute.lanes=2", "compute.learn_lanes=4", "tables.index=hashed"])
 
 
 # --- what follows from settings

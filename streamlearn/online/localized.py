@@ -19,7 +19,7 @@ __all__ = ["INTERCEPT_KEY", "Localized", "Localizer"]
 
 # The constant feature: the smallest odd number, so it is always the first key of a minibatch.
 INTERCEPT_KEY: Final = 1
-# Slots of the table for each key that the minibatch before had: at a load of a third, one key in
+# Slots of the table for each key that is expected: at a load of a third, one key in
 # ten is not where its bits say; a larger table costs more to clear than that does.
 _SLOTS_PER_KEY: Final = 3
 _LOAD_MAX: Final = 0.6
@@ -27,6 +27,9 @@ _LOAD_MAX: Final = 0.6
 # need a tenth of one.
 _STEPS_PER_KEY_MAX: Final = 8
 _BITS_MIN: Final = 8
+# Distinct keys grow with this power of a minibatch's features (Heaps' law; click logs: 0.75): the
+# last minibatch of a block is smaller than those around it.
+_HEAPS: Final = 0.75
 
 
 class Localized:
@@ -110,6 +113,7 @@ class Localizer:
         self._nnz_max = nnz_max
         self._slots: I32 = np.zeros(nnz_max + 2, np.int32)
         self._bits = 0
+        self._keys_per_feature = 1.0  # as if a minibatch had one feature, see _HEAPS
         self._table: U64 = np.zeros(0, np.uint64)
         self._ranks: I32 = np.zeros(0, np.int32)
 
@@ -137,7 +141,8 @@ class Localizer:
         assert n <= self._nnz_max, f"{n} features, but room for {self._nnz_max}"
         assert n <= len(out._inverse), f"{n} features, but room for {len(out._inverse)}"
         out.nnz, out.intercept = n, intercept
-        self._expect(self._bits or _bits_for(_SLOTS_PER_KEY * n // 4))
+        expected = min(float(n), self._keys_per_feature * n**_HEAPS)
+        self._expect(_bits_for(int(_SLOTS_PER_KEY * expected)))
         while True:
             size = 1 << self._bits
             count = kernels.localize(
@@ -153,7 +158,7 @@ class Localizer:
                 return out
             self._expect(self._bits + 2)
         out.unique = int(count)
-        self._expect(_bits_for(_SLOTS_PER_KEY * out.unique))
+        self._keys_per_feature = out.unique / max(n, 1) ** _HEAPS
         return out
 
     def _expect(self, bits: int) -> None:

@@ -119,3 +119,21 @@ async def test_the_lane_tells_the_cpu_time_of_its_thread() -> None:
     await lane.run(lambda: None)
     lane.close()
     assert lane.busy_seconds == 1.0
+
+
+async def test_a_lane_is_idle_once_all_that_was_posted_has_begun(lane: Lane) -> None:
+    begun, go = threading.Event(), threading.Event()
+    assert lane.idle
+
+    def wait() -> None:
+        begun.set()
+        go.wait()
+
+    lane.post(wait)
+    begun.wait()
+    assert lane.idle
+    lane.post(lambda: None)
+    assert not lane.idle
+    go.set()
+    await lane.run(lambda: None)
+    assert lane.idle

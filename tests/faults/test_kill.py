@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from streamlearn.model import load
@@ -77,17 +79,19 @@ def _assert_exactly_once(out: Path, logs: Logs) -> None:
     assert set(kept.values()) == {1}
 
 
-def _killed_and_resumed(command: list[object], kills: int, seed: int) -> dict[str, object]:
+def _killed_and_resumed(
+    command: list[object], kills: int, seed: int, slow: Sequence[str] = SLOW
+) -> dict[str, object]:
     """Kill a run at random moments of its work, then let it end; return the last report."""
     moments = random.Random(seed)
     for number in range(kills):
-        with Running(*command, *SLOW) as running:
+        with Running(*command, *slow) as running:
             # Once as soon as it begins to learn, once while it starts, then anywhere.
             if number != 1:
                 running.wait_until_compiled()
             time.sleep(moments.random() * 0.6 if number else 0)
             running.kill()
-    ended = run(*command, *SLOW, "--json")
+    ended = run(*command, *slow, "--json")
     assert ended.code == 0, ended.stderr
     return ended.report
 
@@ -121,3 +125,38 @@ def test_a_killed_lock_free_run_counts_every_record_once(
     _assert_exactly_once(tmp_path, logs)
     expected = load(uninterrupted).validation.summary()["loss"]
     assert report["logloss"] == pytest.approx(expected, rel=0.02)
+
+
+def _counted(out: Path) -> int:
+    """Return how often the features of a model were seen, all together."""
+    return sum(
+        int((rows[:, 2] & np.uint64(0xFFFFFFFF)).sum()) for _, _, rows in load(out).weights()
+    )
+
+
+def test_a_killed_run_of_shard_lanes_counts_every_record_once(
+    logs: Logs, uninterrupted: Path, tmp_path: Path
+) -> None:
+    command = _command(logs, tmp_path, "compute.lanes=4", "compute.shard_lanes=2")
+    slow = settings("compute.minibatch=10", "output.snapshot_seconds=0.1")
+    report = _killed_and_resumed(command, 4, seed=4, slow=slow)
+    _assert_counted(report, logs)
+    _assert_exactly_once(tmp_path, logs)
+    assert _counted(tmp_path) == _counted(uninterrupted)
+    expected = load(uninterrupted).validation.summary()["loss"]
+    assert report["logloss"] == pytest.approx(expected, rel=0.02)
+
+
+def test_a_killed_worker_lane_resumed_ends_in_the_same_bytes(tmp_path: Path) -> None:
+    lines, _ = spoiled(clicks(6_000, seed=5), every=500, seed=5)
+    log = written(tmp_path / "log.tsv.gz", text(lines))
+    lanes = ("compute.lanes=3", "compute.shard_lanes=2", "source.bad_records_max=1")
+
+    def command(out: Path) -> list[object]:
+        return ["train", log, "--format", "criteo", "--out", out, *settings(*lanes)]
+
+    ended = run(*command(tmp_path / "whole"), *SLOW)
+    assert ended.code == 0, ended.stderr
+    _killed_and_resumed(command(tmp_path / "killed"), 3, seed=5)
+    assert load(tmp_path / "killed").digest() == load(tmp_path / "whole").digest()
+    assert _counted(tmp_path / "killed") == _counted(tmp_path / "whole")

@@ -327,3 +327,14 @@ def test_choice_depends_only_on_what_was_seen() -> None:
     picks = [whole.pick(row, 256).tolist() for row in fresh]
     resumed = Sampler(20 * 256)
     assert [resumed.pick(row, 256).tolist() for row in fresh[20:]] == picks[20:]
+
+
+@pytest.mark.parametrize("rows", [1, 8, 500])
+def test_a_pick_is_due_where_some_would_be_picked_if_all_were_fresh(rows: int) -> None:
+    sampler, fresh = Sampler(10**6), np.ones(rows, np.uint8)
+    due = []
+    for _ in range(5000):
+        due.append(sampler.due(rows))
+        assert (sampler.pick(fresh, rows).size > 0) == due[-1]
+    assert any(due)
+    assert not all(due)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from streamlearn.compute.kernels.steps import logistic_step, sigmoid
+from streamlearn.compute.kernels.steps import left_zero, logistic_step, sigmoid
 from streamlearn.online.localized import Localized, Localizer
 from streamlearn.online.minibatch import Minibatch
 from tests.reference import steps as twins
@@ -142,3 +142,15 @@ def test_the_sigmoid_is_clipped() -> None:
     assert sigmoid(np.float32(0)) == 0.5
     assert 0 < sigmoid(np.float32(-3e38)) == sigmoid(np.float32(-35)) < 1e-15
     assert sigmoid(np.float32(3e38)) == 1
+
+
+def test_weights_that_leave_zero_are_counted_by_example_but_for_the_intercept() -> None:
+    inverse = np.array([0, 1, 2, 1, 3, *[1] * 300], np.int32)
+    indptr = np.array([0, 3, 3, 5, 305], np.int64)
+    before = np.array([0, 0, 0, 0.5], np.float32)
+    after = np.array([1, -1, 0, 0.7], np.float32)
+    fresh = np.full(5, 77, np.uint8)
+    left_zero(inverse, indptr, 4, 1, before, after, fresh)
+    assert fresh.tolist() == [1, 0, 1, 255, 77]
+    left_zero(inverse, indptr, 4, 0, before, after, fresh)
+    assert fresh.tolist() == [2, 0, 1, 255, 77]
