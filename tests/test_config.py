@@ -25,6 +25,7 @@ from streamlearn.config import (
 )
 from streamlearn.errors import ConfigError
 from streamlearn.jobtext import job_json, job_toml, schema, settings_markdown
+from streamlearn.sections import WINDOW_DEFAULT_MAX
 from streamlearn.settings import joined, parse_size
 
 DOCS = Path(__file__).parent.parent / "docs" / "configuration.md"
@@ -359,13 +360,13 @@ def test_settings_that_go_together_are_taken() -> None:
 # --- what follows from settings
 
 
-@pytest.mark.parametrize(
-    ("tau", "window", "in_flight"), [(0, 0, 1), (4, 0, 5), (100, 0, 8), (-1, 0, 8), (4, 2, 2)]
-)
+@pytest.mark.parametrize(("tau", "useful"), [(0, 1), (1, 2), (100, 101), (-1, 1 << 30)])
 def test_a_worker_has_as_many_minibatches_under_way_as_staleness_lets_it_use(
-    tau: int, window: int, in_flight: int
+    tau: int, useful: int
 ) -> None:
-    assert TablesConfig(tau=tau, window=window).minibatches_in_flight == in_flight
+    in_flight = TablesConfig(tau=tau).minibatches_in_flight
+    assert in_flight == min(useful, WINDOW_DEFAULT_MAX)
+    assert TablesConfig(tau=tau, window=7).minibatches_in_flight == 7
 
 
 @pytest.mark.parametrize(
