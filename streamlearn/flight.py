@@ -1,8 +1,9 @@
 """One partition on its way through a worker: cut, pulled for, stepped, pushed, durable everywhere.
 
-A few minibatches are under way at once; each holds a permit of the window from its pulls until its
-pushes are durable on every shard, which bounds memory and staleness alike. Steps and pushes keep
-the order of the minibatches, so every shard sees the partition's in sequence.
+A few minibatches are under way at once. Each holds a permit of the window from its pulls until its
+pushes are sent: what is pulled next is read behind them, so the window is how much a read may miss.
+What waits to become durable is bounded apart from that. Steps and pushes keep the order of the
+minibatches, so every shard sees the partition's in sequence.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ __all__ = ["Flight", "TooManyBadError", "as_local"]
 
 # Minibatches parsed and localised ahead of the window.
 _AHEAD: Final = 2
+# Minibatches whose pushes are sent and not yet known to be durable: they hide the shards' syncs of
+# their logs, and are kept (some 200 kB each) to be sent again.
+_OPEN_MAX: Final = 8
 _RECORDS_BEFORE_STOP: Final = 1000
 
 
@@ -60,6 +64,7 @@ class Flight:
         self._free: asyncio.Queue[Buffers] = asyncio.Queue()
         self._ahead: asyncio.Queue[Prepared | None] = asyncio.Queue(_AHEAD)
         self._permits = asyncio.Semaphore(worker.window)
+        self._open = asyncio.Semaphore(_OPEN_MAX + worker.window)
 
     async def run(self) -> None:
         """Learn it; end once everything is durable on every shard, or after a stop.
@@ -174,6 +179,7 @@ class Flight:
         before.set_result(None)
         while (prepared := await self._ahead.get()) is not None:
             await self._permits.acquire()
+            await self._open.acquire()
             while not worker.member or any(r.noted > worker.clock for r in worker.remotes):
                 # shards went on without it: it begins where they are, with nothing under way
                 await self._landed()
@@ -196,10 +202,10 @@ class Flight:
         """Wait until nothing is under way."""
         held = 0
         while self._worker.in_flight:
-            await self._permits.acquire()
+            await self._open.acquire()
             held += 1
         for _ in range(held):
-            self._permits.release()
+            self._open.release()
 
     async def _fly(
         self,
@@ -237,10 +243,11 @@ class Flight:
             )
         ]  # fmt: skip
         sent.set_result(None)
+        self._permits.release()
         for answer in answers:
             await answer
         worker.end_minibatch(clock, totals.examples, records, size)
-        self._permits.release()
+        self._open.release()
 
     def _note_bad(self, cut: Cut, records: int, first_pass: bool) -> None:
         """Keep bad records aside before the shards are told that they are dealt with."""

@@ -21,9 +21,9 @@ __all__ = [
     "TablesConfig",
 ]
 
-# More minibatches under way than this hide no more latency on one network, and each that learns
-# from weights of before the others costs accuracy; `window` says otherwise.
-WINDOW_DEFAULT_MAX: Final = 3
+# One minibatch computes while another's weights travel. More hide no more latency on one network,
+# and each that learns from weights of before the others' pushes costs accuracy.
+WINDOW_DEFAULT_MAX: Final = 2
 
 
 class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -239,7 +239,8 @@ class TablesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     window: Annotated[
         int,
         about(
-            f"Minibatches that a worker has under way; 0: tau + 1, {WINDOW_DEFAULT_MAX} at most.",
+            "Minibatches that a worker has between pull and push; 0: tau + 1, "
+            f"{WINDOW_DEFAULT_MAX} at most.",
             ge=0,
             le=64,
             flag="--in-flight",
