@@ -65,7 +65,7 @@ def recover(disk: Disk, directory: str, spec: ShardSpec, *, accept_loss: bool = 
     """
     disk.make_directory(directory)
     root = Path(directory) / SNAPSHOTS
-    reader, notes = (None, []) if not disk.exists(root) else newest(root, disk)
+    reader, notes = _newest(root, disk)
     shard = _loaded(reader, spec) if reader is not None else Shard(spec)
     found = Recovered(shard, None, notes, shard.lsn)
     keeps_log = spec.job.tables.durability == "log"
@@ -89,6 +89,18 @@ def recover(disk: Disk, directory: str, spec: ShardSpec, *, accept_loss: bool = 
         else:
             log.close()
     return found
+
+
+def _newest(root: Path, disk: Disk) -> tuple[SnapshotReader | None, list[str]]:
+    if not disk.exists(root):
+        return None, []
+    try:
+        # A writer that died in its last call left a whole snapshot whose name a loss of power may
+        # still take, when what is acknowledged from now on relies on it.
+        disk.sync_directory(root)
+    except OSError as error:
+        raise LogError(f"cannot bring snapshots {root} to disk", cause=error.strerror) from error
+    return newest(root, disk)
 
 
 def _loaded(reader: SnapshotReader, spec: ShardSpec) -> Shard:
