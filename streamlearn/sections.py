@@ -205,14 +205,18 @@ class TablesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     ] = 24
     features_max: Annotated[
         int,
-        about("exact: rows at most; 0: as many as fit four fifths of this machine's memory.", ge=0),
+        about(
+            "exact: rows at most, of all shards together; 0: as many as fit four fifths of this "
+            "machine's memory.",
+            ge=0,
+        ),
     ] = 0
     when_full: Annotated[
         str,
         about("What a full table does: stop, or forget old features.", choices=("error", "evict")),
     ] = "error"
     features_min: Annotated[
-        int, about("Rows that neither expiry nor eviction goes below.", ge=0)
+        int, about("Rows that neither expiry nor eviction goes below, of all shards.", ge=0)
     ] = 0
     ttl_seconds: Annotated[
         float,
