@@ -13,9 +13,11 @@ Errors are the system's own (``OSError``): what a failure means is for those who
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -76,7 +78,10 @@ class Disk(Protocol):
         """Say whether a file or directory is there."""
 
     def make_directory(self, directory: StrPath) -> None:
-        """Make a directory and those above it where missing; the names last on return."""
+        """Make a directory and those above it where missing; its name lasts on return, old or new.
+
+        What another process made and left before its name was on disk is brought there, too.
+        """
 
     def remove_directory(self, directory: StrPath) -> None:
         """Remove an empty directory."""
@@ -126,15 +131,18 @@ class RealDisk:
     def make_directory(self, directory: StrPath) -> None:
         """Make a directory and those above it where missing; the names last on return."""
         path = Path(directory)
-        if path.is_dir():
-            return
-        missing = [path]
-        while not path.parent.exists():
-            path = path.parent
+        missing = []
+        while not path.exists():
             missing.append(path)
+            path = path.parent
+        # Whoever made this one may have died before its name was on disk.
+        with suppress(PermissionError):
+            self.sync_directory(path.parent)
         for path in reversed(missing):
             path.mkdir(exist_ok=True)
             self.sync_directory(path.parent)
+        if not path.is_dir():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
 
     def remove_directory(self, directory: StrPath) -> None:
         """Remove an empty directory."""

@@ -172,6 +172,11 @@ class SimDisk:
         self.fired["flip"] += 1
         return f"{name} at byte {at}"
 
+    @property
+    def used(self) -> int:
+        """Bytes of all files together."""
+        return self._used
+
     def contents(self) -> dict[str, bytes]:
         """Return every file that can be read now."""
         return {name: bytes(file.live) for name, file in self._files()}
@@ -190,10 +195,14 @@ class SimDisk:
 
     def make_directory(self, directory: StrPath) -> None:
         at = self._root
-        for part in _parts(directory):
+        parts = _parts(directory)
+        for number, part in enumerate(parts, 1):
             if part not in at.live:
                 self._changes("name")
                 at.change_all({part: _Names()})
+                self._sync_names(at)
+            elif number == len(parts) or not self.exists("/".join(parts[: number + 1])):
+                self._changes("sync")
                 self._sync_names(at)
             below = at.live[part]
             if not isinstance(below, _Names):
