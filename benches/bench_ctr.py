@@ -17,8 +17,12 @@ says both apart); "process" is the whole process with them. For VW it is its who
 to start) and the converter's kernel. Megabytes are 10^6 bytes of the raw log. The logloss and the
 AUC are progressive over the whole log.
 
+"lanes w + s" are w worker lanes and s shard lanes (in-process shards): there minibatches of 4,096
+are localised, pulled and pushed. The one that is pinned has one core to itself.
+
 Budget (one core, machine of docs/performance.md): exact 1.7 M records/s and 7 x VW; hashed 2^24
-2.4 M and 10 x VW; hashed 2^28 1.9 M; two lanes at least 1.6 x one lane's wall.
+2.4 M and 10 x VW; hashed 2^28 1.9 M; two lanes at least 1.6 x one lane's wall; in-process shards
+1.0 M, and 2 + 2 of them on two cores at least 1.7 x the wall of 1 + 1 on one.
 """
 
 from __future__ import annotations
@@ -51,10 +55,17 @@ class Contender:
     name: str
     flags: tuple[str, ...] = ()
     bits: int = 0  # for Vowpal Wabbit; 0: ours
+    pinned: bool = False  # to one core
 
 
 def _hashed(bits: int) -> tuple[str, ...]:
     return ("--set", "tables.index=hashed", "--set", f"tables.bits={bits}")
+
+
+def _lanes(workers: int, shards: int) -> tuple[str, ...]:
+    flags = ("--lanes", str(workers + shards), "--set", f"compute.shard_lanes={shards}")
+    # ranges enough for every worker to have its share
+    return (*flags, "--set", f"source.range_bytes={32 << 20}")
 
 
 CONTENDERS = (
@@ -63,17 +74,27 @@ CONTENDERS = (
     Contender("hashed 2^28", ("--lanes", "1", *_hashed(28))),
     Contender("exact, two lanes", ("--lanes", "2")),
     Contender("hashed 2^24, two lanes", ("--lanes", "2", *_hashed(24))),
+    Contender("lanes 1 + 1, pinned", _lanes(1, 1), pinned=True),
+    Contender("lanes 1 + 1", _lanes(1, 1)),
+    Contender("lanes 2 + 1", _lanes(2, 1)),
+    Contender("lanes 2 + 2", _lanes(2, 2)),
     Contender("vw --ftrl -b 24", bits=24),
 )
 
 
 def train(
-    source: str | Path, flags: tuple[str, ...], *, env: dict[str, str] | None = None
+    source: str | Path,
+    flags: tuple[str, ...],
+    *,
+    env: dict[str, str] | None = None,
+    pinned: bool = False,
 ) -> dict[str, Any]:
     """Train ours in a process of its own; return its report, with what the process used."""
     rule = [part for name, value in RULE.items() for part in ("--set", f"model.{name}={value}")]
     with tempfile.TemporaryDirectory(dir=BENCH) as out:
         command = [sys.executable, "-m", "streamlearn", "train", str(source), "--model", "lr"]
+        if pinned:
+            command = ["taskset", "-c", str(min(os.sched_getaffinity(0))), *command]
         used = process.run([*command, "--out", out, *rule, *flags], env)
         report = json.loads((Path(out) / "report.json").read_text())
     return {
@@ -84,7 +105,7 @@ def train(
 
 
 def _ours(log: Path, contender: Contender) -> dict[str, Any]:
-    report = train(log, ("--format", "criteo", *contender.flags))
+    report = train(log, ("--format", "criteo", *contender.flags), pinned=contender.pinned)
     return {
         "cpu_seconds": report["cpu_seconds"],
         "seconds": report["seconds"],
@@ -185,7 +206,7 @@ def show(rows: list[dict[str, Any]], known: dict[str, Any]) -> None:
     peer = by_name.get("vw --ftrl -b 24")
     print(
         f"\n{known['records']:,} records, {known['bytes'] / 1e6:,.0f} MB, Bayes logloss "
-        f"{known['bayes_logloss']:.4f}; {_machine()}\n"
+        f"{known['bayes_logloss']:.4f}; {machine()}\n"
     )
     print(
         "|  | M records/s of CPU | MB/s of CPU | M records/s of wall | CPU s | process CPU s "
@@ -209,9 +230,13 @@ def show(rows: list[dict[str, Any]], known: dict[str, Any]) -> None:
         one, two = by_name.get(name), by_name.get(f"{name}, two lanes")
         if one and two:
             print(f"{name}: two lanes take {one['seconds'] / two['seconds']:.2f} x less wall")
+    one, two = by_name.get("lanes 1 + 1, pinned"), by_name.get("lanes 2 + 2")
+    if one and two:
+        ratio = one["seconds"] / two["seconds"]
+        print(f"lanes: 2 + 2 take {ratio:.2f} x less wall than 1 + 1 on one core")
 
 
-def _machine() -> str:
+def machine() -> str:
     """Name the processor, as far as the system says."""
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -244,7 +269,7 @@ def main() -> None:
             shutil.copyfileobj(file, nowhere, 1 << 22)
         rows = compare(log, args.rounds, args.only)
         show(rows, known)
-    args.json.write_text(json.dumps({"machine": _machine(), "rows": rows}, indent=2) + "\n")
+    args.json.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
