@@ -14,13 +14,13 @@ from streamlearn.net.security import Secrets
 
 __all__ = ["Listener", "Network", "TcpNetwork"]
 
-# A peer whose machine is gone says nothing and refuses nothing. The link notices by itself; this is
-# for what the kernel still holds: probes after 15 s of silence, and no longer than a minute of
-# bytes that nobody acknowledges.
+# A peer whose machine is gone says nothing and refuses nothing. Either end notices by itself, but for
+# a server that reads nothing at the moment; then the kernel must: probes after 15 s of silence, and
+# bytes that nobody takes for five minutes (not less: a server that is full takes none, either).
 _KEEPALIVE_IDLE_SECONDS: Final = 15
 _KEEPALIVE_EVERY_SECONDS: Final = 5
 _KEEPALIVE_PROBES: Final = 4
-_UNACKNOWLEDGED_MILLISECONDS: Final = 60_000
+_UNACKNOWLEDGED_MILLISECONDS: Final = 300_000
 _BACKLOG: Final = 512
 
 Factory = Callable[[], asyncio.BufferedProtocol]

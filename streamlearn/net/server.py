@@ -298,7 +298,7 @@ class Server:
         self._packer = Packer(compression)
         self._listener: Listener | None = None
         self._ids = count(1)
-        self._connections: set[Session] = set()
+        self._connections: dict[Session, None] = {}  # in the order in which they came
         self._stopping = False
 
     async def start(self, listen: str) -> str:
@@ -337,7 +337,7 @@ class Server:
 
     def takes(self, session: Session) -> bool:
         """Note a connection; False: there are as many as there may be."""
-        self._connections.add(session)
+        self._connections[session] = None
         return len(self._connections) <= self.limits.sessions_max and not self._stopping
 
     def opened(self, session: Session) -> None:
@@ -355,7 +355,7 @@ class Server:
 
     def gone(self, session: Session) -> None:
         """Note that a connection is closed."""
-        self._connections.discard(session)
+        self._connections.pop(session, None)
 
     def _new_channel(self) -> Channel:
         return Session(self, next(self._ids), self._packer).channel
