@@ -380,8 +380,12 @@ class ShardHost:
 
     def _send(self, out: Out) -> None:
         session = self._sessions.get(out.session)
-        if session is not None:
+        if session is None:
+            return
+        try:
             session.send(out.request, out.message)
+        except ValueError as error:  # larger than a frame: so many marks, or so many values
+            session.send(out.request, Fault("invalid", str(error), again=False))
 
     # ---------------------------------------------------------------- the log
 

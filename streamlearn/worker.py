@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
@@ -57,6 +57,10 @@ _FEATURES_PER_ROW: Final = 48
 # While others hold what is left.
 _WAIT_SECONDS: Final = 0.1
 _WAIT_SECONDS_MAX: Final = 1.0
+# Names of partitions may be long (4 kB each); most are not.
+_ENTRIES_A_MESSAGE: Final = 4096
+
+T = TypeVar("T")
 
 
 class Records(Protocol):
@@ -256,8 +260,9 @@ class Worker:
         if self._registered != first.connections:
             connections = first.connections
             listed = [Listed(p.name, p.version, p.size) for p in self._listed.values()]
-            epochs = self.job.model.epochs
-            await first.insist(Register(listed, not self.job.source.follow, epochs))
+            epochs, complete = self.job.model.epochs, not self.job.source.follow
+            for part in _parts(listed):
+                await first.insist(Register(part, complete, epochs))
             self._registered = connections
             self._seen.clear()
         for remote in self.remotes:
@@ -274,7 +279,8 @@ class Worker:
             if lacks < self.job.model.epochs:
                 lacking.setdefault(lacks, []).append(name)
         for epoch, names in sorted(lacking.items()):
-            await self.remotes[0].insist(Reopen(names, epoch))
+            for part in _parts(names):
+                await self.remotes[0].insist(Reopen(part, epoch))
 
     async def _list_again(self) -> None:
         fresh = [p for p in await self.source.partitions() if p.name not in self._listed]
@@ -298,7 +304,8 @@ class Worker:
             ]
             if lacking:
                 done = False
-                await self.remotes[0].insist(Reopen(lacking, epoch))
+                for part in _parts(lacking):
+                    await self.remotes[0].insist(Reopen(part, epoch))
         return done
 
     async def _unless_failed(self, work: Any) -> None:
@@ -395,6 +402,12 @@ class Worker:
 
 def _nothing() -> None:
     """Do nothing: whoever waits for it waits for all that was posted before."""
+
+
+def _parts(entries: list[T]) -> Iterator[list[T]]:
+    """Yield a list in parts that a message holds; one that is empty where it is."""
+    for first in range(0, max(1, len(entries)), _ENTRIES_A_MESSAGE):
+        yield entries[first : first + _ENTRIES_A_MESSAGE]
 
 
 async def _first_of(work: Any, other: Any) -> None:
