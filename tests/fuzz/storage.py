@@ -29,6 +29,8 @@ from tests.sim.disk import SimDisk
 __all__ = ["one_log", "one_snapshot"]
 
 IDENTITY = "job 0 shard 0 of 1"
+# No fault is switched on, so it decides nothing.
+_CHANCE = random.Random(1)
 LOG = "/log"
 SNAPSHOT = Path("/snapshots/000000000007")
 
@@ -71,7 +73,7 @@ def _put(disk: SimDisk, path: str, data: bytes) -> None:
 
 @cache
 def _sound_log() -> dict[str, bytes]:
-    disk = SimDisk(random.Random(1))
+    disk = SimDisk(_CHANCE)
     log = Log.open(disk, LOG, IDENTITY, file_bytes=250)
     for lsn in range(1, 9):
         log.append([b"payload %d " % lsn * lsn])
@@ -132,7 +134,7 @@ def one_log(data: bytes) -> None:
             files["durable"] = files.get("durable", b"") + note
         else:
             files[name] = _edited(source, files.get(name, b""))
-    disk = SimDisk(random.Random(1))
+    disk = SimDisk(_CHANCE)
     disk.make_directory(LOG)
     for name, content in files.items():
         _put(disk, f"{LOG}/{name}", content)
@@ -154,7 +156,7 @@ def one_log(data: bytes) -> None:
 
 @cache
 def _sound_snapshot() -> dict[str, bytes]:
-    disk = SimDisk(random.Random(1))
+    disk = SimDisk(_CHANCE)
     with SnapshotWriter(SNAPSHOT.parent, 7, piece_bytes=64, disk=disk) as writer:
         for name, size in (("rows.000", 200), ("rows.001", 64), ("empty", 0)):
             with writer.open(name) as blob:
@@ -184,7 +186,7 @@ def one_snapshot(data: bytes) -> None:
             files["manifest.json"] = _enveloped(_edited(source, body))
         else:
             files[name] = _edited(source, files.get(name, b""))
-    disk = SimDisk(random.Random(1))
+    disk = SimDisk(_CHANCE)
     disk.make_directory(SNAPSHOT)
     for name, content in files.items():
         _put(disk, str(SNAPSHOT / name), content)
