@@ -14,9 +14,9 @@ from streamlearn.net.security import Secrets
 
 __all__ = ["Listener", "Network", "TcpNetwork"]
 
-# A peer whose machine is gone says nothing and refuses nothing. Either end notices by itself, but for
-# a server that reads nothing at the moment; then the kernel must: probes after 15 s of silence, and
-# bytes that nobody takes for five minutes (not less: a server that is full takes none, either).
+# A peer whose machine is gone says nothing and refuses nothing. Either end notices by itself, but
+# not while it reads nothing; then the kernel must: probes after 15 s of silence, and bytes that
+# nobody takes for five minutes (not less: a server that is full takes none, either).
 _KEEPALIVE_IDLE_SECONDS: Final = 15
 _KEEPALIVE_EVERY_SECONDS: Final = 5
 _KEEPALIVE_PROBES: Final = 4
