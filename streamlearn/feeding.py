@@ -110,13 +110,14 @@ class Feeds:
             feed.gone = feed.gone or feed.session == session
         self._feeds = [feed for feed in self._feeds if not feed.gone]
 
-    def note(self, lsn: int, body: bytes | bytearray) -> None:
-        """Keep a record that was appended to the log."""
+    def note(self, lsn: int, body: bytes | bytearray | None) -> None:
+        """Keep a record that was applied; ``body`` is None only where nobody follows."""
         self._last = lsn
         if not self._feeds:
             self._recent.clear()
             self._recent_bytes = 0
             return
+        assert body is not None
         self._recent.append((lsn, body))
         self._recent_bytes += len(body)
         while self._recent_bytes > RECENT_BYTES_MAX:

@@ -205,8 +205,26 @@ class Shard:
             follows = mark.epoch == known.epoch and mark.sequence == known.sequence + 1
         return "next" if follows else "gap"
 
+    def relocate(self, located: Located) -> Located:
+        """Find rows again that were laid out anew since; the slots are written.
+
+        Where room is short, also those that others have made since: how many are missing then
+        decides what is refused or forgotten, and must not depend on when somebody looked.
+        """
+        table, keys, slots = self.table, located.keys, located.slots
+        table.refresh(keys, slots, located.generations)
+        unknown = np.flatnonzero(slots < 0)
+        if len(unknown) and table.features + len(unknown) > table.features_max:
+            slots[unknown] = table.find(keys[unknown])
+        return Located(keys, slots, table.generations.copy())
+
     def check_fits(self, located: Located) -> None:
         """Refuse a push whose new rows the table has no room for; it is as it was.
+
+        Parameters
+        ----------
+        located : Located
+            As :meth:`relocate` returns it.
 
         Raises
         ------
@@ -273,10 +291,10 @@ class Shard:
         return columns.decode_keys(push.keys, push.count, self.spec.low, self.spec.high)
 
     def _update(self, located: Located, gradients: Gradients) -> None:
-        keys, slots = located.keys, located.slots
-        if not len(keys):
+        if not len(located.keys):
             return
-        self.table.refresh(keys, slots, located.generations)
+        located = self.relocate(located)
+        keys, slots = located.keys, located.slots
         self.table.insert(keys, slots, self.keeper)
         has_intercept = int(keys[0]) == INTERCEPT_KEY
         self.updater.push(
