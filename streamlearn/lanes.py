@@ -99,6 +99,7 @@ class Flight:
         self.bounds: I64 = np.zeros(shares + 1, np.int64)
         self.scores: F32 = np.zeros(rows_max, np.float32)
         self.fresh: U8 = np.zeros(rows_max, np.uint8)
+        self.marks: U8 = np.zeros(nnz_max + 2, np.uint8)
         self.minute = 0
         self.wants_after = False
         self.answers: SimpleQueue[BaseException | None] = SimpleQueue()
@@ -390,9 +391,10 @@ def rehearse(model: Model, batch: Minibatch) -> None:
 
 
 def _count_fresh(flight: Flight, batch: Minibatch) -> None:
+    localized = flight.localized
     left_zero(
-        flight.localized.inverse, batch.indptr, batch.rows, int(flight.localized.intercept),
-        flight.weights, flight.after, flight.fresh,
+        localized.inverse, batch.indptr, batch.rows, int(localized.intercept), flight.weights,
+        flight.after, flight.marks[: localized.unique], flight.fresh,
     )  # fmt: skip
 
 

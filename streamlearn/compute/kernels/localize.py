@@ -61,7 +61,7 @@ def localize(
     ``a``, so the insertion sort moves at most as many keys as there were probes: ``steps_max``
     bounds both.
     """
-    end = table.shape[0]
+    end = uint64(table.shape[0])
     table[:] = uint64(0)
     steps = int64(0)
     held = int64(0)
@@ -70,16 +70,16 @@ def localize(
         held += 1
     for i in range(n):
         key = keys[i]
-        at = int64(key >> shift)
+        at = key >> shift
         found = table[at]
         if found != key:
             first = at
             while found != uint64(0) and found != key:
-                at += 1
+                at += uint64(1)
                 if at == end:
                     return int64(CROWDED)
                 found = table[at]
-            steps += at - first
+            steps += int64(at - first)
             if found == uint64(0):
                 table[at] = key
                 held += 1
@@ -87,11 +87,11 @@ def localize(
                 return int64(CROWDED)
         inverse[i] = int32(at)
     count = int64(0)
-    for at in range(end):
-        key = table[at]
+    for slot in range(table.shape[0]):
+        key = table[slot]
         # the last one written stays only where the slot was taken: keys are odd
         unique[count] = key
-        slots[count] = int32(at)
+        slots[count] = int32(slot)
         count += int64(key & uint64(1))
     for i in range(1, count):
         key = unique[i]
@@ -105,13 +105,13 @@ def localize(
             unique[j + 1] = key
             slots[j + 1] = slot
     for i in range(count):
-        ranks[slots[i]] = int32(i)
+        ranks[uint32(slots[i])] = int32(i)
         counts[i] = uint32(0)
     # two passes are quicker than one: the second's sums do not wait for the first's loads
     for i in range(n):
-        inverse[i] = ranks[inverse[i]]
+        inverse[i] = ranks[uint32(inverse[i])]
     for i in range(n):
-        counts[inverse[i]] += uint32(1)
+        counts[uint32(inverse[i])] += uint32(1)
     if intercept != 0:
         counts[0] += uint32(rows)
     return count

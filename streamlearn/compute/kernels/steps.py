@@ -7,7 +7,7 @@ same bytes wherever ``exp`` does.
 from __future__ import annotations
 
 import numpy as np
-from numba import float32, int64, njit, uint8
+from numba import float32, int64, njit, uint8, uint32
 
 __all__ = ["GRADIENT_MAX", "SCORE_MAX", "left_zero", "logistic_step", "sigmoid"]
 
@@ -87,38 +87,38 @@ def logistic_step(
         s0, s1, s2, s3 = float32(0), float32(0), float32(0), float32(0)
         if plain:
             for j in range(first, whole, 4):
-                s0 += weights[inverse[j]]
-                s1 += weights[inverse[j + 1]]
-                s2 += weights[inverse[j + 2]]
-                s3 += weights[inverse[j + 3]]
+                s0 += weights[uint32(inverse[j])]
+                s1 += weights[uint32(inverse[j + 1])]
+                s2 += weights[uint32(inverse[j + 2])]
+                s3 += weights[uint32(inverse[j + 3])]
             if whole < end:
-                s0 += weights[inverse[whole]]
+                s0 += weights[uint32(inverse[whole])]
             if whole + 1 < end:
-                s1 += weights[inverse[whole + 1]]
+                s1 += weights[uint32(inverse[whole + 1])]
             if whole + 2 < end:
-                s2 += weights[inverse[whole + 2]]
+                s2 += weights[uint32(inverse[whole + 2])]
         else:
             for j in range(first, whole, 4):
-                s0 += weights[inverse[j]] * values[j]
-                s1 += weights[inverse[j + 1]] * values[j + 1]
-                s2 += weights[inverse[j + 2]] * values[j + 2]
-                s3 += weights[inverse[j + 3]] * values[j + 3]
+                s0 += weights[uint32(inverse[j])] * values[j]
+                s1 += weights[uint32(inverse[j + 1])] * values[j + 1]
+                s2 += weights[uint32(inverse[j + 2])] * values[j + 2]
+                s3 += weights[uint32(inverse[j + 3])] * values[j + 3]
             if whole < end:
-                s0 += weights[inverse[whole]] * values[whole]
+                s0 += weights[uint32(inverse[whole])] * values[whole]
             if whole + 1 < end:
-                s1 += weights[inverse[whole + 1]] * values[whole + 1]
+                s1 += weights[uint32(inverse[whole + 1])] * values[whole + 1]
             if whole + 2 < end:
-                s2 += weights[inverse[whole + 2]] * values[whole + 2]
+                s2 += weights[uint32(inverse[whole + 2])] * values[whole + 2]
         score = _finite(((s0 + s1) + (s2 + s3)) + bias)
         scores[r] = score
         gradient = _cut((sigmoid(score) - labels[r]) * shares[r])
         bias_gradient += gradient
         if plain:
             for j in range(first, end):
-                gradients[inverse[j]] += gradient
+                gradients[uint32(inverse[j])] += gradient
         else:
             for j in range(first, end):
-                gradients[inverse[j]] += _cut(gradient * values[j])
+                gradients[uint32(inverse[j])] += _cut(gradient * values[j])
     if intercept != 0:
         gradients[0] += bias_gradient
     for i in range(gradients.shape[0]):
@@ -126,7 +126,7 @@ def logistic_step(
 
 
 @njit(nogil=True, cache=True)
-def left_zero(inverse, indptr, rows, first, before, after, fresh):
+def left_zero(inverse, indptr, rows, first, before, after, marks, fresh):
     """Count the weights of each example that a push made leave zero.
 
     Parameters
@@ -137,12 +137,17 @@ def left_zero(inverse, indptr, rows, first, before, after, fresh):
         Keys below this index do not count: 1 where entry 0 is the intercept.
     before, after : float32[u]
         Weights.
+    marks : uint8[u]
+        Scratch: a byte a key stays in the first cache, over which examples are summed.
     fresh : uint8[rows]
         Written: at most 255.
     """
+    for i in range(first):
+        marks[i] = uint8(0)
+    for i in range(first, marks.shape[0]):
+        marks[i] = uint8((before[i] == float32(0)) & (after[i] != float32(0)))
     for r in range(rows):
         count = int64(0)
         for j in range(indptr[r], indptr[r + 1]):
-            i = int64(inverse[j])
-            count += int64((i >= first) & (before[i] == float32(0)) & (after[i] != float32(0)))
+            count += int64(marks[uint32(inverse[j])])
         fresh[r] = uint8(min(count, int64(255)))

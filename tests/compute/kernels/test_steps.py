@@ -149,8 +149,8 @@ def test_weights_that_leave_zero_are_counted_by_example_but_for_the_intercept() 
     indptr = np.array([0, 3, 3, 5, 305], np.int64)
     before = np.array([0, 0, 0, 0.5], np.float32)
     after = np.array([1, -1, 0, 0.7], np.float32)
-    fresh = np.full(5, 77, np.uint8)
-    left_zero(inverse, indptr, 4, 1, before, after, fresh)
+    fresh, marks = np.full(5, 77, np.uint8), np.full(4, 77, np.uint8)
+    left_zero(inverse, indptr, 4, 1, before, after, marks, fresh)
     assert fresh.tolist() == [1, 0, 1, 255, 77]
-    left_zero(inverse, indptr, 4, 0, before, after, fresh)
+    left_zero(inverse, indptr, 4, 0, before, after, marks, fresh)
     assert fresh.tolist() == [2, 0, 1, 255, 77]
