@@ -121,7 +121,7 @@ def adopt(directory: Path, job: JobConfig, shards: int, now: float) -> tuple[Pla
             f"{signature}",
             hint="use another --out, or the settings that it was learned with",
         )
-    _check_model(directory)
+    _check_model(directory, bool(found))
     plan.signature = signature
     done = ""
     if plan.shards != shards:
@@ -137,13 +137,20 @@ def adopt(directory: Path, job: JobConfig, shards: int, now: float) -> tuple[Pla
     return plan, done
 
 
-def _check_model(directory: Path) -> None:
+def _check_model(directory: Path, has_shards: bool) -> None:
     """Refuse a directory whose model has learned what its shards have not."""
     models = [row for row in listing(directory / "model") if not row["problem"]]
-    if models and "gathered" not in models[-1]["meta"]:
+    if not models:
+        return
+    if "gathered" not in models[-1]["meta"]:
         raise ConfigError(
             f"the model in {directory} was learned in one process, not by shards",
             hint="use another --out",
+        )
+    if not has_shards:
+        raise ConfigError(
+            f"the shards that the model in {directory} was gathered from are gone",
+            hint="put shards/ back, or use another --out",
         )
 
 

@@ -61,6 +61,8 @@ class _Running:
         Whether it has been asked to end: a second time it would end without draining.
     done : bool
         Whether it has ended as it should, with code 0.
+    lost : bool
+        Whether it is given up.
     """
 
     process: Process
@@ -70,6 +72,7 @@ class _Running:
     ready: bool = False
     asked: bool = False
     done: bool = False
+    lost: bool = False
     started: float = 0.0
     restarts: int = 0
 
@@ -113,6 +116,7 @@ class Supervisor:
         self._changed = asyncio.Event()
         self._failure: StreamlearnError | None = None
         self._failed_role = ""
+        self._ends = False  # whether the failure is one to end at
         self._broken: BaseException | None = None  # what a task beside has failed with
         self._resumed_from: str | None = None
         self._peak_rss_bytes = 0
@@ -201,15 +205,13 @@ class Supervisor:
         workers = self._of("worker")
         for one in (*workers, *self._of("follower")):
             await self._start(one)
-        await self._until(lambda: any(one.ready or one.done for one in workers))
+        await self._until(lambda: any(one.ready or one.done or one.lost for one in workers))
         if not self._is_ending:
             self._times.begin(self._overview.last)
             self._tell("learning")
-        await self._until(lambda: all(worker.done for worker in workers))
+        await self._until(lambda: all(worker.done or worker.lost for worker in workers))
 
     async def _drain(self) -> None:
-        if self._failure is not None:
-            _log.error("%s", self._failure.message)
         why = f"stopping on {self.stopped_by}: " if self.stopped_by else ""
         for role in ("worker", "follower", "shard"):
             self._tell("draining", f"{why}waiting for {role}s to end")
@@ -237,7 +239,7 @@ class Supervisor:
 
     @property
     def _is_ending(self) -> bool:
-        return self.stopped_by is not None or self._failure is not None
+        return self.stopped_by is not None or self._ends
 
     async def _until(self, is_so: Callable[[], bool]) -> None:
         """Wait until something is so, or it all shall end."""
@@ -337,21 +339,26 @@ class Supervisor:
                 self._changed.set()
 
     def _fail(self, one: _Running, ended: Ended, kind: type[StreamlearnError]) -> None:
-        """Remember the first failure that ends it all; without a follower it goes on."""
-        one.wanted = False
-        said, _, more = ended.said.partition("\n")
-        cause = said or _code(ended.code)
+        """Give a process up: without a shard it ends, and where the configuration is wrong.
+
+        Without a worker the others go on, and do what they can of its work; without a follower
+        nothing is lost.
+        """
+        one.wanted, one.lost = False, True
+        role, name = one.process.role, one.process.name
         failure = kind(
-            f"{ended.name} cannot go on",
-            cause="\n".join([cause, more]).strip(),
-            hint=f"logs/{ended.name}.log in {self.options.directory} says more",
+            f"{name} cannot go on",
+            cause=ended.said or _code(ended.code),
+            hint=f"logs/{name}.log in {self.options.directory} says more",
         )
-        if one.process.role == "follower":
+        ends = role != "follower" and (role == "shard" or kind is ConfigError)
+        if not ends:  # else the run ends with it
             _log.error("%s", failure)
-            return
-        if one.process.role == "shard" or self._failure is None:
-            self._failed_role = one.process.role
-        self._failure = self._failure or failure
+        if role == "shard":
+            self._failed_role = role
+        if role != "follower":
+            self._failure = self._failure or failure
+        self._ends = self._ends or ends
 
     async def _restart(self, one: _Running, ended: Ended, pause: float) -> None:
         name = one.process.name
@@ -367,6 +374,7 @@ class Supervisor:
             one.alive = False
             self._failure = self._failure or error
             self._failed_role = self._failed_role or one.process.role
+            self._ends = True
             self._changed.set()
 
     async def _ask(self) -> None:
@@ -472,7 +480,7 @@ class Supervisor:
         """Say what was learned in all, and how fast this run was; keys as ``train`` has them."""
         last, times = self._overview.last, self._times
         summary = gathered.model.validation.summary() if gathered else {}
-        counts = counts_shown(gathered.model.counts if gathered else None, last)
+        counts = _counts(gathered.model.counts if gathered else None, last)
         seconds = max(times.learning_seconds, 1e-9)
         return {
             "model": self.job.model.kind,
@@ -546,7 +554,7 @@ def _children_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def counts_shown(counts: Counts | None, last: Progress) -> dict[str, int]:
+def _counts(counts: Counts | None, last: Progress) -> dict[str, int]:
     """Return the sums of a report: those of the model, or what was heard last."""
     return {
         "examples": counts.examples if counts else last.examples,

@@ -124,6 +124,9 @@ def test_a_model_of_one_process_is_not_overwritten(tmp_path: Path) -> None:
         adopt(tmp_path, JOB, 2, now=1.0)
     with SnapshotWriter(tmp_path / "model", 2) as writer:
         writer.commit({"kind": "lr", "gathered": {"shards": 2}})
+    with pytest.raises(ConfigError, match="gathered from are gone"):
+        adopt(tmp_path, JOB, 2, now=1.0)
+    spread(tmp_path, 2)
     adopt(tmp_path, JOB, 2, now=1.0)
 
 

@@ -227,6 +227,19 @@ async def test_a_process_that_cannot_stay_is_given_up_and_what_was_learned_is_ke
     assert load(tmp_path / "out").counts.examples == 10
 
 
+async def test_a_worker_that_is_given_up_leaves_its_work_to_the_others(tmp_path: Path) -> None:
+    run = Run(tmp_path / "out", workers=2)
+    run.played.on_start["worker-0"] = lambda: run.played.end("worker-0", 1, "bad")
+    await run.start()
+    await run.until_called("start worker-0", patience.FAILURES_MAX)
+    await asyncio.sleep(0.05)
+    assert "stop worker-1" not in run.played.calls
+    run.played.end("worker-1", 0)
+    with pytest.raises(RunError, match="worker-0 cannot go on"):
+        await run.report()
+    assert load(tmp_path / "out").counts.examples == 10
+
+
 async def test_a_shard_that_cannot_stay_ends_it_without_a_model(tmp_path: Path) -> None:
     run = Run(tmp_path / "out")
     run.played.on_start["shard-1"] = lambda: run.played.end("shard-1", 1)
