@@ -9,7 +9,7 @@ import pytest
 
 from streamlearn.errors import DataError, RunError
 from streamlearn.messages import BadRecord
-from streamlearn.quarantine import Quarantine, read_quarantine
+from streamlearn.quarantine import Quarantine, merge_quarantines, read_quarantine
 
 RECORDS = [
     BadRecord("a.tsv", 0, "label", "label 'x' is not 0 or 1", b"x\t1"),
@@ -92,3 +92,52 @@ def test_a_line_that_is_no_quarantined_record_is_named_by_its_byte(
         file.write(line + b"\n")
     with pytest.raises(DataError, match=f"no quarantined record at byte {size}"):
         list(read_quarantine(path))
+
+
+# --- several files into one
+
+
+def kept(path: Path, *places: tuple[str, int]) -> Path:
+    quarantine = Quarantine(path, 0)
+    for uri, offset in places:
+        quarantine.add(BadRecord(uri, offset, "label", f"in {path.name}", b"x"))
+    quarantine.sync()
+    quarantine.close()
+    return path
+
+
+def test_files_are_merged_in_order_and_each_place_once(tmp_path: Path) -> None:
+    one = kept(tmp_path / "a", ("x", 1), ("x", 2), ("y", 1), ("x", 1))
+    two = kept(tmp_path / "b", ("y", 1), ("y", 2), ("z", 0))
+    target = tmp_path / "bad_records.jsonl"
+    target.write_text("what was there before\n")
+    size = merge_quarantines([one, two], target, lambda uri, offset: uri != "z")
+    assert size == target.stat().st_size
+    found = list(read_quarantine(target))
+    assert [(bad.uri, bad.offset) for bad in found] == [("x", 1), ("x", 2), ("y", 1), ("y", 2)]
+    assert [bad.detail for bad in found] == ["in a", "in a", "in a", "in b"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "bad_records.jsonl"]
+
+
+def test_no_files_give_an_empty_one(tmp_path: Path) -> None:
+    target = tmp_path / "bad_records.jsonl"
+    assert merge_quarantines([], target, lambda uri, offset: True) == 0
+    assert target.read_bytes() == b""
+
+
+def test_a_line_that_was_cut_short_is_passed_over_and_a_wrong_one_told(tmp_path: Path) -> None:
+    one = kept(tmp_path / "a", ("x", 1))
+    target = tmp_path / "bad_records.jsonl"
+    with one.open("ab") as file:
+        file.write(b'{"uri": "x", "offset": 2')
+    merge_quarantines([one], target, lambda uri, offset: True)
+    assert len(list(read_quarantine(target))) == 1
+    at = one.stat().st_size
+    with one.open("ab") as file:
+        file.write(b"}\nnot JSON\n")
+    with pytest.raises(DataError, match=rf"has no quarantined record at byte {at + 2}"):
+        merge_quarantines([one], target, lambda uri, offset: True)
+    with pytest.raises(RunError, match="cannot read"):
+        merge_quarantines([tmp_path / "none"], target, lambda uri, offset: True)
+    with pytest.raises(RunError, match="cannot write"):
+        merge_quarantines([], tmp_path / "none" / "file", lambda uri, offset: True)
