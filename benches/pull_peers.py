@@ -124,12 +124,13 @@ async def pull_streamlearn(address: str, count: int, begin: Callable[[], None]) 
     )
     every, rows, asked = keys_of_all(), rows_of_all(), asked_rows()
     lists = [every[index] for index in asked]
+    out = np.empty(KEYS * WIDTH, np.float32)
 
     async def one(number: int, check: bool = False) -> None:
         column = columns.encode_keys(lists[number % LISTS], 0)
         answer = await link.ask(Pull(0, 0, 0, KEYS, column.data, columns.FLOAT32))
         assert isinstance(answer, Pulled)
-        values = columns.decode_values(answer.values, KEYS * WIDTH, columns.FLOAT32)
+        values = columns.decode_values(answer.values, KEYS * WIDTH, columns.FLOAT32, out)
         if check:
             assert (values.reshape(KEYS, WIDTH) == rows[asked[number % LISTS]]).all()
 
