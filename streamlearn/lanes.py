@@ -15,7 +15,8 @@ the minibatch after it.
 A minibatch is *noted* (position, validation, bad records) once its push is applied, and between its
 push being posted and its being noted the worker holds the ``boundary`` gate together with the
 others: whoever holds it alone sees table and positions of one moment. With one worker lane the
-model is that of sequential minibatches, whatever the number of shard lanes.
+model is that of sequential minibatches, whatever the number of shard lanes. Several workers do not
+wait for one another, but while a model is young (:class:`~streamlearn.gate.Youth`).
 """
 
 from __future__ import annotations
@@ -24,19 +25,15 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from queue import SimpleQueue
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 
-from streamlearn.compute.kernels.steps import left_zero
 from streamlearn.compute.pool import Lane
-from streamlearn.errors import RunError, TableFullError
-from streamlearn.gate import Gate
+from streamlearn.gate import Youth
 from streamlearn.messages import F32, I64, U8, U64
 from streamlearn.model import Model
-from streamlearn.online.localized import Localized, Localizer
-from streamlearn.online.minibatch import Minibatch
-from streamlearn.online.steps import LogisticStep
+from streamlearn.online.localized import Localized
 from streamlearn.sections import ComputeConfig
 from streamlearn.shards.cut import Cut, Keeper, Nothing, Table
 from streamlearn.shards.dividing import divide, segments_of
@@ -44,18 +41,12 @@ from streamlearn.shards.rules import Updater
 from streamlearn.shards.table import ExactTable
 from streamlearn.stream import Work
 
-__all__ = ["FLIGHTS", "Shares", "TornError", "Window", "rehearse", "split"]
+__all__ = ["Parcel", "Portion", "Portions", "split"]
 
-# Minibatches of a worker: one whose push is being applied, one whose pull is, one being parsed.
-FLIGHTS: Final = 3
 # A worker lane takes about twice as long for a minibatch as all shard lanes together.
 _SHARD_LANES: Final = 1 / 3
 # What a full table forgets at once, beyond what must go: every worker waits meanwhile.
 _EVICTED_SHARE: Final = 1 / 64
-
-
-class TornError(RunError):
-    """Some lanes applied a minibatch and one could not: the table is of no one moment."""
 
 
 def split(compute: ComputeConfig) -> tuple[int, int] | None:
@@ -72,7 +63,7 @@ def split(compute: ComputeConfig) -> tuple[int, int] | None:
     return compute.lanes - shards, shards
 
 
-class Flight:
+class Parcel:
     """A minibatch on its way from a worker lane to the shard lanes and back; used again and again.
 
     Attributes
@@ -81,22 +72,22 @@ class Flight:
         Of its keys as they were pulled, and after its push where ``wants_after``.
     slots : int64[>= u]
         Their rows when they were pulled, -1: none.
-    generations : int64[shares, 256]
-        ``ExactTable.generations`` as each share had them then.
-    bounds : int64[shares + 1]
-        Where the keys of each share begin.
+    generations : int64[portions, 256]
+        ``ExactTable.generations`` as each portion had them then.
+    bounds : int64[portions + 1]
+        Where the keys of each portion begin.
     answers : SimpleQueue
-        One None, or the error, from each share that has done what was posted.
+        One None, or the error, from each portion that has done what was posted.
     """
 
-    def __init__(self, rows_max: int, nnz_max: int, shares: int) -> None:
+    def __init__(self, rows_max: int, nnz_max: int, portions: int) -> None:
         self.work: Work | None = None
         self.localized = Localized(nnz_max)
         self.weights: F32 = np.zeros(nnz_max + 2, np.float32)
         self.after: F32 = np.zeros(nnz_max + 2, np.float32)
         self.slots: I64 = np.zeros(nnz_max + 2, np.int64)
-        self.generations: I64 = np.zeros((shares, 256), np.int64)
-        self.bounds: I64 = np.zeros(shares + 1, np.int64)
+        self.generations: I64 = np.zeros((portions, 256), np.int64)
+        self.bounds: I64 = np.zeros(portions + 1, np.int64)
         self.scores: F32 = np.zeros(rows_max, np.float32)
         self.fresh: U8 = np.zeros(rows_max, np.uint8)
         self.marks: U8 = np.zeros(nnz_max + 2, np.uint8)
@@ -113,11 +104,11 @@ class Flight:
         return int(np.count_nonzero(self.slots[first : self.localized.unique] < 0))
 
     def expect(self) -> None:
-        """Count on one answer from each share."""
+        """Count on one answer from each portion."""
         self._open += len(self.bounds) - 1
 
     def wait(self) -> None:
-        """Wait until every share has answered; raise what one of them could not do."""
+        """Wait until every portion has answered; raise what one of them could not do."""
         failure: BaseException | None = None
         while self._open:
             failure = self.answers.get() or failure
@@ -145,13 +136,13 @@ class _Constant:
         self._table.intercept[:] = self._columns
 
 
-class Share:
+class Portion:
     """What one shard lane owns of the table: the keys from one prefix up to another.
 
     Attributes
     ----------
     lock : threading.RLock
-        Held while the lane is at work on the table; whoever else looks at the share holds it.
+        Held while the lane is at work on the table; whoever else looks at the portion holds it.
     keeper : Keeper
         Keeps old lines while a cut is open.
     """
@@ -167,17 +158,17 @@ class Share:
         self._updater = updater
         self._constant = _Constant(table)
 
-    def pull(self, flight: Flight) -> None:
+    def pull(self, parcel: Parcel) -> None:
         """Find the rows of a minibatch's keys and read their weights."""
-        keys, span = self._keys(flight)
+        keys, span = self._keys(parcel)
         with self.lock:
             if span.start and not self._number:
-                self._constant.value(self._updater, flight.weights[:1])
-            flight.generations[self._number] = self._table.generations
-            flight.slots[span] = self._table.find(keys)
-            self._updater.values(self._table, flight.slots[span], False, flight.weights[span])
+                self._constant.value(self._updater, parcel.weights[:1])
+            parcel.generations[self._number] = self._table.generations
+            parcel.slots[span] = self._table.find(keys)
+            self._updater.values(self._table, parcel.slots[span], False, parcel.weights[span])
 
-    def push(self, flight: Flight) -> None:
+    def push(self, parcel: Parcel) -> None:
         """Insert what a minibatch's keys lack, and apply its gradients.
 
         Raises
@@ -185,10 +176,10 @@ class Share:
         TableFullError
             The keys crowd a segment that cannot grow any more: nothing was applied here.
         """
-        keys, span = self._keys(flight)
-        slots, localized = flight.slots[span], flight.localized
+        keys, span = self._keys(parcel)
+        slots, localized = parcel.slots[span], parcel.localized
         with self.lock:
-            self._table.refresh(keys, slots, flight.generations[self._number])
+            self._table.refresh(keys, slots, parcel.generations[self._number])
             self._table.insert(keys, slots, self.keeper)
             if span.start and not self._number:
                 self._constant.push(self._updater, localized.gradients[:1])
@@ -197,27 +188,27 @@ class Share:
                 slots,
                 localized.gradients[span],
                 localized.counts[span],
-                flight.minute,
+                parcel.minute,
                 False,
                 self.keeper,
             )
-            if flight.wants_after:
-                self._updater.values(self._table, slots, False, flight.after[span])
+            if parcel.wants_after:
+                self._updater.values(self._table, slots, False, parcel.after[span])
 
     def weights(self, keys: U64, out: F32) -> None:
-        """Read the weights of keys of this share (0 where there is no row)."""
+        """Read the weights of keys of this portion (0 where there is no row)."""
         with self.lock:
             self._updater.values(self._table, self._table.find(keys), False, out)
 
-    def _keys(self, flight: Flight) -> tuple[U64, slice]:
-        """Return the keys of this share but for the intercept, and where they stand."""
-        first, end = flight.bounds[self._number : self._number + 2].tolist()
+    def _keys(self, parcel: Parcel) -> tuple[U64, slice]:
+        """Return the keys of this portion but for the intercept, and where they stand."""
+        first, end = parcel.bounds[self._number : self._number + 2].tolist()
         if not self._number:
-            first = int(flight.localized.intercept)
-        return flight.localized.keys[first:end], slice(first, end)
+            first = int(parcel.localized.intercept)
+        return parcel.localized.keys[first:end], slice(first, end)
 
 
-class Shares:
+class Portions:
     """A model's table, divided between shard lanes.
 
     Parameters
@@ -238,19 +229,20 @@ class Shares:
         edges = divide(model.table, count)
         self.prefixes: Sequence[int] = edges
         updater = Updater.of(model.job.model)
-        self.shares = [
-            Share(i, model.table, updater, (edges[i], edges[i + 1])) for i in range(count)
+        self.portions = [
+            Portion(i, model.table, updater, (edges[i], edges[i + 1])) for i in range(count)
         ]
         self.lanes = [Lane(f"shard-{i}", cpu_clock) for i in range(count)]
+        self.youth = Youth(model.counts.examples // model.job.compute.minibatch)
         model.new_cut = self.cut
 
-    def post(self, push: Flight | None, pull: Flight | None) -> None:
+    def post(self, push: Parcel | None, pull: Parcel | None) -> None:
         """Have every lane apply one minibatch, then pull for another."""
-        for flight in (push, pull):
-            if flight is not None:
-                flight.expect()
-        for share, lane in zip(self.shares, self.lanes, strict=True):
-            lane.post(_task(share, push, pull))
+        for parcel in (push, pull):
+            if parcel is not None:
+                parcel.expect()
+        for portion, lane in zip(self.portions, self.lanes, strict=True):
+            lane.post(_task(portion, push, pull))
 
     def reserve(self, rows: int) -> bool:
         """Count rows that will be inserted; False, and none counted, where they might not fit."""
@@ -261,7 +253,7 @@ class Shares:
             self._reserved += rows if fits else 0
         return fits
 
-    def make_room(self, flight: Flight) -> None:
+    def make_room(self, parcel: Parcel) -> None:
         """Make room for a minibatch, or find that there is some; no push is on its way.
 
         Raises
@@ -269,14 +261,14 @@ class Shares:
         TableFullError
             The table may not hold its keys and may not forget others. It is as it was.
         """
-        table, localized = self._table, flight.localized
+        table, localized = self._table, parcel.localized
         first = int(localized.intercept)
-        keys, slots = localized.keys[first:], flight.slots[first : localized.unique]
+        keys, slots = localized.keys[first:], parcel.slots[first : localized.unique]
         with ExitStack() as held:
-            for share in self.shares:
-                held.enter_context(share.lock)
+            for portion in self.portions:
+                held.enter_context(portion.lock)
             slots[:] = table.find(keys)
-            missing = flight.missing
+            missing = parcel.missing
             over = table.features + missing - table.features_max
             if over > 0 and missing:
                 known = len(keys) - missing
@@ -285,7 +277,7 @@ class Shares:
                 spare = table.features - max(known, table.features_min)
                 table.evict(min(over + int(table.features_max * _EVICTED_SHARE), spare), keys)
                 slots[:] = table.find(keys)
-            flight.generations[:] = table.generations
+            parcel.generations[:] = table.generations
             self._reserved = table.features + missing
 
     def weights_at(self, keys: U64) -> F32:
@@ -294,8 +286,8 @@ class Shares:
         ordered, weights = keys[order], np.zeros(len(keys), np.float32)
         lows = np.array([prefix << 56 for prefix in self.prefixes[:-1]], np.uint64)
         bounds = [*np.searchsorted(ordered, lows).tolist(), len(keys)]
-        for share, first, end in zip(self.shares, bounds, bounds[1:], strict=True):
-            share.weights(ordered[first:end], weights[first:end])
+        for portion, first, end in zip(self.portions, bounds, bounds[1:], strict=True):
+            portion.weights(ordered[first:end], weights[first:end])
         out = np.empty_like(weights)
         out[order] = weights
         return out
@@ -303,7 +295,7 @@ class Shares:
     def cut(self, table: Table) -> LaneCut:
         """Return a cut of the table as it is now; no push is on its way."""
         assert table is self._table
-        return LaneCut(self._table, self.shares)
+        return LaneCut(self._table, self.portions)
 
     def close(self) -> None:
         """End the lanes."""
@@ -311,20 +303,20 @@ class Shares:
             lane.close()
 
 
-def _task(share: Share, push: Flight | None, pull: Flight | None) -> Callable[[], None]:
-    def run(work: Callable[[Flight], None], flight: Flight) -> None:
+def _task(portion: Portion, push: Parcel | None, pull: Parcel | None) -> Callable[[], None]:
+    def run(work: Callable[[Parcel], None], parcel: Parcel) -> None:
         try:
-            work(flight)
-        except BaseException as error:  # noqa: BLE001 - raised by Flight.wait()
-            flight.answers.put(error)
+            work(parcel)
+        except BaseException as error:  # noqa: BLE001 - raised by Parcel.wait()
+            parcel.answers.put(error)
         else:
-            flight.answers.put(None)
+            parcel.answers.put(None)
 
     def task() -> None:
         if push is not None:
-            run(share.push, push)
+            run(portion.push, push)
         if pull is not None:
-            run(share.pull, pull)
+            run(portion.pull, pull)
 
     return task
 
@@ -340,20 +332,20 @@ class LaneCut:
         As it was.
     """
 
-    def __init__(self, table: ExactTable, shares: Sequence[Share]) -> None:
+    def __init__(self, table: ExactTable, portions: Sequence[Portion]) -> None:
         self._table = table
-        self._shares = shares
+        self._portions = portions
         self.intercept: F32 = table.intercept.copy()
-        edges = [0, *(share.prefixes[1] for share in shares)]
+        edges = [0, *(portion.prefixes[1] for portion in portions)]
         self._cuts = [Cut(table, parts=parts) for parts in segments_of(table, edges)]
-        for share, cut in zip(shares, self._cuts, strict=True):
-            share.keeper = cut
+        for portion, cut in zip(portions, self._cuts, strict=True):
+            portion.keeper = cut
         table.before_change = self._before_change
 
     def take(self) -> tuple[int, U64] | None:
         """Take the next part: (segment, its rows at the cut by key), or None: all are taken."""
-        for share, cut in zip(self._shares, self._cuts, strict=True):
-            with share.lock:
+        for portion, cut in zip(self._portions, self._cuts, strict=True):
+            with portion.lock:
                 part = cut.take()
             if part is not None:
                 return part
@@ -361,10 +353,10 @@ class LaneCut:
 
     def close(self) -> None:
         """End the cut: changes need not be kept any more, and what was not taken is gone."""
-        for share, cut in zip(self._shares, self._cuts, strict=True):
-            with share.lock:
+        for portion, cut in zip(self._portions, self._cuts, strict=True):
+            with portion.lock:
                 cut.close()
-                share.keeper = Nothing()
+                portion.keeper = Nothing()
         if self._table.before_change == self._before_change:
             self._table.before_change = None
 
@@ -372,198 +364,3 @@ class LaneCut:
         # in the lane that owns the segment; or with all locks held, where a full table forgets
         for cut in self._cuts:
             cut.before_change(segment)
-
-
-def rehearse(model: Model, batch: Minibatch) -> None:
-    """Call each kernel of these lanes once, on a small model."""
-    assert isinstance(model.table, ExactTable)
-    flight = Flight(batch.rows_max, batch.nnz_max, 1)
-    step = LogisticStep(model.job.model)
-    share = Share(0, model.table, Updater.of(model.job.model), (0, 256))
-    localized = Localizer(batch.nnz_max).localize(batch, flight.localized, intercept=step.intercept)
-    flight.bounds[:] = localized.bounds((0, 256))
-    flight.wants_after = True
-    share.pull(flight)
-    step.step(batch, localized, flight.weights[: localized.unique], flight.scores)
-    flight.generations -= 1  # as if all segments were laid out anew
-    share.push(flight)
-    _count_fresh(flight, batch)
-
-
-def _count_fresh(flight: Flight, batch: Minibatch) -> None:
-    localized = flight.localized
-    left_zero(
-        localized.inverse, batch.indptr, batch.rows, int(localized.intercept), flight.weights,
-        flight.after, flight.marks[: localized.unique], flight.fresh,
-    )  # fmt: skip
-
-
-class Learned(Protocol):
-    """What is told of a minibatch once it is applied, while the boundary is held."""
-
-    def __call__(self, work: Work, scores: F32, fresh: U8) -> None:
-        """Note a minibatch.
-
-        Parameters
-        ----------
-        scores : float32[rows]
-            Of its examples, before it taught.
-        fresh : uint8[>= rows]
-            How many weights left zero at each example, where that was asked for.
-        """
-        ...
-
-
-class Window:
-    """The minibatches that one worker lane has on their way.
-
-    Parameters
-    ----------
-    model : Model
-    shares : Shares
-    boundary : Gate
-        Held, with others, while a push is on its way.
-    rows_max, nnz_max : int
-        Of a minibatch.
-    learned : callable
-        See :class:`Learned`.
-    wants_fresh : callable
-        Given the rows of the next minibatch, whether ``learned`` will look at ``fresh``.
-    tick : callable
-        Minutes since the epoch.
-    """
-
-    def __init__(
-        self,
-        model: Model,
-        shares: Shares,
-        boundary: Gate,
-        rows_max: int,
-        nnz_max: int,
-        *,
-        learned: Learned,
-        wants_fresh: Callable[[int], bool],
-        tick: Callable[[], int],
-    ) -> None:
-        self._shares = shares
-        self._boundary = boundary
-        self._learned = learned
-        self._wants_fresh = wants_fresh
-        self._tick = tick
-        self._step = LogisticStep(model.job.model)
-        self._localizer = Localizer(nnz_max)
-        self._free = [Flight(rows_max, nnz_max, len(shares.shares)) for _ in range(FLIGHTS)]
-        self._pulling: Flight | None = None
-        self._pushing: Flight | None = None
-        self._held = ExitStack()
-        self._orphans: list[Callable[[], None]] = []  # of a minibatch while it is noted
-
-    def add(self, work: Work) -> None:
-        """Localise a minibatch and pull for it; step with and push the one before.
-
-        Raises
-        ------
-        TableFullError
-            The table has no room for what the one before would insert; of it nothing is learned.
-        TornError
-            A lane could not apply a push that others applied.
-        """
-        flight = self._free.pop()
-        flight.work = work
-        localized = self._localizer.localize(
-            work.batch, flight.localized, intercept=self._step.intercept
-        )
-        flight.bounds[:] = localized.bounds(self._shares.prefixes)
-        before, self._pulling = self._pulling, None
-        if before is not None:
-            self._push(before, flight)
-        else:
-            self._shares.post(None, flight)
-        self._pulling = flight
-
-    def then(self, callback: Callable[[], None]) -> None:
-        """Call ``callback`` once all that was added is noted."""
-        last = self._pulling or self._pushing
-        if last is not None:
-            last.then.append(callback)
-        else:
-            callback()
-
-    def settle(self) -> None:
-        """Wait until all that was added is learned and noted; raises as :meth:`add` does."""
-        before, self._pulling = self._pulling, None
-        if before is not None:
-            self._push(before, None)
-        self._land()
-
-    def drop(self) -> None:
-        """After an error: note what is applied, and forget the rest.
-
-        Raises
-        ------
-        TornError
-            As :meth:`add`.
-        """
-        flight, self._pulling = self._pulling, None
-        try:
-            self._land()
-            if flight is not None:
-                flight.wait()
-        finally:
-            callbacks, self._orphans = self._orphans, []
-            for callback in (*callbacks, *(flight.then if flight is not None else ())):
-                callback()
-            self._held.close()
-
-    def _push(self, flight: Flight, following: Flight | None) -> None:
-        """Step with a minibatch that is pulled, and post its push with the pull of the next."""
-        work = flight.work
-        assert work is not None
-        try:
-            flight.wait()
-            self._land()
-            localized, rows = flight.localized, work.batch.rows
-            weights = flight.weights[: localized.unique]
-            self._step.step(work.batch, localized, weights, flight.scores)
-            flight.minute = self._tick()
-            flight.wants_after = self._wants_fresh(rows)
-            if self._shares.reserve(flight.missing):
-                self._held.enter_context(self._boundary.shared())
-            else:
-                self._held.enter_context(self._boundary.alone())
-                self._shares.make_room(flight)
-        except BaseException:
-            self._pulling = flight  # of which nothing is learned: it will be dropped
-            raise
-        self._pushing = flight
-        self._shares.post(flight, following)
-
-    def _land(self) -> None:
-        """Note the minibatch whose push is applied by now, and let go of the boundary."""
-        flight, self._pushing = self._pushing, None
-        if flight is not None:
-            self._note(flight)
-            self._held.close()
-
-    def _note(self, flight: Flight) -> None:
-        """Wait for a push, and note its minibatch."""
-        work = flight.work
-        assert work is not None
-        callbacks, flight.then = flight.then, []
-        self._orphans += callbacks
-        try:
-            flight.wait()
-        except TableFullError as error:
-            raise TornError(
-                "a part of the table could not take a minibatch that the others took",
-                cause=error.message,
-                hint="the snapshot before it is whole: raise tables.features_max and start again",
-            ) from error
-        rows = work.batch.rows
-        if flight.wants_after:
-            _count_fresh(flight, work.batch)
-        self._learned(work, flight.scores[:rows], flight.fresh)
-        self._free.append(flight)
-        self._orphans.clear()
-        for callback in callbacks:
-            callback()

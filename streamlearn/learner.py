@@ -27,7 +27,7 @@ from streamlearn.compute.pool import Lane
 from streamlearn.cutting import Cutting, SnapshotDone
 from streamlearn.errors import DataError, SourceError, StreamlearnError, TableFullError
 from streamlearn.gate import Gate
-from streamlearn.lanes import FLIGHTS, Shares, TornError, Window, split
+from streamlearn.lanes import Portions, split
 from streamlearn.messages import (
     F32,
     U8,
@@ -47,6 +47,7 @@ from streamlearn.shards.cut import Cut, Nothing
 from streamlearn.shards.table import ExactTable
 from streamlearn.stream import Stream, Work
 from streamlearn.todo import Reading, SharedTodo, until
+from streamlearn.window import PARCELS, TornError, Window
 
 __all__ = ["Learner"]
 
@@ -158,14 +159,14 @@ class Learner:
         self._cutting = Cutting(
             self.snapshot_lane, self._table.alone if self._table else nullcontext, self._fail
         )
-        self._shares = Shares(model, roles[1], cpu_clock) if roles else None
+        self._portions = Portions(model, roles[1], cpu_clock) if roles else None
         # where what concerns all lanes is done
         self._control = Lane("control", cpu_clock) if roles else self.learn_lanes[0]
-        self._windows = [self._window(i, rows, nnz) for i in range(count) if self._shares]
+        self._windows = [self._window(i, rows, nnz) for i in range(count) if self._portions]
         self._stocks: list[SimpleQueue[Minibatch]] = []
         for _ in range(count):
             stock: SimpleQueue[Minibatch] = SimpleQueue()
-            for _ in range(_MINIBATCHES if two else FLIGHTS if roles else 1):
+            for _ in range(_MINIBATCHES if two else PARCELS if roles else 1):
                 stock.put(Minibatch(rows, nnz, has_values=format.has_values))
             self._stocks.append(stock)
         # Which rows a table forgets depends on what has been learned when it does: then nothing is
@@ -179,11 +180,11 @@ class Learner:
     def lanes(self) -> list[Lane]:
         """All lanes, for their metrics."""
         parse = [self.parse_lane] if self.parse_lane else []
-        shares = [self._control, *self._shares.lanes] if self._shares else []
+        shares = [self._control, *self._portions.lanes] if self._portions else []
         return [*parse, *self.learn_lanes, *shares, self.snapshot_lane]
 
     def _window(self, number: int, rows: int, nnz: int) -> Window:
-        assert self._shares is not None
+        assert self._portions is not None
         assert self._boundary is not None
         worker = self._workers[number]
 
@@ -192,7 +193,7 @@ class Learner:
             self._stocks[number].put(work.batch)
 
         return Window(
-            self.model, self._shares, self._boundary, rows, nnz, learned=learned,
+            self.model, self._portions, self._boundary, rows, nnz, learned=learned,
             wants_fresh=worker.sampler.due if worker.sampler else lambda rows: False,
             tick=self._tick,
         )  # fmt: skip
@@ -378,6 +379,8 @@ class Learner:
             self._torn = error
         if self._failure is None:
             self._failure = error
+        if self._portions is not None:
+            self._portions.youth.end()
         self._loop.call_soon_threadsafe(self.stopped.set)
 
     def _parse(self, stream: Stream, block: Block, number: int) -> None:
@@ -432,7 +435,7 @@ class Learner:
             names = self.model.names
             names.note(work.stream.parser, work.block.buffer, batch.lines[:rows], picked)
             if names.prune_due:
-                weights_at = self._shares.weights_at if self._shares else self.model.weights_at
+                weights_at = self._portions.weights_at if self._portions else self.model.weights_at
                 names.prune(lambda keys: weights_at(keys) != 0)
         if self._on_scores is not None:
             self._on_scores(scores, batch)

@@ -15,7 +15,7 @@ import numpy as np
 
 from streamlearn.compute.kernels.records import last_newline, subsample_negatives
 from streamlearn.config import JobConfig
-from streamlearn.lanes import rehearse, split
+from streamlearn.lanes import split
 from streamlearn.messages import BLOCK_TAILROOM_BYTES
 from streamlearn.model import Model
 from streamlearn.online.formats import Format
@@ -24,6 +24,7 @@ from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
 from streamlearn.shards.cut import Cut, Nothing
 from streamlearn.shards.resolver import Resolver
 from streamlearn.shards.table import ExactTable
+from streamlearn.window import rehearse
 
 __all__ = ["warm_up", "whole_records"]
 

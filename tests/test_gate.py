@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from streamlearn.gate import Gate
+from streamlearn.gate import Gate, Youth
 
 # Generous: only a hang fails, never a slow machine.
 PATIENCE = 60.0
@@ -102,3 +102,34 @@ def test_a_failure_inside_leaves_the_gate_open(kind: str) -> None:
         pass
     with gate.shared(), gate.shared():  # nobody waits to be alone
         pass
+
+
+def test_a_young_model_bears_one_worker_and_then_ever_more() -> None:
+    youth, entered = Youth(0), threading.Semaphore(0)
+
+    def work() -> None:
+        youth.enter()
+        entered.release()
+
+    youth.enter()
+    second = start(work)
+    assert not entered.acquire(timeout=0.05)
+    for _ in range(64):
+        youth.learned()
+    assert entered.acquire(timeout=PATIENCE)
+    join(second)
+    third = start(work)
+    assert not entered.acquire(timeout=0.05)
+    youth.leave()
+    assert entered.acquire(timeout=PATIENCE)
+    join(third)
+
+
+def test_nobody_waits_for_a_model_whose_youth_is_over() -> None:
+    youth = Youth(64)
+    youth.enter()
+    youth.enter()
+    waiting = start(youth.enter)
+    youth.end()
+    join(waiting)
+    youth.enter()

@@ -240,15 +240,15 @@ def test_a_lane_that_cannot_apply_a_push_leaves_the_snapshot_before(
     log = written(tmp_path / "log.tsv", text(lines))
     out = tmp_path / "out"
     pairs = (*of_lanes(1, 2), "compute.minibatch=10", "output.snapshot_seconds=0.01", *SMALL[:1])
-    push, seen = lanes.Share.push, Counter[int]()
+    push, seen = lanes.Portion.push, Counter[int]()
 
-    def crowded(self: lanes.Share, flight: lanes.Flight) -> None:
+    def crowded(self: lanes.Portion, parcel: lanes.Parcel) -> None:
         seen[self.prefixes[0]] += 1
         if self.prefixes[0] and seen[self.prefixes[0]] == 120:
             raise TableFullError("a segment of the table is full")
-        push(self, flight)
+        push(self, parcel)
 
-    monkeypatch.setattr(lanes.Share, "push", crowded)
+    monkeypatch.setattr(lanes.Portion, "push", crowded)
     ended = train(log, out, *pairs, code=1)
     assert "could not take a minibatch" in ended.stderr
     monkeypatch.undo()

@@ -1,0 +1,242 @@
+"""A worker lane's window: the minibatches that it has on their way to shard lanes and back.
+
+See :mod:`streamlearn.lanes` for the order of things.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Final, Protocol
+
+from streamlearn.compute.kernels.steps import left_zero
+from streamlearn.errors import RunError, TableFullError
+from streamlearn.gate import Gate
+from streamlearn.lanes import Parcel, Portion, Portions
+from streamlearn.messages import F32, U8
+from streamlearn.model import Model
+from streamlearn.online.localized import Localizer
+from streamlearn.online.minibatch import Minibatch
+from streamlearn.online.steps import LogisticStep
+from streamlearn.shards.rules import Updater
+from streamlearn.shards.table import ExactTable
+from streamlearn.stream import Work
+
+__all__ = ["PARCELS", "TornError", "Window", "rehearse"]
+
+# Minibatches of a worker: one whose push is being applied, one whose pull is, one being parsed.
+PARCELS: Final = 3
+
+
+class TornError(RunError):
+    """Some lanes applied a minibatch and one could not: the table is of no one moment."""
+
+
+def rehearse(model: Model, batch: Minibatch) -> None:
+    """Call each kernel of these lanes once, on a small model."""
+    assert isinstance(model.table, ExactTable)
+    parcel = Parcel(batch.rows_max, batch.nnz_max, 1)
+    step = LogisticStep(model.job.model)
+    portion = Portion(0, model.table, Updater.of(model.job.model), (0, 256))
+    localized = Localizer(batch.nnz_max).localize(batch, parcel.localized, intercept=step.intercept)
+    parcel.bounds[:] = localized.bounds((0, 256))
+    parcel.wants_after = True
+    portion.pull(parcel)
+    step.step(batch, localized, parcel.weights[: localized.unique], parcel.scores)
+    parcel.generations -= 1  # as if all segments were laid out anew
+    portion.push(parcel)
+    _count_fresh(parcel, batch)
+
+
+def _count_fresh(parcel: Parcel, batch: Minibatch) -> None:
+    localized = parcel.localized
+    left_zero(
+        localized.inverse, batch.indptr, batch.rows, int(localized.intercept), parcel.weights,
+        parcel.after, parcel.marks[: localized.unique], parcel.fresh,
+    )  # fmt: skip
+
+
+class Noting(Protocol):
+    """What is told of a minibatch once it is applied, while the boundary is held."""
+
+    def __call__(self, work: Work, scores: F32, fresh: U8) -> None:
+        """Note a minibatch.
+
+        Parameters
+        ----------
+        scores : float32[rows]
+            Of its examples, before it taught.
+        fresh : uint8[>= rows]
+            How many weights left zero at each example, where that was asked for.
+        """
+        ...
+
+
+class Window:
+    """The minibatches that one worker lane has on their way.
+
+    Parameters
+    ----------
+    model : Model
+    portions : Portions
+    boundary : Gate
+        Held, with others, while a push is on its way.
+    rows_max, nnz_max : int
+        Of a minibatch.
+    learned : callable
+        See :class:`Noting`.
+    wants_fresh : callable
+        Given the rows of the next minibatch, whether ``learned`` will look at ``fresh``.
+    tick : callable
+        Minutes since the epoch.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        portions: Portions,
+        boundary: Gate,
+        rows_max: int,
+        nnz_max: int,
+        *,
+        learned: Noting,
+        wants_fresh: Callable[[int], bool],
+        tick: Callable[[], int],
+    ) -> None:
+        self._portions = portions
+        self._boundary = boundary
+        self._learned = learned
+        self._wants_fresh = wants_fresh
+        self._tick = tick
+        self._step = LogisticStep(model.job.model)
+        self._localizer = Localizer(nnz_max)
+        self._free = [Parcel(rows_max, nnz_max, len(portions.portions)) for _ in range(PARCELS)]
+        self._pulling: Parcel | None = None
+        self._pushing: Parcel | None = None
+        self._under_way = False
+        self._held = ExitStack()
+        self._orphans: list[Callable[[], None]] = []  # of a minibatch while it is noted
+
+    def add(self, work: Work) -> None:
+        """Localise a minibatch and pull for it; step with and push the one before.
+
+        Raises
+        ------
+        TableFullError
+            The table has no room for what the one before would insert; of it nothing is learned.
+        TornError
+            A lane could not apply a push that others applied.
+        """
+        parcel = self._free.pop()
+        parcel.work = work
+        localized = self._localizer.localize(
+            work.batch, parcel.localized, intercept=self._step.intercept
+        )
+        parcel.bounds[:] = localized.bounds(self._portions.prefixes)
+        before, self._pulling = self._pulling, None
+        if before is not None:
+            self._push(before, parcel)
+        else:
+            self._enter()
+            self._portions.post(None, parcel)
+        self._pulling = parcel
+
+    def then(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` once all that was added is noted."""
+        last = self._pulling or self._pushing
+        if last is not None:
+            last.then.append(callback)
+        else:
+            callback()
+
+    def settle(self) -> None:
+        """Wait until all that was added is learned and noted; raises as :meth:`add` does."""
+        before, self._pulling = self._pulling, None
+        if before is not None:
+            self._push(before, None)
+        self._land()
+        self._leave()
+
+    def _enter(self) -> None:
+        if not self._under_way:
+            self._portions.youth.enter()
+            self._under_way = True
+
+    def _leave(self) -> None:
+        if self._under_way:
+            self._portions.youth.leave()
+            self._under_way = False
+
+    def drop(self) -> None:
+        """After an error: note what is applied, and forget the rest.
+
+        Raises
+        ------
+        TornError
+            As :meth:`add`.
+        """
+        parcel, self._pulling = self._pulling, None
+        try:
+            self._land()
+            if parcel is not None:
+                parcel.wait()
+        finally:
+            callbacks, self._orphans = self._orphans, []
+            for callback in (*callbacks, *(parcel.then if parcel is not None else ())):
+                callback()
+            self._held.close()
+            self._leave()
+
+    def _push(self, parcel: Parcel, following: Parcel | None) -> None:
+        """Step with a minibatch that is pulled, and post its push with the pull of the next."""
+        work = parcel.work
+        assert work is not None
+        try:
+            parcel.wait()
+            self._land()
+            localized, rows = parcel.localized, work.batch.rows
+            weights = parcel.weights[: localized.unique]
+            self._step.step(work.batch, localized, weights, parcel.scores)
+            parcel.minute = self._tick()
+            parcel.wants_after = self._wants_fresh(rows)
+            if self._portions.reserve(parcel.missing):
+                self._held.enter_context(self._boundary.shared())
+            else:
+                self._held.enter_context(self._boundary.alone())
+                self._portions.make_room(parcel)
+        except BaseException:
+            self._pulling = parcel  # of which nothing is learned: it will be dropped
+            raise
+        self._pushing = parcel
+        self._portions.post(parcel, following)
+
+    def _land(self) -> None:
+        """Note the minibatch whose push is applied by now, and let go of the boundary."""
+        parcel, self._pushing = self._pushing, None
+        if parcel is not None:
+            self._note(parcel)
+            self._held.close()
+
+    def _note(self, parcel: Parcel) -> None:
+        """Wait for a push, and note its minibatch."""
+        work = parcel.work
+        assert work is not None
+        callbacks, parcel.then = parcel.then, []
+        self._orphans += callbacks
+        try:
+            parcel.wait()
+        except TableFullError as error:
+            raise TornError(
+                "a part of the table could not take a minibatch that the others took",
+                cause=error.message,
+                hint="the snapshot before it is whole: raise tables.features_max and start again",
+            ) from error
+        rows = work.batch.rows
+        if parcel.wants_after:
+            _count_fresh(parcel, work.batch)
+        self._learned(work, parcel.scores[:rows], parcel.fresh)
+        self._portions.youth.learned()
+        self._free.append(parcel)
+        self._orphans.clear()
+        for callback in callbacks:
+            callback()
