@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -33,11 +35,11 @@ def test_shards_share_the_keys_out(of):
     ranges = [prefixes_of(index, of) for index in range(of)]
     assert ranges[0][0] == 0
     assert ranges[-1][1] == 256
-    assert all(a[1] == b[0] for a, b in zip(ranges, ranges[1:], strict=False))
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(ranges))
     specs = [spec(job(), index, of) for index in range(of)]
     assert specs[0].low == 0
     assert specs[-1].high == (1 << 64) - 1
-    assert all(a.high + 1 == b.low for a, b in zip(specs, specs[1:], strict=False))
+    assert all(a.high + 1 == b.low for a, b in itertools.pairwise(specs))
     assert specs[0].low <= INTERCEPT_KEY <= specs[0].high
     assert len({one.identity for one in specs}) == of
 
