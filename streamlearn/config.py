@@ -62,6 +62,7 @@ __all__ = [
     "SourceConfig",
     "TablesConfig",
     "check_job",
+    "job_differences",
     "job_signature",
     "load_job",
     "parse_size",
@@ -71,7 +72,7 @@ __all__ = [
 
 # Each shard owns whole prefixes of keys, and there are so many (shards.table).
 SHARDS_MAX: Final = 256
-# What keys and numbers mean: equal between all shards and workers of a model.
+# What keys and numbers mean.
 _MEANING: Final = (
     *(f"source.{name}" for name in ("format", "columns", "label", "cross", "fields", "header")),
     *(f"source.{name}" for name in ("delimiter", "quote", "trim", "negative_rate")),
@@ -80,6 +81,14 @@ _MEANING: Final = (
 )
 # What a model cannot change while it goes on: this, and the shapes of what it keeps.
 BINDING: Final = (*_MEANING, "tables.bits", "output.window")
+# What all shards and workers of a model must agree on: this, and where partitions and minibatches
+# begin and end. A minibatch is known by its number, so whoever takes over a partition must cut it
+# as those before.
+_AGREED: Final = (
+    *_MEANING,
+    *("source.range_bytes", "source.block_bytes", "source.compression"),
+    "compute.minibatch",
+)
 
 
 class JobConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -173,13 +182,30 @@ def job_signature(job: JobConfig) -> str:
     Of the job as it was given: a worker's format may be ``auto`` until it has seen a record, and a
     shard never sees one.
     """
-    meant = {}
-    for path in _MEANING:
+    encoded = msgspec.json.encode(_agreed(job), order="sorted")
+    return hashlib.blake2b(encoded, digest_size=8).hexdigest()
+
+
+def job_differences(job: JobConfig, other: JobConfig) -> list[str]:
+    """Return where two jobs whose signatures differ do so: ``model.alpha is 0.3, was 0.1``."""
+    found = []
+    for (path, now), was in zip(_agreed(job).items(), _agreed(other).values(), strict=True):
+        if path == "model":
+            one, two = msgspec.to_builtins(now), msgspec.to_builtins(was)
+            names = [name for name in (one | two) if one.get(name) != two.get(name)]
+            found += [f"model.{n} is {shown(one.get(n))}, was {shown(two.get(n))}" for n in names]
+        elif now != was:
+            found.append(f"{path} is {shown(now)}, was {shown(was)}")
+    return found
+
+
+def _agreed(job: JobConfig) -> dict[str, Any]:
+    agreed = {}
+    for path in _AGREED:
         section, _, name = path.partition(".")
         value = getattr(job, section)
-        meant[path] = getattr(value, name) if name else value
-    encoded = msgspec.json.encode(meant, order="sorted")
-    return hashlib.blake2b(encoded, digest_size=8).hexdigest()
+        agreed[path] = getattr(value, name) if name else value
+    return agreed
 
 
 @functools.cache

@@ -9,14 +9,22 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from streamlearn.config import JobConfig, Resolved, job_signature, settings
-from streamlearn.errors import ClusterError, ConfigError, RunError
+from streamlearn.config import (
+    JobConfig,
+    Resolved,
+    job_differences,
+    job_signature,
+    load_job,
+    settings,
+)
+from streamlearn.errors import ClusterError, ConfigError, RunError, StreamlearnError
 from streamlearn.gathering import WORKERS
 from streamlearn.jobtext import job_toml
 from streamlearn.resharding import remove_shards, reshard
@@ -119,6 +127,7 @@ def adopt(directory: Path, job: JobConfig, shards: int, now: float) -> tuple[Pla
         raise ClusterError(
             f"{directory} is of a job with signature {plan.signature}, but this job's is "
             f"{signature}",
+            cause=_differences(directory, job),
             hint="use another --out, or the settings that it was learned with",
         )
     _check_model(directory, bool(found))
@@ -135,6 +144,13 @@ def adopt(directory: Path, job: JobConfig, shards: int, now: float) -> tuple[Pla
         if other != shards:
             remove_shards(directory, other)
     return plan, done
+
+
+def _differences(directory: Path, job: JobConfig) -> str | None:
+    """Say in which settings a job differs from the one before, as far as its file tells."""
+    with suppress(StreamlearnError):
+        return "; ".join(job_differences(job, load_job(directory / _JOB_FILE).job)) or None
+    return None
 
 
 def _check_model(directory: Path, has_shards: bool) -> None:

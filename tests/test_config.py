@@ -18,6 +18,7 @@ from streamlearn.config import (
     SourceConfig,
     TablesConfig,
     check_job,
+    job_differences,
     job_signature,
     load_job,
     settings,
@@ -374,10 +375,11 @@ def test_a_worker_has_as_many_minibatches_under_way_as_staleness_lets_it_use(
     [
         *("model.alpha=0.2", "model.rule=sgd", "model.epochs=2", "source.format=criteo"),
         *("source.columns.a=label", "source.cross=a*b", "source.negative_rate=0.5"),
-        *("source.header=yes", "tables.index=hashed"),
+        *("source.header=yes", "tables.index=hashed", "compute.minibatch=1"),
+        *("source.range_bytes=1MB", "source.block_bytes=1MB", "source.compression=none"),
     ],
 )
-def test_a_job_whose_keys_or_numbers_mean_something_else_has_another_signature(text: str) -> None:
+def test_a_job_that_means_or_cuts_something_else_has_another_signature(text: str) -> None:
     assert job_signature(load_job(None, [text]).job) != job_signature(JobConfig())
 
 
@@ -385,12 +387,21 @@ def test_a_job_whose_keys_or_numbers_mean_something_else_has_another_signature(t
     "text",
     [
         *("source.uri=a.csv", "source.retries=1", "tables.tau=0", "tables.features_max=9"),
-        *("compute.minibatch=1", "output.dir=x", "http.listen=h:1", "cluster.name=x"),
+        *("compute.lanes=1", "output.dir=x", "http.listen=h:1", "cluster.name=x"),
         *("tables.shards=h:1", "output.window=7"),
     ],
 )
 def test_where_a_job_runs_is_no_part_of_its_signature(text: str) -> None:
     assert job_signature(load_job(None, [text]).job) == job_signature(JobConfig())
+
+
+def test_jobs_say_where_they_differ() -> None:
+    one = load_job(None, ["model.alpha=0.3", "compute.minibatch=16", "tables.tau=0"]).job
+    assert job_differences(one, JobConfig()) == [
+        "model.alpha is 0.3, was 0.1",
+        "compute.minibatch is 16, was 4096",
+    ]
+    assert job_differences(one, one) == []
 
 
 def test_the_signature_does_not_depend_on_the_order_of_columns() -> None:

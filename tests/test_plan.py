@@ -104,8 +104,13 @@ def test_state_of_another_job_is_refused(tmp_path: Path) -> None:
     spread(tmp_path, 2)
     adopt(tmp_path, JOB, 2, now=1.0)[0].write(tmp_path)
     other = msgspec.structs.replace(JOB, model=LrConfig(alpha=0.5))
-    with pytest.raises(ClusterError, match="is of a job with signature"):
+    with pytest.raises(ClusterError, match="is of a job with signature") as caught:
         adopt(tmp_path, other, 2, now=1.0)
+    assert caught.value.cause is None
+    (tmp_path / "job.toml").write_text('[source]\nformat = "criteo"\n')
+    with pytest.raises(ClusterError) as caught:
+        adopt(tmp_path, other, 2, now=1.0)
+    assert caught.value.cause == "model.alpha is 0.5, was 0.1"
 
 
 def test_shards_that_have_not_drained_keep_their_number(tmp_path: Path) -> None:
