@@ -59,6 +59,7 @@ class Leading(Protocol):
     """A connection to the shard that is followed (``net.client.Link``)."""
 
     lost: asyncio.Event
+    welcome: Welcome
 
     def subscribe(self, message: Message, callback: Callable[[Answer], None]) -> int:
         """Send a request that is answered many times."""
@@ -129,6 +130,7 @@ class FollowerHost:
         self._limits = limits
         self._fresh: Shard | None = None  # being filled with the parts of an image
         self._last = shard.lsn if shard is not None else 0
+        self._of = 0  # incarnation of the shard that the state came from; 0: of a snapshot
         self.service = Service(
             shard or Shard(spec), None, incarnation=self.incarnation, now=0.0, read_only=True
         )
@@ -205,13 +207,24 @@ class FollowerHost:
                 await self._lane.run(_nothing)
                 self._inbox = [event for event in self._inbox if event[0] != "heard"]
                 self._fresh = None
-                after = -1 if self.state == "recovering" else self.shard.lsn
+                after = -1 if self._begins_anew(leading) else self.shard.lsn
                 leading.subscribe(Follow(after), functools.partial(self._heard, leading))
                 await leading.lost.wait()
                 self._leading = None
                 await leading.close()
             await asyncio.sleep(wait)
             wait = min(2 * wait, _BACKOFF_SECONDS_MAX)
+
+    def _begins_anew(self, leading: Leading) -> bool:
+        """Say whether the whole state is needed.
+
+        A shard that keeps no log comes back with less than it had, and other records take the
+        numbers of those that are gone.
+        """
+        keeps_log = self.spec.job.tables.durability == "log"
+        return self.state == "recovering" or not (
+            keeps_log or self._of == leading.welcome.incarnation
+        )
 
     def _heard(self, leading: Leading, answer: Answer) -> None:
         if leading is not self._leading:
@@ -255,7 +268,7 @@ class FollowerHost:
         for event in events:
             if event[0] == "heard":
                 if event[1] is self._leading:
-                    self._apply(event[2])
+                    self._apply(event[1], event[2])
             elif event[0] == "opened":
                 service.opened(event[1])
             elif event[0] == "closed":
@@ -268,7 +281,7 @@ class FollowerHost:
         service.durable_lsn = service.shard.lsn
         return service.take_out()
 
-    def _apply(self, answer: Answer) -> None:
+    def _apply(self, leading: Leading, answer: Answer) -> None:
         if isinstance(answer, FollowRecord):
             record = decode(answer.body)
             assert isinstance(record, Push | Join | Leave | Tick), record
@@ -285,6 +298,7 @@ class FollowerHost:
             except msgspec.DecodeError as error:
                 raise ProtocolError("the state cannot be read", cause=str(error)) from error
             self.service.replace(shard)
+            self._of = leading.welcome.incarnation
             self.images += 1
             self.state = "serving"
         else:  # the shard cannot go on from here
