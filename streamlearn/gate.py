@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,8 +10,10 @@ from typing import Final
 
 __all__ = ["Gate", "Youth"]
 
-# Minibatches learned before one more worker may be under way.
-_LEARNED_PER_WORKER: Final = 64
+# Minibatches learned before a second worker may be under way; n more may after n^2 times as many.
+# (Four workers, progressive logloss of a million records: 0.4810, and 0.483 to 0.490 where n more
+# may after n times as many; one worker: 0.4807.)
+_LEARNED_BEFORE_SECOND: Final = 64
 
 
 class Gate:
@@ -75,9 +78,12 @@ class Youth:
     def enter(self) -> None:
         """Be under way, once the model is old enough for one more."""
         with self._condition:
-            while self._under_way > self._learned // _LEARNED_PER_WORKER and not self._over:
+            while self._under_way >= self._most() and not self._over:
                 self._condition.wait()
             self._under_way += 1
+
+    def _most(self) -> int:
+        return 1 + math.isqrt(self._learned // _LEARNED_BEFORE_SECOND)
 
     def leave(self) -> None:
         """Be under way no more."""
@@ -89,7 +95,7 @@ class Youth:
         """Count a minibatch."""
         with self._condition:
             self._learned += 1
-            if self._learned % _LEARNED_PER_WORKER == 0:
+            if self._learned % _LEARNED_BEFORE_SECOND == 0:
                 self._condition.notify_all()
 
     def end(self) -> None:
