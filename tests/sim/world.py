@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -39,7 +40,7 @@ from tests.sim.scenario import LIMITS, MINIBATCH, MINIBATCHES, Scenario
 from tests.sim.source import records
 from tests.sim.trace import Trace
 
-__all__ = ["Result", "World", "simulate"]
+__all__ = ["Result", "World", "simulate", "simulate_quietly"]
 
 STORM_SECONDS_MAX: Final = 120.0
 CALM_SECONDS_MAX: Final = 600.0
@@ -458,3 +459,12 @@ def simulate(seed: int, out: Callable[[str], None] | None = None) -> Result:
     """Run one seed."""
     assert OWNER.get() is None
     return World(seed, out).run()
+
+
+def simulate_quietly(seed: int) -> Result:
+    """Run one seed; what its processes log is not shown."""
+    logging.disable(logging.CRITICAL)
+    try:
+        return simulate(seed)
+    finally:
+        logging.disable(logging.NOTSET)
