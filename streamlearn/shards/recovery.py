@@ -63,7 +63,10 @@ def recover(disk: Disk, directory: str, spec: ShardSpec, *, accept_loss: bool = 
     SnapshotError
         The snapshot is another shard's or job's.
     """
-    disk.make_directory(directory)
+    try:
+        disk.make_directory(directory)
+    except OSError as error:
+        raise LogError(f"cannot make {directory}", cause=error.strerror) from error
     root = Path(directory) / SNAPSHOTS
     reader, notes = _newest(root, disk)
     shard = _loaded(reader, spec) if reader is not None else Shard(spec)
