@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from streamlearn.batcher import Batcher, Cut
 from streamlearn.errors import DataError, RefusedError, StreamlearnError, TableFullError
 from streamlearn.messages import U8, Block, Partition, Position
@@ -128,6 +130,11 @@ class Flight:
             async for block in blocks:
                 try:
                     if batcher is None:
+                        if (
+                            not mark.sequence
+                        ):  # the record across a range's start is the one's before
+                            offset = max(mark.offset, block.offset)
+                            self._mark = msgspec.structs.replace(self._mark, offset=offset)
                         stream = self._stream(header, block)
                         rate = worker.job.source.negative_rate
                         batcher = Batcher(

@@ -28,10 +28,22 @@ from streamlearn.shards.log import Log
 from streamlearn.shards.recovery import LOG, SNAPSHOTS
 from streamlearn.shards.snapshot import SnapshotReader, newest
 
-__all__ = ["ROWS", "SHARDS", "StoredShards", "counts_of_shards", "shard_directory"]
+__all__ = [
+    "ROWS",
+    "SHARDS",
+    "StoredShards",
+    "counts_of_shards",
+    "only_shards",
+    "shard_directory",
+]
 
 SHARDS: Final = "shards"
 ROWS: Final = "rows."
+# Of a mark, what depends on the stream alone.
+_PLACE: Final = (
+    *("partition", "version", "epoch", "sequence", "offset", "records", "done"),
+    *("examples", "bad_records", "subsampled", "bytes"),
+)
 _NAME: Final = re.compile(r"(\d{3})-of-(\d{3})")
 
 
@@ -47,6 +59,25 @@ def counts_of_shards(directory: Path) -> list[int]:
         return []
     found = (_NAME.fullmatch(path.name) for path in root.iterdir() if any(path.iterdir()))
     return sorted({int(match[2]) for match in found if match})
+
+
+def only_shards(directory: Path) -> int:
+    """Return for how many shards there is state.
+
+    Raises
+    ------
+    ClusterError
+        For none, or for several numbers of them.
+    """
+    found = counts_of_shards(directory)
+    if len(found) != 1:
+        numbers = " and of ".join(map(str, found)) or "no"
+        raise ClusterError(
+            f"{directory} has the state of {numbers} shards",
+            hint=f"each shard's directory stands in {directory / SHARDS}, as 000-of-002"
+            + ("; remove those that do not count" if found else ""),
+        )
+    return found[0]
 
 
 class StoredShards:
@@ -151,7 +182,7 @@ class StoredShards:
             )
         if (pushes := self._pushes_behind(index, image)) > 0:
             raise self._undrained(index, f"its log has {pushes:,} pushes behind its snapshot")
-        if image.marks != first.marks:
+        if any(map(_differ, image.marks, first.marks)) or len(image.marks) != len(first.marks):
             raise self._undrained(index, _difference(index, image.marks, first.marks))
 
     def _pushes_behind(self, index: int, image: ImageMeta) -> int:
@@ -197,12 +228,23 @@ def _first_key(reader: SnapshotReader, name: str) -> int:
         pieces.close()
 
 
+def _differ(one: Mark | None, other: Mark | None) -> bool:
+    """Say whether marks are of different moments of the stream.
+
+    Losses may differ: a minibatch that came to one shard, and after a crash once more for the other
+    alone, was scored with other weights then.
+    """
+    if one is None or other is None:
+        return one is not other
+    return any(getattr(one, name) != getattr(other, name) for name in _PLACE)
+
+
 def _difference(index: int, marks: Sequence[Mark], others: Sequence[Mark]) -> str:
     """Say where two shards differ first."""
     mine, theirs = ({mark.partition: mark for mark in one} for one in (marks, others))
     for name in sorted(mine.keys() | theirs.keys()):
         one, two = mine.get(name), theirs.get(name)
-        if one != two:
+        if _differ(one, two):
             return f"it has applied {_at(one)} of {name}, shard 0 {_at(two)}"
     return f"its marks are in another order than those of shard 0, not {index}"
 
