@@ -6,6 +6,7 @@ rows of a key list once, and reads and updates them by their slots (``kernels.ru
 
 from __future__ import annotations
 
+import numpy as np
 from numba import int64, njit, uint32, uint64
 
 from streamlearn.compute.kernels.bits import prefetch
@@ -55,19 +56,25 @@ def insert(
     """
     base = int64(words.ctypes.data)
     n = keys.shape[0]
+    # One key in four is new: which, a branch would guess wrongly (x1.35).
+    missing = np.empty(n - begin + 1, np.int32)
+    count = 0
     for i in range(begin, n):
-        ahead = min(i + AHEAD, n - 1)
-        if slots[ahead] < 0:
-            prefetch(base + (line_of(keys[ahead], places) << 6))
-        if slots[i] >= 0:
-            continue
+        missing[count] = i
+        count += int64(slots[i] < 0)
+    for m in range(min(AHEAD, count)):
+        prefetch(base + (line_of(keys[missing[m]], places) << 6))
+    for m in range(count):
+        ahead = missing[min(m + AHEAD, count - 1)]
+        prefetch(base + (line_of(keys[ahead], places) << 6))
+        i = int64(missing[m])
         key = keys[i]
         slot = seek(words, key, line_of(key, places))
         if slot < 0:
             slot = ~slot
             segment = int64(segment_of[int64(key >> uint64(56))])
             if loads[segment] >= loads_max[segment] or words[slot * 4] == FENCE:
-                return int64(i)
+                return i
             if saving != 0:
                 preserve(words, slot >> 1, kept, side_lines, side_words, side_count)
             words[slot * 4] = key
