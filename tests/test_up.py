@@ -167,7 +167,10 @@ def test_ctrl_c_drains_and_the_same_command_goes_on(
             lambda: not any(_is_alive(pid) for pid in children.values()), "the end of its children"
         )
     assert counts_of_shards(out) == [1]
-    last = run(*COMMAND, *logs, "--out", out, "--quiet")
+    refused = run(*COMMAND, *logs, "--out", out, "--quiet")
+    assert refused.code == 1
+    assert "cause: compute.minibatch is 4096, was 16" in refused.stderr
+    last = run(*COMMAND, *logs, "--out", out, "--quiet", *SLOW)
     assert last.code == 0, last.stderr
     alone = json.loads((learned / "report.json").read_text())
     for name in ("examples", "bytes", "bad_records", "features"):
