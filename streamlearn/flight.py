@@ -234,8 +234,9 @@ class Flight:
         size, records = max(0, cut.offset - self._mark.offset), cut.batch.records
         mark = self._mark = marked(self._mark, cut, totals, stored)
         self._free.put_nowait(prepared.buffers)
+        worker.stepped += records
         if cut.bad:
-            self._note_bad(cut, records, first_pass)
+            self._note_bad(cut, first_pass)
         who = worker.who
         answers = [
             remote.push(
@@ -256,7 +257,7 @@ class Flight:
         worker.end_minibatch(clock, totals.examples, records, size)
         self._open.release()
 
-    def _note_bad(self, cut: Cut, records: int, first_pass: bool) -> None:
+    def _note_bad(self, cut: Cut, first_pass: bool) -> None:
         """Keep bad records aside before the shards are told that they are dealt with."""
         worker = self._worker
         worker.bad += len(cut.bad)
@@ -265,7 +266,8 @@ class Flight:
             for bad in cut.bad:
                 worker.quarantine.add(bad)
             worker.quarantine.flush()
-        records += worker.records
+        # not those that are durable: others are under way, and their bad ones are counted, too
+        records = worker.stepped
         share_max = worker.job.source.bad_records_max
         if records >= _RECORDS_BEFORE_STOP and worker.bad > share_max * records:
             raise TooManyBadError(

@@ -110,6 +110,8 @@ class Worker:
         A remote wants to be looked at; the worker shall end after what is under way.
     examples, records, bad, bytes, stored_bytes : int
         Of this process.
+    stepped : int
+        Records of the minibatches that were stepped; some are not durable yet, or were lost.
     failed : dict
         By partition, why it could not be learned to its end.
     state : str
@@ -132,6 +134,7 @@ class Worker:
         self.names = names
         self.validation = validation
         self.examples = self.records = self.bad = self.bytes = self.stored_bytes = 0
+        self.stepped = 0
         self.reasons: Counter[str] = Counter()
         self.failed: dict[str, StreamlearnError] = {}
         self.state = "joining"
