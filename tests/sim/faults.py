@@ -41,6 +41,9 @@ class Fault:
     fired: str
 
 
+# A disk's fault waits so long for somebody to use that disk.
+DISK_SECONDS_MAX: Final = 15.0
+
 FAULTS: Final[dict[str, Fault]] = {}
 
 
@@ -272,10 +275,17 @@ def _disk(world: World, random: Random, **faults: float) -> None:
     machine.disk.faults = replace(machine.disk.faults, **faults)
     mended = dict.fromkeys(faults, 0.0)
 
-    def mend() -> None:
-        machine.disk.faults = replace(machine.disk.faults, **mended)
+    fired = machine.disk.fired
+    before = sum(fired[fault] for fault in faults)
+    ends = world.loop.time() + DISK_SECONDS_MAX
 
-    _later(world, random, 1.0, mend)
+    def mend() -> None:
+        if sum(fired[one] for one in faults) > before or world.loop.time() > ends:
+            machine.disk.faults = replace(machine.disk.faults, **mended)
+        else:
+            _later(world, random, 0.5, mend)
+
+    _later(world, random, 0.5, mend)
 
 
 @_fault(steady=False, fired="write_full")
@@ -301,6 +311,7 @@ def _sync_fails(world: World, random: Random) -> None:
 @_fault(steady=False, fired="name_error")
 def _name_fails(world: World, random: Random) -> None:
     _disk(world, random, name_error=0.5)
+    world.ask_snapshot(random)
 
 
 @_fault(steady=False, fired="read_error")

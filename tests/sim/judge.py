@@ -74,9 +74,9 @@ class _History:
         lsn of the last record that was acknowledged.
     recovering : bool
         Whether what is applied now comes from its log.
-    saved : dict
-        Of each snapshot, by digest, the records that it holds: without a log a shard may come back
-        from one whose successors it could not read, and later from one of those after all.
+    images : list
+        The records that each snapshot holds: without a log a shard may come back from one whose
+        successors it could not read, and later from one of those after all.
     """
 
     spec: ShardSpec
@@ -87,7 +87,7 @@ class _History:
     promised: int = 0
     recovering: bool = True
     model: Shard | None = None
-    saved: dict[str, list[bytes]] = field(default_factory=dict)
+    images: list[list[bytes]] = field(default_factory=list)
 
     def note(self, body: bytes, record: Any, ends: Any) -> None:
         """Add the next record."""
@@ -99,9 +99,11 @@ class _History:
             incarnation, _, since = self.clocks.get(record.worker, (-1, 0, 0))
             since = since if incarnation == record.incarnation else record.clock
             self.clocks[record.worker] = (record.incarnation, record.clock, since)
-        elif isinstance(record, Leave):
-            if self.clocks.get(record.worker, (-1, 0, 0))[0] == record.incarnation:
-                del self.clocks[record.worker]
+        elif isinstance(record, Leave) and self._is_member(record):
+            del self.clocks[record.worker]
+
+    def _is_member(self, leave: Leave) -> bool:
+        return self.clocks.get(leave.worker, (-1, 0, 0))[0] == leave.incarnation
 
     def _note_push(self, lsn: int, push: Push, ends: Any) -> None:
         mark = push.mark
@@ -132,6 +134,14 @@ class _History:
         self.bodies, self.at, self.lsns, self.clocks, self.model = [], {}, {}, {}, None
         for body in bodies:
             self.note(body, decode(body), ends)
+
+    def folded(self, bodies: list[bytes]) -> Shard:
+        """Return a shard that has applied some records."""
+        shard = Shard(self.spec)
+        for lsn, body in enumerate(bodies, 1):
+            record: Any = decode(body)
+            shard.apply(lsn, record)
+        return shard
 
     def fold(self, lsn: int) -> Shard:
         """Return a shard that has applied the records up to one."""
@@ -286,7 +296,10 @@ class Judge:
                 )
         bodies = history.bodies[: state.lsn]
         if not self._keeps_log:
-            bodies = history.saved.get(state.digest(), bodies)
+            wanted = state.digest()
+            for image in history.images:
+                if len(image) == state.lsn and history.folded(image).digest() == wanted:
+                    bodies = image
         if len(bodies) < state.lsn:
             raise ViolationError(f"shard {shard} came back with records that it never applied")
         history.become(bodies, self.records.ends)
@@ -313,8 +326,12 @@ class Judge:
         if state.lsn > len(history.bodies):
             raise ViolationError(f"a snapshot of shard {shard} is of record {state.lsn}")
         self._same("snapshot", history, state)
+
+    def imaging(self, shard: int, lsn: int) -> None:
+        """A snapshot is begun, which may be there one day whatever happens now."""
         if not self._keeps_log:
-            history.saved[state.digest()] = history.bodies[: state.lsn]
+            history = self._histories[shard]
+            history.images.append(history.bodies[:lsn])
 
     def _same(self, what: str, history: _History, state: Shard) -> None:
         model = history.fold(state.lsn)

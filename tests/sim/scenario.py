@@ -64,13 +64,18 @@ class Scenario:
     def drawn(cls, seed: int, faults: list[str]) -> Scenario:
         """Draw one."""
         random = Random(f"{seed}/scenario")
-        chosen = tuple(name for name in faults if random.random() < FAULT_SHARE)
         shards = random.choice((1, 2, 2, 3))
+        followers = random.choice((0, 1, 1))
+        chosen = tuple(
+            name
+            for name in faults
+            if random.random() < FAULT_SHARE and (followers or name != "kill_follower")
+        )
         return cls(
             seed=seed,
             shards=shards,
             workers=random.choice((1, 2, 2, 3)),
-            followers=random.choice((0, 1, 1)),
+            followers=followers,
             records_seed=random.randrange(16),
             partitions=random.choice((1, 3, 5)),
             job=_job(random, shards),

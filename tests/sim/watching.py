@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from streamlearn import shard_host
+from streamlearn.shards.image import ImageMeta
 from streamlearn.shards.shard import Shard
 from tests.sim.loop import OWNER
 
@@ -20,7 +21,7 @@ __all__ = ["of"]
 @contextmanager
 def of(world: World) -> Generator[None, None, None]:
     """Show the judge what the processes of a world do."""
-    apply, recover = Shard.apply, shard_host.recover
+    apply, recover, begin = Shard.apply, shard_host.recover, shard_host._Files.begin
     judge = world.judge
 
     def applied(self: Shard, lsn: int, record: Any, *rest: Any) -> None:
@@ -43,5 +44,13 @@ def of(world: World) -> Generator[None, None, None]:
             world.trace("recovered", owner.name, found.shard.lsn, found.snapshot_lsn, *found.notes)
         return found
 
-    with patch.object(Shard, "apply", applied), patch.object(shard_host, "recover", recovered):
+    def began(self: Any, meta: ImageMeta) -> None:
+        begin(self, meta)
+        judge.imaging(meta.shard[0], meta.lsn)
+
+    with (
+        patch.object(Shard, "apply", applied),
+        patch.object(shard_host, "recover", recovered),
+        patch.object(shard_host._Files, "begin", began),
+    ):
         yield
