@@ -1,4 +1,4 @@
-"""The verbs of a cluster: shard, worker, follower, and up, which runs them all."""
+"""The verbs of a cluster: shard, worker, follower, gather, and up, which runs them all."""
 
 from __future__ import annotations
 
@@ -246,6 +246,26 @@ def up(call: Call) -> None:
     with shown_progress(call, job) as view:
         report = wiring().up(job, options, view)
     finish(call, report)
+
+
+@verb(
+    cluster_app,
+    (),
+    [
+        option(
+            "directory",
+            Path,
+            typer.Argument(..., metavar="DIR", help="Has shards/ and workers/, as up leaves them."),
+        )
+    ],
+    examples=("streamlearn gather model",),
+)
+def gather(call: Call) -> None:
+    """Make one model of shards that have drained, for evaluate, predict, inspect, export.
+
+    What up does at its end, for shards and workers that ran by themselves.
+    """
+    finish(call, wiring().gather(call["directory"]))
 
 
 def _need_exact(job: JobConfig) -> None:

@@ -67,7 +67,7 @@ class Gathered:
 
 def gather(
     directory: Path,
-    job: JobConfig,
+    job: JobConfig | None,
     of: int,
     *,
     now: float,
@@ -79,8 +79,8 @@ def gather(
     Parameters
     ----------
     directory : Path
-    job : JobConfig
-        What they ran with.
+    job : JobConfig or None
+        What they ran with; None: as the first shard has noted it.
     of : int
         How many shards there are.
     now : float
@@ -105,7 +105,8 @@ def gather(
                 opened.callback(reader.close)
                 workers.append(_Worker.read(reader))
         # A worker knows the format where the job leaves it to the first record.
-        job = next((worker.job for worker in workers if worker.job is not None), job)
+        known = next((worker.job for worker in workers if worker.job is not None), None)
+        job = known or job or shards.job
         names = _merged_names(workers, max(1, job.output.names_max))
         model = Model.new(job, names.fields)
         model.names = names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from streamlearn.online.formats import open_format
 from streamlearn.replay import replay as _replay
 from streamlearn.roles import FollowerOptions, ShardOptions, UpOptions, WorkerOptions
 from streamlearn.scoring import score
+from streamlearn.shards.directory import DirectoryLock
 from streamlearn.shards.snapshot import listing
 from streamlearn.training import TrainingRun
 
@@ -25,6 +27,7 @@ __all__ = [
     "evaluate",
     "export",
     "follower",
+    "gather",
     "inspect",
     "predict",
     "replay",
@@ -93,6 +96,32 @@ def up(job: JobConfig, options: UpOptions, progress: ProgressSink) -> dict[str, 
 
     engine = LocalEngine(options.directory)
     return uvloop.run(Supervisor(job, options, engine, Asking(), progress).run())
+
+
+def gather(directory: Path) -> dict[str, Any]:
+    """Make a model of the shards and workers in an output directory; say what it is."""
+    from streamlearn import gathering
+    from streamlearn.stored_shards import only_shards
+
+    lock = DirectoryLock(directory)
+    try:
+        of = only_shards(directory)
+        gathered = gathering.gather(directory, None, of, now=time.time())
+    finally:
+        lock.release()
+    summary = gathered.model.validation.summary()
+    return {
+        "model": gathered.model.job.model.kind,
+        "snapshot": gathered.path,
+        "shards": of,
+        "examples": gathered.model.counts.examples,
+        "bad_records": gathered.model.counts.bad_records,
+        "features": gathered.features,
+        "nonzeros": gathered.nonzeros,
+        "whole": gathered.whole,
+        **{name: summary[name] for name in ("logloss", "auc", "calibration")},
+        "notes": gathered.notes,
+    }
 
 
 def snapshots(directory: Path) -> list[dict[str, Any]]:

@@ -40,6 +40,9 @@ class Node(ModuleType):
     def up(self, job: JobConfig, options: UpOptions, tell: Any) -> dict[str, Any]:
         return self._call("up", job, options)
 
+    def gather(self, directory: Path) -> dict[str, Any]:
+        return self._call("gather", self.job, directory)
+
 
 @pytest.fixture
 def node(monkeypatch: pytest.MonkeyPatch) -> Node:
@@ -110,6 +113,12 @@ def test_up_says_how_many_of_each(node: Node, job: str) -> None:
     assert "examples  3" in result.stdout
 
 
+def test_gather_needs_nothing_but_the_directory(node: Node) -> None:
+    result = run("gather", "o")
+    assert (result.code, result.stdout) == (0, "examples  3\n")
+    assert (node.called, node.options) == ("gather", Path("o"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -170,7 +179,7 @@ def test_wrong_usage_is_told_in_words(
     assert node.called == ""
 
 
-@pytest.mark.parametrize("word", ["shard", "worker", "follower", "up"])
+@pytest.mark.parametrize("word", ["shard", "worker", "follower", "up", "gather"])
 def test_every_verb_has_help_with_examples(word: str) -> None:
     result = run(word, "--help")
     assert result.code == 0

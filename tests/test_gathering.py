@@ -144,6 +144,18 @@ def test_only_the_pass_that_is_being_made_has_positions(model: Model, tmp_path: 
     assert found.counts.examples == 50
 
 
+def test_shards_that_ran_by_themselves_are_gathered_by_a_verb(model: Model, tmp_path: Path) -> None:
+    assert "has the state of no shards" in run("gather", tmp_path).stderr
+    spread(model, tmp_path, 2)
+    ended = run("gather", tmp_path, "--json")
+    assert ended.code == 0, ended.stderr
+    assert ended.report["examples"] == model.counts.examples
+    assert ended.report["shards"] == 2
+    assert load(tmp_path).digest() == model.digest()
+    spread(model, tmp_path, 3)
+    assert "has the state of 2 and of 3 shards" in run("gather", tmp_path).stderr
+
+
 # --- bad records
 
 
