@@ -1,0 +1,94 @@
+"""SIGKILL of shards and workers, again and again during one pass: every record counts once.
+
+``KILLS=50 pytest tests/faults/test_cluster_kill.py`` kills fifty times, ``SEED=7`` otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import kill_run
+import recount
+from tests.click_log import clicks, spoiled, text, written
+from tests.runs import bad_records, run, settings
+
+KILLS = int(os.environ.get("KILLS", "10"))
+SEED = int(os.environ.get("SEED", "1"))
+RECORDS = 120_000
+# Of two undisturbed runs, which differ in the order in which minibatches come; and more for those
+# that come again.
+LOSS_TOLERANCE = 0.01
+# Small minibatches: a pass of some ten seconds, that kills make longer.
+CLUSTER = (
+    *("--shards", "2", "--workers", "2", "--lanes", "1", "--tau", "4"),
+    *settings(
+        "compute.minibatch=64",
+        "source.range_bytes=1048576",
+        "output.snapshot_seconds=1",
+        "cluster.lease_seconds=1",
+    ),
+)
+
+
+@dataclass
+class Learned:
+    """A log, another of the same truth, and what one process has learned of it."""
+
+    sources: list[Path]
+    records: int
+    held_out: Path
+    alone: Path
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Learned:
+    directory = tmp_path_factory.mktemp("logs")
+    times = RECORDS // 30_000
+    sources, total = [], 0
+    for number, name in enumerate(("a.tsv", "b.tsv.gz", "c.tsv.zst")):
+        records, _ = spoiled(clicks(10_000, number), 200, number)
+        sources.append(written(directory / name, text(records) * times))
+        total += len(records) * times
+    held_out = written(directory / "held_out.tsv", text(clicks(10_000, 99)))
+    alone = tmp_path_factory.mktemp("alone")
+    ended = run("train", *sources, "--format", "criteo", "--out", alone, "--quiet")
+    assert ended.code == 0, ended.stderr
+    return Learned(sources, total, held_out, alone)
+
+
+def job(learned: Learned, durability: str) -> list[str]:
+    sources = map(str, learned.sources)
+    return [*sources, "--format", "criteo", *CLUSTER, *settings(f"tables.durability={durability}")]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(learned: Learned, tmp_path_factory: pytest.TempPathFactory) -> float:
+    """The loss of an undisturbed run on what it has not seen."""
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    kill_run.run_killed(job(learned, "log"), out, learned.records, kills=0, seed=0)
+    assert recount.differences(out, 2, learned.alone) == []
+    return float(kill_run.evaluate(out, learned.held_out, "--format", "criteo")["logloss"])
+
+
+@pytest.mark.parametrize("durability", ["log", "snapshot"])
+def test_a_killed_cluster_goes_on_by_itself_and_counts_every_record_once(
+    learned: Learned, undisturbed: float, tmp_path: Path, durability: str
+) -> None:
+    out = tmp_path / "out"
+    ran = kill_run.run_killed(
+        job(learned, durability), out, learned.records, kills=KILLS, seed=SEED
+    )
+    seed = f"seed {SEED}: {ran.kills}"
+    assert len(ran.kills) == KILLS, seed
+    assert ran.report["restarts"] == KILLS, seed
+    assert recount.differences(out, 2, learned.alone) == [], seed
+    kept = Counter((entry["uri"], entry["offset"]) for entry in bad_records(out))
+    assert set(kept) == {(entry["uri"], entry["offset"]) for entry in bad_records(learned.alone)}
+    assert set(kept.values()) == {1}
+    loss = kill_run.evaluate(out, learned.held_out, "--format", "criteo")["logloss"]
+    assert loss == pytest.approx(undisturbed, abs=LOSS_TOLERANCE), seed
