@@ -263,7 +263,7 @@ def marked(before: Mark, cut: Cut, totals: Totals, stored_bytes: int) -> Mark:
         cut.records,
         cut.done,
         before.examples + totals.examples,
-        before.bad_records + (len(cut.bad) if before.epoch == 0 else 0),
+        before.bad_records + len(cut.bad),
         before.subsampled + int(cut.batch.state[4]),
         before.bytes + max(0, cut.offset - before.offset),
         before.stored_bytes + stored_bytes,

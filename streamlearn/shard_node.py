@@ -29,8 +29,7 @@ from streamlearn.shards.cut import Cut
 from streamlearn.shards.directory import DirectoryLock
 from streamlearn.shards.recovery import SNAPSHOTS
 from streamlearn.shards.shard import Shard, ShardSpec
-from streamlearn.shards.snapshot import SnapshotReader
-from streamlearn.shards.snapshot import verify
+from streamlearn.shards.snapshot import SnapshotReader, verify
 
 if TYPE_CHECKING:
     from streamlearn.net.mirror import Mirror
