@@ -29,7 +29,7 @@ from streamlearn.shards.cut import Cut
 from streamlearn.shards.directory import DirectoryLock
 from streamlearn.shards.recovery import SNAPSHOTS
 from streamlearn.shards.shard import Shard, ShardSpec
-from streamlearn.shards.snapshot import SnapshotReader, verify
+from streamlearn.shards.snapshot import verify
 
 if TYPE_CHECKING:
     from streamlearn.net.mirror import Mirror
@@ -263,9 +263,3 @@ class ShardNode:
         if host.snapshot:
             m.set(metrics.SNAPSHOT_TIME, host.snapshot["created_seconds"])
             m.set(metrics.SNAPSHOT_BYTES, host.snapshot["bytes"])
-
-
-def _verify(path: Path) -> None:
-    """Check every byte of a snapshot; raises SnapshotError."""
-    with SnapshotReader.open(path) as reader:
-        reader.verify()
