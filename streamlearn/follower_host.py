@@ -267,8 +267,9 @@ class FollowerHost:
         service = self.service
         for event in events:
             if event[0] == "heard":
-                if event[1] is self._leading:
-                    self._apply(event[1], event[2])
+                leading: Leading = event[1]
+                if leading is self._leading:
+                    self._apply(leading, event[2])
             elif event[0] == "opened":
                 service.opened(event[1])
             elif event[0] == "closed":
@@ -294,9 +295,14 @@ class FollowerHost:
         elif isinstance(answer, FollowCut):
             shard, self._fresh = self._fresh or Shard(self.spec), None
             try:
-                msgspec.msgpack.decode(answer.meta, type=ImageMeta).restore(shard)
+                meta = msgspec.msgpack.decode(answer.meta, type=ImageMeta)
             except msgspec.DecodeError as error:
                 raise ProtocolError("the state cannot be read", cause=str(error)) from error
+            if shard.table.features != meta.features:
+                raise ProtocolError(
+                    f"the state came with {shard.table.features} rows, but has {meta.features}"
+                )
+            meta.restore(shard)
             self.service.replace(shard)
             self._of = leading.welcome.incarnation
             self.images += 1

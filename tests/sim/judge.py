@@ -370,7 +370,7 @@ class Judge:
     def _add_up(self, shard: Shard, epochs: int) -> None:
         marks = shard.marks.values()
         found = (sum(m.examples for m in marks), sum(m.bad_records for m in marks))
-        expected = (self.records.good * epochs, self.records.bad)
+        expected = (self.records.good * epochs, self.records.bad * epochs)
         if found != expected:
             raise ViolationError(
                 f"shard {shard.spec.index} counts {found} good and bad records of {expected}"
