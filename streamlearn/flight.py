@@ -83,9 +83,11 @@ class Flight:
         try:
             async with asyncio.TaskGroup() as group:
                 watch = group.create_task(self._watch(), name="watch")
+                hold = group.create_task(self._worker.hold(self._partition.name), name="hold")
                 group.create_task(self._parse(), name="parse")
                 await self._send(group)
                 watch.cancel()
+                hold.cancel()
         except BaseExceptionGroup as errors:
             raise _leaf(errors) from None
 

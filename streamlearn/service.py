@@ -163,6 +163,7 @@ class Service:
             (name, member.incarnation): now + self._lease_seconds
             for name, member in shard.clocks.members.items()
         }
+        self._returning = set(self._absent)  # those that may hold partitions that nobody knows of
         self._answers: dict[type[Message], Callable[[int, int, Any, float], None]] = {
             Pull: self._pull,
             Push: self._push,
@@ -447,7 +448,11 @@ class Service:
             if other.worker is not None and other.worker[0] == join.worker:
                 other.worker = None
         self._sessions[session].worker = (join.worker, join.incarnation)
+        # nothing of it is under way now, nor of a process that it takes the place of
         self._under_way.pop(join.incarnation, None)
+        self._under_way = {
+            one: pulls for one, pulls in self._under_way.items() if shard.clocks.is_member(one)
+        }
         self._refuse_parked(join.incarnation)
         self._absent = {who: t for who, t in self._absent.items() if who[0] != join.worker}
         marks = [shard.marks[name] for name in sorted(shard.marks)]
@@ -492,7 +497,8 @@ class Service:
 
     def _claim(self, session: int, request: int, claim: Claim, now: float) -> None:
         # Whoever held a partition before this shard started says so before others are given it.
-        wanted = claim.wanted and not self._absent
+        self._returning &= self._absent.keys()
+        wanted = claim.wanted and not self._returning
         claimed = self.registry.claim(
             claim.worker, claim.incarnation, claim.held, wanted, self.shard.marks
         )

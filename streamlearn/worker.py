@@ -259,25 +259,43 @@ class Worker:
         """Wait for all shards; tell the first what there is, and what others lack of it."""
         for remote in self.remotes:
             await remote.joined.wait()
-        first = self.remotes[0]
-        if self._registered != first.connections:
-            connections = first.connections
-            listed = [Listed(p.name, p.version, p.size) for p in self._listed.values()]
-            epochs, complete = self.job.model.epochs, not self.job.source.follow
-            for part in _parts(listed):
-                await first.insist(Register(part, complete, epochs))
-            self._registered = connections
-            self._seen.clear()
+        if self._registered != self.remotes[0].connections:
+            await self._register()
         for remote in self.remotes:
             if self._seen.get(remote.index) != remote.connections:
                 self._seen[remote.index] = remote.connections
                 await self._reopen(remote)
 
+    async def _register(self) -> None:
+        """Tell the first shard the partitions: what it was told before goes with its process."""
+        first = self.remotes[0]
+        connections = first.connections
+        listed = [Listed(p.name, p.version, p.size) for p in self._listed.values()]
+        epochs, complete = self.job.model.epochs, not self.job.source.follow
+        for part in _parts(listed):
+            await first.insist(Register(part, complete, epochs))
+        self._registered = connections
+        self._seen.clear()
+
+    async def hold(self, name: str) -> None:
+        """Tell the first shard, whenever it is reached anew, that this worker is at a partition."""
+        first = self.remotes[0]
+        told = first.connections
+        while True:
+            if told == first.connections:
+                self.changed.clear()
+                await self.changed.wait()
+                continue
+            told = first.connections
+            await self._register()
+            await first.insist(Claim(self.who.name, self.who.incarnation, [name], wanted=False))
+
     async def _reopen(self, remote: Remote) -> None:
         """Have partitions handed out again that a shard lacks the end of."""
         lacking: dict[int, list[str]] = {}
+        marks = await _marks(remote)  # those it told when it was joined may be old
         for name in self._listed:
-            mark = remote.marks.get(name)
+            mark = marks.get(name)
             lacks = 0 if mark is None else mark.epoch + mark.done
             if lacks < self.job.model.epochs:
                 lacking.setdefault(lacks, []).append(name)
@@ -296,9 +314,7 @@ class Worker:
         """Say whether every shard has every partition to its end; hand out what is not."""
         done = True
         for remote in self.remotes:
-            answer = await remote.insist(State())
-            assert isinstance(answer, StateIs)
-            marks = {mark.partition: mark for mark in answer.marks}
+            marks = await _marks(remote)
             lacking = [
                 name
                 for name in self._listed
@@ -350,6 +366,8 @@ class Worker:
 
     async def _learn_partition(self, name: str, epoch: int) -> None:
         """Learn a partition to its end, however often shards make it begin again."""
+        if name not in self._listed:  # another worker has listed the source since
+            await self._list_again()
         partition = self._listed.get(name)
         while not self.stopped.is_set():
             try:
@@ -358,7 +376,8 @@ class Worker:
                 mark = await self._begun(partition, epoch)
                 if not mark.done:
                     await Flight(self, partition, mark).run()
-                break
+                if mark.epoch >= epoch:  # else some shard was a pass behind
+                    break
             except RewindError:
                 self.rewinds += 1
                 await self._begin_again()
@@ -413,6 +432,13 @@ def _parts(entries: list[T]) -> Iterator[list[T]]:
         yield entries[first : first + _ENTRIES_A_MESSAGE]
 
 
+async def _marks(remote: Remote) -> dict[str, Mark]:
+    """Ask a shard what it has applied, by partition."""
+    answer = await remote.insist(State())
+    assert isinstance(answer, StateIs)
+    return {mark.partition: mark for mark in answer.marks}
+
+
 async def _first_of(work: Any, other: Any) -> None:
     """Run both; end with the first of them to end, and raise what it raised."""
     tasks = [asyncio.ensure_future(work), asyncio.ensure_future(other)]
@@ -422,5 +448,6 @@ async def _first_of(work: Any, other: Any) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    for task in done:
-        task.result()
+    for task in tasks:  # in this order, whatever that of a set is
+        if task in done:
+            task.result()

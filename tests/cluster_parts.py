@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from streamlearn.worker import Worker
 from streamlearn.worker_node import connector, remotes_of
 from tests.shard_parts import job, spec
 
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 15.0
 LIMITS = Limits(handshake_seconds=5.0, silence_seconds=20.0, linger_seconds=0.2)
 _numbers = itertools.count(1)
 
@@ -70,9 +70,7 @@ class Running:
             of_job, who, self.source, format, *self.lanes, names, BinaryValidation(1000),
             self.quarantine,
         )  # fmt: skip
-        self.remotes = remotes_of(
-            self.worker, who, of_job, Secrets(), place(), LIMITS, Counters()
-        )
+        self.remotes = remotes_of(self.worker, who, of_job, Secrets(), place(), LIMITS, Counters())
         self.task = asyncio.create_task(self.worker.run(), name=f"worker-{name}")
 
     async def end(self) -> None:
@@ -162,18 +160,55 @@ class Cluster:
         """Minibatches applied by the first shard."""
         return self.shard(0).pushes if 0 in self.hosts else 0
 
+    @asynccontextmanager
+    async def _patience(self) -> AsyncIterator[None]:
+        """Wait no longer than anything takes, and say then how things stand."""
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                yield
+        except TimeoutError:
+            raise AssertionError("\n".join(self._standing())) from None
+
+    def _standing(self) -> Iterator[str]:
+        for index, host in self.hosts.items():
+            service = host.service
+            assert service is not None
+            figures = {name: int(value) for name, value in service.figures().items() if value}
+            clocks = service.shard.clocks.state()
+            yield f"shard {index}: {host.state}, {service.shard.lsn}, {clocks}, {figures}"
+        for follower in self.followers:
+            yield f"follower: {follower.state}, {follower.shard.lsn}, lag {follower.lag}"
+        for running in self.workers:
+            worker = running.worker
+            yield (
+                f"worker {running.name}: {worker.state}, {worker.partition}, clock {worker.clock}, "
+                f"{worker.in_flight} under way, rewinds {worker.rewinds}, "
+                f"joined {[remote.joined.is_set() for remote in running.remotes]}, "
+                f"open {[remote.open_pushes for remote in running.remotes]}"
+            )
+
     async def until(self, what: Callable[[], bool]) -> None:
         """Wait until something is so."""
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with self._patience():
             while not what():
                 for running in self.workers:
                     if running.task.done() and not running.task.cancelled():
                         running.task.result()
                 await asyncio.sleep(0.002)
 
+    async def progress(self, minibatches: int) -> bool:
+        """Wait for so many minibatches; say whether workers still run."""
+        before = self.applied
+
+        def ended() -> bool:
+            return all(running.task.done() for running in self.workers)
+
+        await self.until(lambda: self.applied >= before + minibatches or ended())
+        return not ended()
+
     async def finish(self) -> None:
         """Wait for all workers that still run."""
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with self._patience():
             for running in self.workers:
                 with suppress(asyncio.CancelledError):
                     await asyncio.shield(running.task)
@@ -250,7 +285,7 @@ def check_counted(cluster: Cluster, logs: Logs, epochs: int = 1) -> None:
         for name, mark in marks.items():
             assert (mark.done, mark.epoch) == (True, epochs - 1)
             assert mark.examples == epochs * logs.good[name]
-            assert mark.bad_records == logs.bad[name]
+            assert mark.bad_records == epochs * logs.bad[name]
             assert mark.records == logs.good[name] + logs.bad[name]
             assert (mark.offset, mark.bytes) == (logs.sizes[name], epochs * logs.sizes[name])
         table = cluster.shard(index).table

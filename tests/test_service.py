@@ -683,6 +683,15 @@ def test_after_a_restart_nothing_is_handed_out_before_members_are_back():
     assert again.asked(1, Claim("a", 1, [], True)).state == WAIT
 
 
+def test_worker_that_is_lost_does_not_keep_others_from_what_is_free():
+    made = desk()
+    made.join(2, "b", 2)
+    made.asked(1, Register([Listed(name, "v", 5) for name in "pq"], True, 1))
+    made.asked(2, Claim("b", 2, [], True))
+    made.close(2)
+    assert made.asked(1, Claim("a", 1, [], True)) == Claimed(GIVEN, "q", 0)
+
+
 def test_snapshots_wanted_are_noted():
     made = desk()
     request = made.ask(1, TakeSnapshot())

@@ -45,6 +45,12 @@ class Registry:
         """How many partitions are finished for good."""
         return sum(entry.finished + 1 >= self._epochs for entry in self._entries.values())
 
+    def holders(self) -> dict[str, tuple[str, int]]:
+        """Return who is at what: (worker, incarnation) by partition."""
+        return {
+            name: entry.holder for name, entry in self._entries.items() if entry.holder is not None
+        }
+
     def register(
         self, partitions: Iterable[Listed], complete: bool, epochs: int, marks: Mapping[str, Mark]
     ) -> None:
