@@ -46,14 +46,16 @@ class Daemon:
     arguments : sequence of str
     log : Path
         Where it says what it says.
+    before : sequence of str
+        A command that runs its command.
     """
 
-    def __init__(self, arguments: Sequence[str], log: Path) -> None:
+    def __init__(self, arguments: Sequence[str], log: Path, before: Sequence[str] = ()) -> None:
         self.arguments = list(arguments)
         self.log = log
         with log.open("ab") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "streamlearn", *arguments, "--json-logs"],
+                [*before, sys.executable, "-m", "streamlearn", *arguments, "--json-logs"],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,

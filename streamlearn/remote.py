@@ -44,6 +44,9 @@ __all__ = ["Connection", "Remote", "RewindError", "Who"]
 
 _log = logging.getLogger("streamlearn.worker")
 
+# Handshakes in a row that fail by what was sent: a few may be damage on the way, more are another
+# protocol.
+_STRANGE_MAX: Final = 4
 # Between two attempts to reach a shard.
 _BACKOFF_SECONDS: Final = 0.05
 _BACKOFF_SECONDS_MAX: Final = 2.0
@@ -173,17 +176,24 @@ class Remote:
     async def run(self) -> None:
         """Keep a connection to the shard until cancelled."""
         wait = _BACKOFF_SECONDS
+        strange = 0
         try:
             while True:
                 try:
                     connection = await self._connect()
                 except (PeerLostError, OSError) as error:
                     _log.debug("shard %d: %s", self.index, error)
-                except (AccessError, ClusterError, ProtocolError) as error:
+                except (AccessError, ClusterError) as error:
                     self._fail(error)
                     return
+                except ProtocolError as error:
+                    _log.debug("shard %d: %s", self.index, error)
+                    strange += 1
+                    if strange == _STRANGE_MAX:
+                        self._fail(error)
+                        return
                 else:
-                    wait = _BACKOFF_SECONDS
+                    wait, strange = _BACKOFF_SECONDS, 0
                     await self._use(connection)
                     if self.failed is not None:
                         return
