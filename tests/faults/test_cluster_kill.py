@@ -1,6 +1,7 @@
 """SIGKILL of shards and workers, again and again during one pass: every record counts once.
 
-``KILLS=50 pytest tests/faults/test_cluster_kill.py`` kills fifty times, ``SEED=7`` otherwise.
+``KILLS=50 SEED=7 pytest tests/faults/test_cluster_kill.py`` kills so often, at other moments; the
+full suite kills 50 times.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import pytest
 import kill_run
 import recount
 from tests.click_log import clicks, spoiled, text, written
+from tests.conftest import FULL
 from tests.runs import bad_records, run, settings
 
-KILLS = int(os.environ.get("KILLS", "10"))
+KILLS = int(os.environ.get("KILLS", "50" if FULL else "10"))
 SEED = int(os.environ.get("SEED", "1"))
 RECORDS = 120_000
 # Of two undisturbed runs, which differ in the order in which minibatches come; and more for those
