@@ -18,10 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
-import numpy as np
-
 from streamlearn.errors import LogError, SnapshotError, StreamlearnError
-from streamlearn.messages import U64
+from streamlearn.image_files import ImageFiles
 from streamlearn.net.connection import Welcome
 from streamlearn.net.counters import Counters
 from streamlearn.net.limits import Limits
@@ -31,10 +29,8 @@ from streamlearn.net.server import Server, Session
 from streamlearn.protocol import Done, Fault, Message
 from streamlearn.service import Out, Service
 from streamlearn.shards.disk import Disk
-from streamlearn.shards.image import ImageMeta, snapshot_meta
 from streamlearn.shards.recovery import SNAPSHOTS, Recovered, recover
 from streamlearn.shards.shard import ShardSpec
-from streamlearn.shards.snapshot import SnapshotWriter, next_sequence, prune
 
 __all__ = ["Lanes", "Place", "ShardHost", "Worked"]
 
@@ -44,9 +40,6 @@ _log = logging.getLogger("streamlearn.shard")
 _TICK_SECONDS: Final = 0.25
 # While parts of an image wait for someone to take them.
 _IMAGE_SECONDS: Final = 0.02
-# Parts of an image waiting to be written: 8 MB each.
-_PARTS_WAITING_MAX: Final = 2
-
 T = TypeVar("T")
 
 
@@ -174,6 +167,7 @@ class ShardHost:
         self._snapshot_lsn = 0  # of the snapshot before the last: the log is kept from there
         self._saved_lsn = -1  # of the last snapshot
         self._snapshotting: asyncio.Future[None] | None = None
+        self._begun = self._taken = 0  # numbers of the last snapshots begun, and taken
         self._tasks: list[asyncio.Task[None]] = []
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -417,7 +411,18 @@ class ShardHost:
         while service.log is not None and self._durable < lsn:
             self._synced.clear()
             self._unsynced.set()
-            await self._synced.wait()
+            synced = asyncio.ensure_future(self._synced.wait())
+            try:
+                await self._unless_failed(synced)
+            finally:
+                synced.cancel()
+
+    async def _unless_failed(self, wait: asyncio.Future[Any]) -> None:
+        """Wait for what a part of the shard does, but not for one that has failed."""
+        await asyncio.wait((wait, self._ended), return_when=asyncio.FIRST_COMPLETED)
+        if not wait.done():
+            raise SnapshotError("the shard has failed", cause=str(self._ended.exception()))
+        wait.result()
 
     # ---------------------------------------------------------------- time
 
@@ -442,16 +447,16 @@ class ShardHost:
         SnapshotError
             It cannot be written.
         """
-        if self._snapshotting is not None:
+        number = self._begun + 1
+        while self._snapshotting is not None:
             await asyncio.shield(self._snapshotting)
-            if self.service is not None and self.service.shard.lsn == self._saved_lsn:
+            if self._taken >= number:  # it began after this was asked for
                 return
-            if self._snapshotting is not None:
-                await asyncio.shield(self._snapshotting)
-                return
+        number = self._begun = self._begun + 1
         self._snapshotting = asyncio.get_running_loop().create_future()
         try:
             await self._take_snapshot()
+            self._taken = number
         except SnapshotError as error:
             self.snapshot_failures += 1
             _log.error("no snapshot was written: %s", error)
@@ -465,9 +470,15 @@ class ShardHost:
         assert service is not None
         if service.shard.lsn == self._saved_lsn:
             return
-        sink = _Files(self, self._lanes.snapshots, asyncio.get_running_loop())
+        sink = ImageFiles(
+            Path(self.directory) / SNAPSHOTS,
+            self._place.disk,
+            self.spec.job,
+            self._lanes.snapshots,
+            asyncio.get_running_loop(),
+        )
         self._post(("call", lambda: service.feeds.imaging.want(sink)))
-        await sink.taken
+        await self._unless_failed(sink.taken)
         assert sink.meta is not None
         await self._until_durable(sink.meta.lsn)
         told = await self._lanes.snapshots.run(sink.commit, self._place.wall())
@@ -493,98 +504,3 @@ class ShardHost:
             answer = Fault("storage", str(error)[:1000], again=True)
         for session, request in wanted:
             self._send(Out(session, request, answer))
-
-    @property
-    def disk(self) -> Disk:
-        """Where it keeps its files."""
-        return self._place.disk
-
-
-class _Files:
-    """An image's way into a snapshot's files; it is called in the requests' lane.
-
-    Attributes
-    ----------
-    taken : Future
-        Done once all parts are on their way to the disk; fails where one cannot be written.
-    """
-
-    def __init__(self, host: ShardHost, lane: Worked, loop: asyncio.AbstractEventLoop) -> None:
-        self.meta: ImageMeta | None = None
-        self.taken: asyncio.Future[None] = loop.create_future()
-        self._host = host
-        self._lane = lane
-        self._loop = loop
-        self._waiting = 0
-        self._writer: SnapshotWriter | None = None
-        self._error: SnapshotError | None = None
-
-    @property
-    def ready(self) -> bool:
-        """Whether it takes another part now."""
-        return self._waiting < _PARTS_WAITING_MAX
-
-    @property
-    def gone(self) -> bool:
-        """Whether it was given up."""
-        return self._error is not None
-
-    def begin(self, meta: ImageMeta) -> None:
-        """Begin with the image of this moment."""
-        self.meta = meta
-
-    def part(self, number: int, rows: U64) -> None:
-        """Have the rows of a part written."""
-        self._waiting += 1
-        self._lane.post(lambda: self._write(number, rows))
-
-    def end(self) -> None:
-        """Have all of it."""
-        self._lane.post(lambda: self._tell(self._error))
-
-    def _write(self, number: int, rows: U64) -> None:
-        try:
-            if self._error is None:
-                with self._opened().open(f"rows.{number:03d}") as blob:
-                    blob.write(np.ascontiguousarray(rows))
-        except SnapshotError as error:
-            self._error = error
-            self._tell(error)
-        finally:
-            self._waiting -= 1
-
-    def _tell(self, error: SnapshotError | None) -> None:
-        def tell() -> None:
-            if not self.taken.done():
-                if error is not None:
-                    self.taken.set_exception(error)
-                else:
-                    self.taken.set_result(None)
-
-        with suppress(RuntimeError):  # the loop is closed: nobody waits
-            self._loop.call_soon_threadsafe(tell)
-
-    def _opened(self) -> SnapshotWriter:
-        if self._writer is None:
-            root = Path(self._host.directory) / SNAPSHOTS
-            disk = self._host.disk
-            self._writer = SnapshotWriter(root, next_sequence(root, disk), disk=disk)
-        return self._writer
-
-    def commit(self, now: float) -> dict[str, Any]:
-        """Write the rest and give the snapshot its name; in the snapshots' lane."""
-        assert self.meta is not None
-        writer = self._opened()
-        job = self._host.spec.job
-        path = writer.commit(snapshot_meta(self.meta, job, now))
-        with suppress(OSError, SnapshotError):  # it is there: what is left is done after the next
-            prune(writer.root, job.output.snapshots_kept, trusted=writer.sequence,
-                  disk=self._host.disk)  # fmt: skip
-        size = sum(blob.size for blob in writer.blobs.values())
-        return {
-            "sequence": writer.sequence,
-            "path": str(path),
-            "bytes": size,
-            "lsn": self.meta.lsn,
-            "created_seconds": now,
-        }
