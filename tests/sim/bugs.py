@@ -14,10 +14,10 @@ from unittest.mock import patch
 import msgspec
 
 from streamlearn.feeding import Feeds
+from streamlearn.image_files import ImageFiles
 from streamlearn.net import frame
 from streamlearn.remote import Remote
 from streamlearn.service import Service
-from streamlearn.shard_host import _Files
 from streamlearn.shards import log_recovery
 from streamlearn.shards.clock import Clocks
 from streamlearn.shards.cut import Nothing
@@ -149,14 +149,14 @@ def _trusts_what_it_reads() -> list[Change]:
 
 @_bug("a snapshot's positions are of another moment than its rows")
 def _snapshots_in_two_cuts() -> list[Change]:
-    def end(sound: Any, self: _Files) -> None:
-        assert self._host.service is not None
-        assert self.meta is not None
-        marks = ImageMeta.of(self._host.service.shard).marks
-        self.meta = msgspec.structs.replace(self.meta, marks=marks)
+    def close(sound: Any, self: Imaging) -> None:
+        files = self._sink
+        if isinstance(files, ImageFiles) and files.meta is not None:
+            marks = ImageMeta.of(self._shard).marks
+            files.meta = msgspec.structs.replace(files.meta, marks=marks)
         sound(self)
 
-    return [(_Files, "end", end)]
+    return [(Imaging, "_close", close)]
 
 
 @_bug("rows that change while a snapshot is taken are not kept for it")

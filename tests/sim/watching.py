@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from streamlearn import shard_host
+from streamlearn import image_files, shard_host
 from streamlearn.shards.image import ImageMeta
 from streamlearn.shards.shard import Shard
 from tests.sim.loop import OWNER
@@ -21,7 +21,7 @@ __all__ = ["of"]
 @contextmanager
 def of(world: World) -> Generator[None, None, None]:
     """Show the judge what the processes of a world do."""
-    apply, recover, begin = Shard.apply, shard_host.recover, shard_host._Files.begin
+    apply, recover, begin = Shard.apply, shard_host.recover, image_files.ImageFiles.begin
     judge = world.judge
 
     def applied(self: Shard, lsn: int, record: Any, *rest: Any) -> None:
@@ -51,6 +51,6 @@ def of(world: World) -> Generator[None, None, None]:
     with (
         patch.object(Shard, "apply", applied),
         patch.object(shard_host, "recover", recovered),
-        patch.object(shard_host._Files, "begin", began),
+        patch.object(image_files.ImageFiles, "begin", began),
     ):
         yield
