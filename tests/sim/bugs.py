@@ -149,14 +149,15 @@ def _trusts_what_it_reads() -> list[Change]:
 
 @_bug("a snapshot's positions are of another moment than its rows")
 def _snapshots_in_two_cuts() -> list[Change]:
-    def close(sound: Any, self: Imaging) -> None:
-        files = self._sink
-        if isinstance(files, ImageFiles) and files.meta is not None:
+    def step(sound: Any, self: Imaging) -> bool:
+        sink = self._sink
+        did = bool(sound(self))
+        if self._sink is None and isinstance(sink, ImageFiles) and sink.meta is not None:
             marks = ImageMeta.of(self._shard).marks
-            files.meta = msgspec.structs.replace(files.meta, marks=marks)
-        sound(self)
+            sink.meta = msgspec.structs.replace(sink.meta, marks=marks)
+        return did
 
-    return [(Imaging, "_close", close)]
+    return [(Imaging, "step", step)]
 
 
 @_bug("rows that change while a snapshot is taken are not kept for it")
