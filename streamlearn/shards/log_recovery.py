@@ -8,7 +8,6 @@ of the process leaves exact and a loss of power perhaps behind).
 
 from __future__ import annotations
 
-import errno
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import PurePath
@@ -269,7 +268,8 @@ def _mend(disk: Disk, directory: str, survey: _Survey, highest: int, *, lost: bo
 def _write_anew(disk: Disk, directory: str, file: LogFile) -> None:
     """Put a copy of what counts of a file in its place, which stands until the copy is on disk.
 
-    Where there is no room for a copy, the file itself is cut and brought to disk.
+    Where there is no room for one the log cannot be opened: it would take nothing more anyway, and
+    what would be appended later would stand behind records that may not be there.
     """
     path = str(PurePath(directory) / _COPY)
     if disk.exists(path):
@@ -283,14 +283,11 @@ def _write_anew(disk: Disk, directory: str, file: LogFile) -> None:
             copy.sync()
         finally:
             copy.close()
-    except OSError as error:
+    except OSError:
         with suppress(OSError):
             disk.remove(path)
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        _cut(disk, file)
-    else:
-        disk.rename(path, file.path)
+        raise
+    disk.rename(path, file.path)
 
 
 def _cut(disk: Disk, file: LogFile) -> None:

@@ -542,7 +542,7 @@ def test_failed_sync_a_restart_and_a_loss_of_power_lose_nothing_promised(seed):
     assert contents(opened(disk)) == expected(1, 30)
 
 
-def test_full_disk_does_not_stop_recovery(disk):
+def test_recovery_waits_for_room_rather_than_trust_what_may_not_be_on_disk(disk):
     log = filled(disk, 5)
     log.append([bytes(100)])
     log.append([bytes(100)])
@@ -550,8 +550,10 @@ def test_full_disk_does_not_stop_recovery(disk):
     (path,) = files(disk)
     cut(disk, path, disk.size(path) - 7)
     disk.capacity = disk.size(path) + disk.size(f"{WHERE}/durable")
-    log = opened(disk)
-    assert contents(log, 5) == {6: bytes(100)}
+    with pytest.raises(LogError, match="cannot recover log"):
+        opened(disk)
     assert disk.names(WHERE) == [PurePosixPath(path).name, "durable"]
+    disk.capacity = None
+    assert contents(opened(disk), 5) == {6: bytes(100)}
     disk.crash()
     assert contents(opened(disk), 5) == {6: bytes(100)}
