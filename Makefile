@@ -2,6 +2,7 @@
 #   make demo    install the package, stream the shipped flights log into a model, show its weights
 #   make test    install what the tests need, run them
 #   make check   lint, formatting and types, as CI does
+#   make sim     simulate a cluster under faults, as many seeds as wanted (SEEDS=, PROCESSES=)
 #   make bench   speed beside Vowpal Wabbit on a generated click log (RECORDS=, ROUNDS=)
 #   make clean   remove the environment and everything built
 
@@ -14,8 +15,10 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 DEMO := out/demo
 RECORDS ?= 2000000
 ROUNDS ?= 5
+SEEDS ?= 1000
+PROCESSES ?= 2
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check sim bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/core
@@ -30,6 +33,9 @@ check: $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+sim: $(VENV)/dev
+	$(BIN)/python -m tests.sim --seeds $(SEEDS) --processes $(PROCESSES)
 
 bench: $(VENV)/bench
 	$(BIN)/python benches/bench_ctr.py --records $(RECORDS) --rounds $(ROUNDS)
