@@ -85,14 +85,16 @@ async def test_short_values(tmp_path, logs, values, compression):
 @pytest.mark.parametrize("durability", ["log", "snapshot"])
 async def test_shards_that_die_lose_nothing_and_repeat_nothing(tmp_path, logs, durability):
     async with cluster_of(
-        tmp_path, logs, tau=2, durability=durability, lease_seconds=1.0, minibatch=8
+        tmp_path, logs, tau=2, durability=durability, lease_seconds=1.0, minibatch=4
     ) as cluster:
         for name in ("a", "b"):
             cluster.start_worker(name)
         follower = await cluster.start_follower(1)
         kills = 0
         for number in range(6):
-            if not await cluster.progress(8):
+            await cluster.progress(8)
+            seen = sum(mark.examples for mark in cluster.marks(0).values())
+            if seen > 0.6 * sum(logs.good.values()):  # the rest goes on undisturbed
                 break
             kills += 1
             if number in {1, 3}:
@@ -101,7 +103,7 @@ async def test_shards_that_die_lose_nothing_and_repeat_nothing(tmp_path, logs, d
             await asyncio.sleep(0.02)
             await cluster.start_shard(number % 2)
         await cluster.finish()
-        assert kills >= 4
+        assert kills >= 2
         check_counted(cluster, logs)
         await cluster.caught_up(follower)
         assert follower.shard.digest() == cluster.shard(1).digest()
