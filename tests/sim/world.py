@@ -20,14 +20,17 @@ from typing import Any, Final
 
 from streamlearn.config import job_signature
 from streamlearn.errors import StreamlearnError
+from streamlearn.flight import _OPEN_MAX
 from streamlearn.net.client import Link
 from streamlearn.net.connection import Peer
 from streamlearn.net.counters import Counters
 from streamlearn.net.security import Secrets
 from streamlearn.protocol import TakeSnapshot
+from streamlearn.service import PULLS_KEPT_MAX
 from streamlearn.shards.image import load_image
 from streamlearn.shards.shard import Shard, ShardSpec
 from streamlearn.shards.snapshot import SnapshotReader
+from streamlearn.worker import Worker
 from tests.sim import watching
 from tests.sim.disk import Faults
 from tests.sim.faults import FAULTS, calm
@@ -44,6 +47,9 @@ __all__ = ["Result", "World", "simulate", "simulate_quietly"]
 
 STORM_SECONDS_MAX: Final = 120.0
 CALM_SECONDS_MAX: Final = 600.0
+# A transport takes what is written whole, so one peer's unanswered requests may pile up in it above
+# the mark from which nobody should write more.
+UNSENT_BYTES_MAX: Final = LIMITS.write_bytes_high + LIMITS.requests_max * (32 << 10)
 # Mean seconds between two sudden faults.
 GAP_SECONDS: Final = 0.6
 
@@ -315,7 +321,7 @@ class World:
         self.trace("calm")
         self.lane_mean = self.log_mean = self.stall_share = 0.0
         calm(self)
-        await self._until(lambda: all(m.done for m in self.of("worker")))
+        await self._until(self._all_learned)
         await self._until(self._followed)
         shards = [machine.app.service.shard for machine in self.of("shard")]
         followers = [
@@ -348,10 +354,53 @@ class World:
             await asyncio.sleep(0.1)
         self._fail_on_problems()
 
+    def _check_bounds(self) -> None:
+        """Look whether anything is kept that no limit allows."""
+        limits = LIMITS
+        in_flight_max = _OPEN_MAX + self.scenario.job.tables.minibatches_in_flight
+        held: dict[str, tuple[int, int]] = {
+            "bytes left unsent": (self.fabric.write_bytes_max, UNSENT_BYTES_MAX)
+        }
+        for machine in self.machines:
+            app = machine.app
+            if app is None:
+                continue
+            if isinstance(app, Worker):
+                held[f"minibatches in flight of {machine}"] = (app.in_flight, in_flight_max)
+                continue
+            service = app.service
+            if service is not None:
+                most = limits.sessions_max * limits.requests_max
+                held[f"parked pulls of {machine}"] = (service.parked, most)
+                pulls = max((len(one.held) for one in service._sessions.values()), default=0)
+                held[f"pulls remembered of {machine}"] = (pulls, PULLS_KEPT_MAX)
+        for what, (found, most) in held.items():
+            if found > most:
+                raise ViolationError(f"{found:,} {what}, at most {most:,} are allowed")
+        self.judge.checked["bounds"] += 1
+
     def _fail_on_problems(self) -> None:
+        self._check_bounds()
         problems = [*self.problems, *self.loop.problems]
         if problems:
             raise ViolationError("; ".join(problems[:3]))
+
+    def _all_learned(self) -> bool:
+        """Say whether workers are done, and it is so.
+
+        Without a log a shard may die when the workers are gone, with what no snapshot holds: then
+        whoever runs the job starts them again.
+        """
+        workers = self.of("worker")
+        if not all(machine.done for machine in workers):
+            return False
+        up = all(m.app is not None and m.app.state == "serving" for m in self.of("shard"))
+        if not up or self.judge.progress >= 1.0 or self.scenario.job.tables.durability == "log":
+            return up
+        for machine in workers:
+            machine.done = False
+            machine.start()
+        return False
 
     def _followed(self) -> bool:
         """Say whether all shards run, and all followers have what they have."""
