@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import resource
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -24,7 +23,7 @@ from prometheus_client import CollectorRegistry
 from streamlearn import __version__, metrics
 from streamlearn.config import JobConfig
 from streamlearn.engine import Ended, Engine
-from streamlearn.errors import ConfigError, RunError, StreamlearnError
+from streamlearn.errors import ClusterError, ConfigError, RunError, StreamlearnError
 from streamlearn.gathering import Gathered, gather
 from streamlearn.messages import Progress
 from streamlearn.metrics import Metrics
@@ -38,12 +37,15 @@ from streamlearn.report import report_json
 from streamlearn.roles import UpOptions
 from streamlearn.shards.directory import DirectoryLock
 from streamlearn.stored_shards import SHARDS, counts_of_shards
+from streamlearn.times import Times
 
 __all__ = ["Supervisor"]
 
 _log = logging.getLogger("streamlearn.up")
 
 _POLL_SECONDS: Final = 0.5
+# How often learning is begun again where shards without a log have lost what they had.
+_ROUNDS_MAX: Final = 3
 _READY_SECONDS: Final = 0.1  # while something is not ready yet
 _LOG_LEVELS: Final = {"warning": logging.WARNING, "error": logging.ERROR}
 
@@ -106,7 +108,7 @@ class Supervisor:
         self._ended_by: signal.Signals | None = None
         self._engine = engine
         self._sink = sink
-        self._times = _Times()
+        self._times = Times()
         self._overview = Overview(job.model.epochs)
         self._metrics = Metrics(CollectorRegistry(), __version__)
         self._metrics.on_scrape(self._read)
@@ -171,16 +173,21 @@ class Supervisor:
         for process in processes(self.options, plan, self._engine.place):
             self._running[process.name] = _Running(process)
         await asyncio.to_thread(laid_out, self.job, self.options, plan)
-        async with self._signals(), self._beside():
-            await self._learn()
-            await self._drain()
         gathered: Gathered | None = None
-        if self._failed_role != "shard":
-            self._tell("draining", "gathering the model")
-            try:
-                gathered = await asyncio.to_thread(self._gather)
-            except StreamlearnError as error:
-                self._failure = self._failure or error
+        async with self._signals(), self._beside():
+            for left in reversed(range(_ROUNDS_MAX)):
+                await self._learn()
+                await self._drain()
+                gathered = await self._gathered(again=left > 0)
+                if (
+                    gathered is not None
+                    or self._failure is not None
+                    or self._failed_role == "shard"
+                ):
+                    break
+                _log.warning("a shard came back with less than it had: learning goes on")
+                for one in self._running.values():
+                    one.wanted, one.asked, one.done = True, False, False
         report = self._report(gathered)
         await asyncio.to_thread(_write_report, out / "report.json", report_json(report) + "\n")
         failure = self._failure
@@ -188,6 +195,25 @@ class Supervisor:
         if failure is not None:
             raise failure
         return report
+
+    async def _gathered(self, *, again: bool) -> Gathered | None:
+        """Make the model; None where there is none, or, ``again``, where more is to be learned.
+
+        A shard that keeps no log and dies after the workers have ended has less than they had seen.
+        """
+        if self._failed_role == "shard":
+            return None
+        self._tell("draining", "gathering the model")
+        again = again and self.job.tables.durability == "snapshot" and self.stopped_by is None
+        again = again and self._failure is None
+        try:
+            gathered = await asyncio.to_thread(self._gather)
+        except StreamlearnError as error:
+            if not (again and isinstance(error, ClusterError)):
+                self._failure = self._failure or error
+            return None
+        learned = gathered.model.counts.examples >= self._overview.last.examples
+        return None if again and not (gathered.whole and learned) else gathered
 
     # ---------------------------------------------------------------- start and drain
 
@@ -509,49 +535,6 @@ class Supervisor:
             "restarts": sum(one.restarts for one in self._running.values()),
             "stopped": self.stopped_by,
         }
-
-
-class _Times:
-    """When a run began to learn and ended, and what had been learned before."""
-
-    def __init__(self) -> None:
-        self._started = time.monotonic()
-        self._children = _children_seconds()
-        self._learning = self._ended = 0.0
-        self.examples = self.bytes = 0
-
-    @property
-    def since_start(self) -> float:
-        """Seconds since the run began."""
-        return time.monotonic() - self._started
-
-    def begin(self, last: Progress) -> None:
-        """Note that workers learn from now on."""
-        self._learning = time.monotonic()
-        self.examples, self.bytes = last.examples, last.bytes
-
-    def end(self) -> None:
-        """Note that they have ended."""
-        self._ended = time.monotonic()
-
-    @property
-    def starting_seconds(self) -> float:
-        """From the run's beginning until workers learned."""
-        return self._learning - self._started if self._learning else self.since_start
-
-    @property
-    def learning_seconds(self) -> float:
-        """For how long workers have learned."""
-        return (self._ended or time.monotonic()) - self._learning if self._learning else 0.0
-
-    def children_seconds(self) -> float:
-        """Return the CPU time of the processes that have ended."""
-        return _children_seconds() - self._children
-
-
-def _children_seconds() -> float:
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
 
 
 def _counts(counts: Counts | None, last: Progress) -> dict[str, int]:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from streamlearn import patience
-from streamlearn.config import HttpConfig, JobConfig, SourceConfig
+from streamlearn.config import HttpConfig, JobConfig, SourceConfig, TablesConfig
 from streamlearn.engine import Ended, Told
 from streamlearn.errors import ClusterError, ConfigError, ResourceError, RunError
 from streamlearn.messages import Progress
@@ -355,6 +355,23 @@ async def test_shards_that_stand_apart_are_told_and_no_model_is_made(tmp_path: P
     with pytest.raises(ClusterError, match="have not drained"):
         await run.report()
     assert json.loads((tmp_path / "out" / "report.json").read_text())["nonzeros"] is None
+
+
+async def test_without_a_log_learning_goes_on_where_a_shard_came_back_with_less(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tables = TablesConfig(durability="snapshot")
+    run = Run(tmp_path / "out", job=msgspec.structs.replace(JOB, tables=tables))
+    run.played.marks["shard-1"] = []  # its last snapshot is of before
+    await run.start()
+    await run.until_called("start worker-0")
+    run.played.end("worker-0", 0)
+    await run.until_called("start worker-0", 2)
+    run.played.marks["shard-1"] = [MARK]
+    run.played.end("worker-0", 0)
+    await run.report()
+    assert "came back with less" in caplog.text
+    assert load(tmp_path / "out").counts.examples == 10
 
 
 async def test_what_processes_say_is_shown(
