@@ -22,18 +22,19 @@ if TYPE_CHECKING:
 __all__ = ["Machine"]
 
 RESTART_SECONDS: Final = 0.4
+_TEARS: Final = ("crash", "full", "write_full", "write_error", "write_torn", "sync_error")
 Program = Callable[["Machine"], Awaitable[None]]
 
 
 class MachineDisk(SimDisk):
-    """A disk that reads wrongly at most once in a while, and not where a loss of power tore files.
+    """A disk that reads wrongly at most once in a while, and not where files may be torn.
 
-    The last record of a log that lost power may be torn or not, and one bit that reads wrong in it
-    looks just as if it were: which of both it is nobody can tell.
+    The last record of a log that lost power, or that could not note what it had synced, may be torn
+    or not, and one bit that reads wrong in it looks just as if it were: nobody can tell.
     """
 
     def read(self, path: StrPath, offset: int = 0, size: int = -1) -> bytes:
-        if self.fired["crash"]:
+        if any(self.fired[one] for one in _TEARS):
             self.faults = replace(self.faults, read_flip=0.0)
         before = self.fired["read_flip"]
         data = super().read(path, offset, size)

@@ -21,6 +21,7 @@ __all__ = ["LIMITS", "MINIBATCH", "Scenario"]
 
 MINIBATCH: Final = 8
 MINIBATCHES: Final = 48
+FEATURES_MAX: Final = 100_000
 FAULT_SHARE: Final = 0.3
 
 # Seconds as they are in earnest would let most of a run pass in waiting for them.
@@ -60,6 +61,12 @@ class Scenario:
     job: JobConfig
     faults: tuple[str, ...]
 
+    @property
+    def forgets(self) -> bool:
+        """Whether shards forget features."""
+        tables = self.job.tables
+        return tables.features_max < FEATURES_MAX or tables.ttl_seconds > 0
+
     @classmethod
     def drawn(cls, seed: int, faults: list[str]) -> Scenario:
         """Draw one."""
@@ -84,6 +91,7 @@ class Scenario:
 
 
 def _job(random: Random, shards: int) -> JobConfig:
+    features_max = random.choice((FEATURES_MAX, FEATURES_MAX, 60 * shards))
     return JobConfig(
         source=SourceConfig(format="svmlight", bad_records_max=1.0),
         model=LrConfig(
@@ -99,10 +107,11 @@ def _job(random: Random, shards: int) -> JobConfig:
             pull_values=random.choice(("float32", "float16")),
             push_values=random.choice(("float32", "float16", "byte")),
             compression="none",
-            features_max=100_000,
+            features_max=features_max,
+            when_full="evict",
             # msgspec checks limits where it reads a job, so that files can be this small here
             log_file_bytes=random.choice((1500, 6000, 1 << 20)),
-            ttl_seconds=0.0,
+            ttl_seconds=random.choice((0.0, 0.0, 0.0, 120.0)),
         ),
         cluster=ClusterConfig(name="sim", lease_seconds=random.choice((0.5, 2.0))),
         compute=ComputeConfig(minibatch=MINIBATCH),

@@ -26,7 +26,7 @@ from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
 
 __all__ = ["Records", "SimSource", "records"]
 
-FEATURES: Final = 300
+FEATURES: Final = 3000
 FEATURES_A_RECORD_MAX: Final = 6
 BAD_SHARE: Final = 0.03
 
@@ -84,11 +84,11 @@ def _record(random: Random) -> bytes:
     """Make a record whose features follow a power law."""
     picked = sorted(
         {
-            int(FEATURES * random.random() ** 3)
+            int(FEATURES * random.random() ** 2.5)
             for _ in range(random.randint(1, FEATURES_A_RECORD_MAX))
         }
     )
-    label = int(random.random() < 1 / (1 + picked[0] / 20))
+    label = int(random.random() < 1 / (1 + picked[0] / 200))
     pairs = " ".join(f"{one}:{random.choice(('1', '0.5', '2'))}" for one in picked)
     return f"{label} {pairs}\n".encode()
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from unittest.mock import patch
 
 from streamlearn import image_files, shard_host
+from streamlearn.shards import table
 from streamlearn.shards.image import ImageMeta
 from streamlearn.shards.shard import Shard
 from tests.sim.loop import OWNER
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from tests.sim.world import World
 
 __all__ = ["of"]
+
+# Tables so small that a few hundred rows make them grow and split.
+INITIAL_SLOTS: Final = 32
+SPLIT_SLOTS: Final = 128
 
 
 @contextmanager
@@ -49,6 +54,8 @@ def of(world: World) -> Generator[None, None, None]:
         judge.imaging(meta.shard[0], meta.lsn)
 
     with (
+        patch.object(table, "INITIAL_SLOTS", INITIAL_SLOTS),
+        patch.object(table, "SPLIT_SLOTS", SPLIT_SLOTS),
         patch.object(Shard, "apply", applied),
         patch.object(shard_host, "recover", recovered),
         patch.object(image_files.ImageFiles, "begin", began),

@@ -106,11 +106,17 @@ class World:
         self.signature = job_signature(scenario.job)
         self.secrets = Secrets(tokens={"": b"known to this cluster alone"})
         self.specs = [
-            ShardSpec(i, scenario.shards, scenario.job, self.signature, 100_000)
+            ShardSpec(
+                i,
+                scenario.shards,
+                scenario.job,
+                self.signature,
+                scenario.job.tables.features_max // scenario.shards,
+            )
             for i in range(scenario.shards)
         ]
         self.addresses = scenario.job.tables.shards
-        self.judge = Judge(self.records, scenario.job, self.specs)
+        self.judge = Judge(self.records, scenario.job, self.specs, forgets=scenario.forgets)
         self.fabric = Fabric(
             self.loop, Random(f"{seed}/network"), self.trace, frame_bytes, self.judge.frame
         )
