@@ -50,9 +50,9 @@ PULLS_KEPT_MAX: Final = 64
 # A young model bears one more minibatch under way for so many records of its log: gradients of
 # weights that are still far from where they will be overshoot where several come at once.
 # (Progressive logloss of two workers on a million clicks, three minibatches under way each: 0.4827
-# with 64, 0.4925 with 16, 0.5786 without; one at a time: 0.4808. On five million, two each: 0.4706
-# with 64, 0.4704 with 128, 0.4698 with 256; one at a time: 0.4691.)
-_RECORDS_PER_MINIBATCH: Final = 128
+# with 64, 0.4925 with 16, 0.5786 without; one at a time: 0.4808. On four million, two shards, three
+# runs each: 0.4716 to 0.4747 with 128, 0.4708 to 0.4714 with 256; one at a time: 0.4705.)
+_RECORDS_PER_MINIBATCH: Final = 256
 
 
 class Appender(Protocol):
@@ -287,9 +287,9 @@ class Service:
     def _may_read(self, session: int, pull: Pull) -> bool:
         """Say whether a worker's pull is answered now.
 
-        It is where no member lags too far behind, and, on the first shard of a young model, no more
-        minibatches are under way than it can bear: gradients of weights that are still far from
-        where they will be overshoot when several of them arrive at once.
+        It is where no member lags too far behind, and no more minibatches are under way than a
+        young model can bear: gradients of weights that are still far from where they will be
+        overshoot when several of them arrive at once.
         """
         shard = self.shard
         if not shard.clocks.may_read(pull.clock, self._tables.tau):
@@ -298,12 +298,15 @@ class Service:
         # only after the one that waits for it.
         if any(one[0] == session for one in self._parked):
             return False
-        if shard.spec.index != 0:  # one gate: with two, workers could wait for one another
+        own = self._under_way.get(pull.incarnation, set())
+        if pull.clock in own:  # asked again, elsewhere
             return True
-        if pull.clock in self._under_way.get(pull.incarnation, ()):  # asked again, elsewhere
-            return True
+        # Workers are held back by one another on the first shard alone: on two, they could wait for
+        # one another. On all others each is by itself: what it reads there before the first shard
+        # lets it go on would be old by then.
+        held_by = self._under_way.values() if shard.spec.index == 0 else (own,)
         bearable = 1 + shard.lsn // _RECORDS_PER_MINIBATCH
-        under_way = [clock for clocks in self._under_way.values() for clock in clocks]
+        under_way = [clock for clocks in held_by for clock in clocks]
         # The oldest always goes on: those under way may wait for it, on another shard.
         return len(under_way) < bearable or pull.clock < min(under_way)
 

@@ -222,10 +222,17 @@ def test_young_model_bears_few_minibatches_under_way():
     assert (1, waits[1]) not in made.answers
 
 
-def test_young_models_other_shards_do_not_hold_back():
-    made = desk(spec(job(tau=8), index=1, of=2))
-    for clock in range(5):
-        assert isinstance(made.asked(1, pull(SPEC, KEYS, clock=clock)), Pulled)
+def test_young_models_other_shards_hold_each_worker_back_by_itself():
+    other = spec(job(tau=8), index=1, of=2)
+    keys = keys_of(other, 1, 2, 3)
+    made = desk(other)
+    made.join(2, "b", 2, 0)
+    assert isinstance(made.asked(1, pull(other, keys, clock=0)), Pulled)
+    assert isinstance(made.asked(2, pull(other, keys, clock=0, incarnation=2)), Pulled)
+    second = made.ask(1, pull(other, keys, clock=1))
+    assert (1, second) not in made.answers
+    made.asked(1, push(other, keys, clock=0))
+    assert (1, second) in made.answers
 
 
 def test_pull_does_not_overtake_an_earlier_one_that_waits():
