@@ -45,7 +45,7 @@ from tests.sim.trace import Trace
 
 __all__ = ["Result", "World", "simulate", "simulate_quietly"]
 
-STORM_SECONDS_MAX: Final = 120.0
+STORM_SECONDS_MAX: Final = 90.0
 CALM_SECONDS_MAX: Final = 600.0
 # A transport takes what is written whole, so one peer's unanswered requests may pile up in it above
 # the mark from which nobody should write more.
@@ -140,6 +140,7 @@ class World:
         ]
         self._turns = [name for name in scenario.faults if not FAULTS[name].steady]
         self._turns_taken = 0
+        self._waits = False  # for a fault to take effect
         self._rotten: set[str] = set()
 
     def of(self, kind: str) -> list[Machine]:
@@ -163,7 +164,7 @@ class World:
             self.fired["source_stalls"] += 1
             return 3.0 * self.random.random()
         due = 0.85 * self._turns_taken / max(1, len(self._turns))
-        ahead = self.judge.progress > due and self._turns_taken < len(self._turns)
+        ahead = self.judge.progress > due and (self._waits or self._turns_taken < len(self._turns))
         return self.random.expovariate(1.0 / (0.5 if ahead else 0.02))
 
     def problem(self, text: str, error: BaseException) -> None:
@@ -292,8 +293,7 @@ class World:
         problems = [*self.problems, *self.loop.problems]
         if problems and not error:
             error = "; ".join(problems[:3])
-        fired = self._all_fired()
-        idle = tuple(n for n in self.scenario.faults if not fired[FAULTS[n].fired])
+        idle = self._idle()
         return Result(
             seed=self.seed,
             error=error,
@@ -310,11 +310,12 @@ class World:
             tail=self.trace.tail,
         )
 
-    def _all_fired(self) -> Counter[str]:
+    def _idle(self) -> tuple[str, ...]:
+        """Return the faults of this seed that have not taken effect."""
         fired = self.fired + self.fabric.fired
         for machine in self.machines:
             fired += machine.disk.fired
-        return fired
+        return tuple(name for name in self.scenario.faults if not fired[FAULTS[name].fired])
 
     async def _story(self) -> None:
         self.trace("scenario", self.scenario)
@@ -339,14 +340,17 @@ class World:
 
     async def _storm(self) -> None:
         order = self.random.sample(self._turns, len(self._turns))
+        order.sort(key=lambda name: name != "read_flips")  # only on disks that are whole so far
         begun = self.loop.time()
         while self.loop.time() - begun < STORM_SECONDS_MAX:
             await asyncio.sleep(self.random.expovariate(1.0 / GAP_SECONDS))
             self._fail_on_problems()
             over = self._turns_taken >= len(order)
-            if over and (self.judge.progress >= 0.7 or not order):
+            idle = [name for name in self._idle() if name in order] if over else []
+            if over and not idle and (self.judge.progress >= 0.7 or not order):
                 return
-            name = self.random.choice(order) if over else order[self._turns_taken]
+            self._waits = bool(idle)
+            name = self.random.choice(idle or order) if over else order[self._turns_taken]
             self._turns_taken += 1
             self.trace("fault", name)
             FAULTS[name].begin(self, self.random)
