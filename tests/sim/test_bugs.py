@@ -32,6 +32,8 @@ def test_bug_is_caught(name: str) -> None:
     assert first < SEEDS_MAX
     for seed in range(first, min(first + SEEDS_MORE, SEEDS_MAX)):
         with planted(name):
-            if simulate_quietly(seed).error:
-                return
+            caught = simulate_quietly(seed).error
+        if caught:
+            assert not simulate_quietly(seed).error, "it is not the bug that is caught"
+            return
     pytest.fail(f"{name} was not caught by seeds {first} to {first + SEEDS_MORE}")
