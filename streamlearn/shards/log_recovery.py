@@ -8,6 +8,7 @@ of the process leaves exact and a loss of power perhaps behind).
 
 from __future__ import annotations
 
+import errno
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import PurePath
@@ -283,11 +284,24 @@ def _write_anew(disk: Disk, directory: str, file: LogFile) -> None:
             copy.sync()
         finally:
             copy.close()
+        if not _is_whole(disk, path, file):
+            raise OSError(errno.EIO, f"the copy of {file.path} is not what was read before")
     except OSError:
         with suppress(OSError):
             disk.remove(path)
         raise
     disk.rename(path, file.path)
+
+
+def _is_whole(disk: Disk, path: str, file: LogFile) -> bool:
+    """Say whether a copy holds the records of a file, each sound."""
+    begin = file.index[0][1]
+    if seed_of(disk.read(path, 0, begin)) != file.seed:
+        return False
+    reader = FileReader(disk, path, file.size, seed=file.seed, offset=begin, lsn=file.first_lsn)
+    for _ in reader:
+        pass
+    return not reader.problem and reader.lsn == file.next_lsn
 
 
 def _cut(disk: Disk, file: LogFile) -> None:

@@ -4,6 +4,7 @@ import errno
 import os
 import random
 import threading
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -557,3 +558,17 @@ def test_recovery_waits_for_room_rather_than_trust_what_may_not_be_on_disk(disk)
     assert contents(opened(disk), 5) == {6: bytes(100)}
     disk.crash()
     assert contents(opened(disk), 5) == {6: bytes(100)}
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_what_is_read_wrongly_is_not_written_anew(seed):
+    disk = SimDisk(random.Random(seed))
+    log = filled(disk, 5)
+    for lsn in range(6, 11):
+        log.append([body(lsn)])
+    log.close()
+    disk.faults = Faults(read_flip=0.3)
+    with suppress(LogError):
+        opened(disk).close()
+    disk.faults = Faults()
+    assert contents(opened(disk)).items() >= expected(1, 5).items()
