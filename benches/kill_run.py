@@ -54,7 +54,7 @@ RANGES = 32
 # for so many times their equal part at most, and the last comes before so much is learned.
 AT_ONCE = 4
 SPREAD = 1.6
-LAST_KILL_SHARE = 0.85
+LAST_KILL_SHARE = 0.75
 LEARNED_SECONDS_MAX = 60.0
 # `up` says how much is learned twice a second: moments are drawn between.
 PAUSE_SECONDS_MAX = 0.6

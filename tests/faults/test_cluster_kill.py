@@ -25,11 +25,12 @@ RECORDS = 120_000
 # Of two undisturbed runs, which differ in the order in which minibatches come; and more for those
 # that come again.
 LOSS_TOLERANCE = 0.01
-# Small minibatches: a pass of some ten seconds, that kills make longer.
+# The more kills, the smaller minibatches: a pass that lasts until the last of them.
+MINIBATCH = max(2, 160 // max(KILLS, 1))
 CLUSTER = (
     *("--shards", "2", "--workers", "2", "--lanes", "1", "--tau", "4"),
     *settings(
-        "compute.minibatch=64",
+        f"compute.minibatch={MINIBATCH}",
         "source.range_bytes=1048576",
         "output.snapshot_seconds=1",
         "cluster.lease_seconds=1",
