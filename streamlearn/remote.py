@@ -170,6 +170,7 @@ class Remote:
         self._pulls: list[_Pulling] = []
         self._pushes: list[_Pushing] = []
         self._resending = False
+        self._settled = -1  # the last minibatch that the shard has acknowledged
 
     # ---------------------------------------------------------------- the connection
 
@@ -233,6 +234,9 @@ class Remote:
     async def join(self) -> int:
         """Take part, as of the worker's clock; return the clock that the shard has noted.
 
+        What this shard has acknowledged is behind the worker here, though another shard may not
+        have it yet: nothing would tell this one later, and it would be waited for.
+
         Raises
         ------
         PeerLostError
@@ -240,7 +244,8 @@ class Remote:
         """
         self.taking_part = True
         who = self._who
-        answer = await self.ask(Join(who.name, who.incarnation, self._clock(), who.job))
+        clock = max(self._clock(), self._settled + 1)
+        answer = await self.ask(Join(who.name, who.incarnation, clock, who.job))
         assert isinstance(answer, Joined)
         self._learn(answer.marks)
         self.noted = answer.clock
@@ -435,6 +440,7 @@ class Remote:
 
     def _settle(self, pushing: _Pushing) -> None:
         self._pushes.remove(pushing)
+        self._settled = max(self._settled, pushing.message.clock)
         if not pushing.answer.done():
             pushing.answer.set_result(None)
 
