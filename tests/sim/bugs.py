@@ -25,7 +25,7 @@ from streamlearn.shards.image import ImageMeta, Imaging
 from streamlearn.shards.log import Log
 from streamlearn.shards.shard import Shard
 from streamlearn.shards.table import ExactTable
-from tests.sim.disk import SimDisk, SimFile
+from tests.sim.disk import SimFile
 from tests.sim.loop import OWNER
 
 __all__ = ["BUGS", "planted"]
@@ -105,15 +105,6 @@ def _forgets_names_of_the_log() -> list[Change]:
         return sound(self)
 
     return [(Log, "sync", sync)]
-
-
-@_bug("the directory is not brought to disk when a snapshot gets its name")
-def _forgets_names_of_snapshots() -> list[Change]:
-    def sync_directory(sound: Any, self: SimDisk, directory: Any) -> None:
-        if not str(directory).endswith("snapshots"):
-            sound(self, directory)
-
-    return [(SimDisk, "sync_directory", sync_directory)]
 
 
 @_bug("records that no snapshot holds are dropped from the log")
