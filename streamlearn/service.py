@@ -463,7 +463,7 @@ class Service:
         self._unpark(now)
 
     def _refuse_parked(self, incarnation: int) -> None:
-        """Refuse the pulls that a worker waits for: it joins anew, and asks again for what it needs.
+        """Refuse the pulls that a worker waits for: it joins anew, and asks for what it needs.
 
         Answered later, they would be under way for ever.
         """
