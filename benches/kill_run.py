@@ -98,8 +98,8 @@ def children(parent: int) -> dict[str, int]:
             owner = int((path / "stat").read_text().rpartition(")")[2].split()[1])
         except (OSError, ValueError):
             continue
-        if owner == parent and "streamlearn.engines.child" in words:
-            role = words[words.index("streamlearn.engines.child") + 2]
+        if owner == parent and "streamlearn.cluster.engines.child" in words:
+            role = words[words.index("streamlearn.cluster.engines.child") + 2]
             number = words[words.index("--index" if role == "shard" else "--name") + 1]
             found[f"{role}-{number.rpartition('-')[2]}"] = int(path.name)
     return found

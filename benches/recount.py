@@ -11,9 +11,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from streamlearn.cluster.stored_shards import StoredShards
 from streamlearn.model import load
 from streamlearn.shards.shard import INTERCEPT_KEY
-from streamlearn.stored_shards import StoredShards
 
 __all__ = ["counts_of_keys", "differences"]
 

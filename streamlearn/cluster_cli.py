@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
+from streamlearn.cluster.roles import FollowerOptions, ShardOptions, UpOptions, WorkerOptions
 from streamlearn.command import Call, option, sources, verb
 from streamlearn.config import SHARDS_MAX
 from streamlearn.errors import ConfigError
-from streamlearn.roles import FollowerOptions, ShardOptions, UpOptions, WorkerOptions
 from streamlearn.verbs import (
     finish,
     need_sources,

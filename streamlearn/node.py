@@ -9,6 +9,7 @@ from typing import Any
 
 import uvloop
 
+from streamlearn.cluster.roles import FollowerOptions, ShardOptions, UpOptions, WorkerOptions
 from streamlearn.config import JobConfig
 from streamlearn.errors import StreamlearnError
 from streamlearn.inspection import export, inspect
@@ -17,7 +18,6 @@ from streamlearn.model import stored_job
 from streamlearn.net.sources.uri import open_source
 from streamlearn.online.formats import open_format
 from streamlearn.replay import replay as _replay
-from streamlearn.roles import FollowerOptions, ShardOptions, UpOptions, WorkerOptions
 from streamlearn.scoring import score
 from streamlearn.shards.directory import DirectoryLock
 from streamlearn.shards.snapshot import listing
@@ -69,30 +69,30 @@ def replay(directory: Path, job: JobConfig, progress: ProgressSink) -> dict[str,
 
 def shard(job: JobConfig, options: ShardOptions) -> dict[str, Any]:
     """Serve a shard until it is told to stop; return what it says of itself then."""
-    from streamlearn.shard_node import ShardNode
+    from streamlearn.cluster.shard_node import ShardNode
 
     return uvloop.run(ShardNode(job, options).run())
 
 
 def worker(job: JobConfig, options: WorkerOptions, progress: ProgressSink) -> dict[str, Any]:
     """Learn the job's source over its shards; return the report."""
-    from streamlearn.worker_node import WorkerNode
+    from streamlearn.cluster.worker_node import WorkerNode
 
     return uvloop.run(WorkerNode(job, options, progress).run())
 
 
 def follower(job: JobConfig, options: FollowerOptions) -> dict[str, Any]:
     """Serve a copy of a shard until it is told to stop; return what it says of itself then."""
-    from streamlearn.follower_node import FollowerNode
+    from streamlearn.cluster.follower_node import FollowerNode
 
     return uvloop.run(FollowerNode(job, options).run())
 
 
 def up(job: JobConfig, options: UpOptions, progress: ProgressSink) -> dict[str, Any]:
     """Run shards, workers and followers, and watch over them; return the report."""
-    from streamlearn.engines.local import LocalEngine
+    from streamlearn.cluster.engines.local import LocalEngine
+    from streamlearn.cluster.supervisor import Supervisor
     from streamlearn.net.asking import Asking
-    from streamlearn.supervisor import Supervisor
 
     engine = LocalEngine(options.directory)
     return uvloop.run(Supervisor(job, options, engine, Asking(), progress).run())
@@ -100,8 +100,8 @@ def up(job: JobConfig, options: UpOptions, progress: ProgressSink) -> dict[str, 
 
 def gather(directory: Path) -> dict[str, Any]:
     """Make a model of the shards and workers in an output directory; say what it is."""
-    from streamlearn import gathering
-    from streamlearn.stored_shards import only_shards
+    from streamlearn.cluster import gathering
+    from streamlearn.cluster.stored_shards import only_shards
 
     lock = DirectoryLock(directory)
     try:

@@ -12,9 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from streamlearn.cluster.follower_host import FollowerHost
+from streamlearn.cluster.remote import Who
+from streamlearn.cluster.shard_host import Lanes, Place, ShardHost
+from streamlearn.cluster.worker import Worker
+from streamlearn.cluster.worker_node import connector, remotes_of
 from streamlearn.compute.pool import Lane
 from streamlearn.config import JobConfig
-from streamlearn.follower_host import FollowerHost
 from streamlearn.net.connection import Peer
 from streamlearn.net.counters import Counters
 from streamlearn.net.limits import Limits
@@ -27,12 +31,8 @@ from streamlearn.online.names import Names
 from streamlearn.online.validation import BinaryValidation
 from streamlearn.protocol import Mark
 from streamlearn.quarantine import Quarantine
-from streamlearn.remote import Who
-from streamlearn.shard_host import Lanes, Place, ShardHost
 from streamlearn.shards.disk import REAL_DISK
 from streamlearn.shards.shard import Shard
-from streamlearn.worker import Worker
-from streamlearn.worker_node import connector, remotes_of
 from tests.shard_parts import job, spec
 
 PATIENCE_SECONDS = 15.0

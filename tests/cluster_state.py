@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from streamlearn.cluster.stored_shards import shard_directory
 from streamlearn.config import JobConfig, job_signature
 from streamlearn.messages import U64
 from streamlearn.model import Model
@@ -18,7 +19,6 @@ from streamlearn.shards.image import ImageMeta, snapshot_meta
 from streamlearn.shards.log import Log
 from streamlearn.shards.shard import INTERCEPT_KEY, prefixes_of
 from streamlearn.shards.snapshot import SnapshotWriter, next_sequence
-from streamlearn.stored_shards import shard_directory
 
 
 def marks_of(model: Model) -> list[Mark]:

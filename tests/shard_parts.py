@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 
 from streamlearn import columns
+from streamlearn.cluster.service import Service
 from streamlearn.config import (
     ClusterConfig,
     ComputeConfig,
@@ -33,7 +34,6 @@ from streamlearn.protocol import (
     Push,
     decode,
 )
-from streamlearn.service import Service
 from streamlearn.shards.shard import Shard, ShardSpec
 
 MINIBATCH = 16

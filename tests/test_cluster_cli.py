@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from streamlearn.cluster.roles import FollowerOptions, ShardOptions, UpOptions, WorkerOptions
 from streamlearn.config import JobConfig
-from streamlearn.roles import FollowerOptions, ShardOptions, UpOptions, WorkerOptions
 from tests.runs import run
 
 

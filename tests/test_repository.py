@@ -46,7 +46,16 @@ MAY_WAIT = (
     "streamlearn.net.client",
     "streamlearn.net.server",
     "streamlearn.net.http",
+    "streamlearn.net.mirror",
+    "streamlearn.net.network",
     "streamlearn.net.sources",
+    *(
+        f"streamlearn.cluster.{module}"
+        for module in (
+            *("daemon", "shard_host", "shard_node", "follower_host", "follower_node", "remote"),
+            *("flight", "worker", "worker_node", "image_files", "engines", "supervisor"),
+        )
+    ),
     "streamlearn.compute.pool",
     "streamlearn.compute.cuda",
     "streamlearn.learner",
@@ -61,7 +70,12 @@ MAY_WAIT = (
 WIRING = (
     "streamlearn.__main__",
     "streamlearn.cli",
+    "streamlearn.cluster_cli",
     "streamlearn.node",
+    "streamlearn.cluster.supervisor",
+    "streamlearn.cluster.follower_node",
+    "streamlearn.cluster.shard_node",
+    "streamlearn.cluster.worker_node",
     "streamlearn.replay",
     "streamlearn.scoring",
     "streamlearn.training",

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from streamlearn.cluster.stored_shards import counts_of_shards
 from streamlearn.model import load
 from streamlearn.shards.snapshot import listing
-from streamlearn.stored_shards import counts_of_shards
 from tests.click_log import clicks, spoiled, text, written
 from tests.runs import PATIENCE_SECONDS, Running, bad_records, run, settings
 
@@ -33,8 +33,8 @@ def pids(parent: int) -> dict[str, int]:
             owner = int((path / "stat").read_text().rpartition(")")[2].split()[1])
         except (OSError, ValueError):
             continue
-        if owner == parent and "streamlearn.engines.child" in words:
-            role = words[words.index("streamlearn.engines.child") + 2]
+        if owner == parent and "streamlearn.cluster.engines.child" in words:
+            role = words[words.index("streamlearn.cluster.engines.child") + 2]
             flag = {"shard": "--index", "worker": "--name"}.get(role)
             name = f"{role}-{words[words.index(flag) + 1]}" if flag in words else role
             found[name.replace("worker-worker", "worker")] = int(path.name)

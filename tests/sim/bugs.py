@@ -13,11 +13,11 @@ from unittest.mock import patch
 
 import msgspec
 
-from streamlearn.feeding import Feeds
-from streamlearn.image_files import ImageFiles
+from streamlearn.cluster.feeding import Feeds
+from streamlearn.cluster.image_files import ImageFiles
+from streamlearn.cluster.remote import Remote
+from streamlearn.cluster.service import Service
 from streamlearn.net import frame
-from streamlearn.remote import Remote
-from streamlearn.service import Service
 from streamlearn.shards import log_recovery
 from streamlearn.shards.clock import Clocks
 from streamlearn.shards.cut import Nothing

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from streamlearn.follower_host import FollowerHost
+from streamlearn.cluster.follower_host import FollowerHost
+from streamlearn.cluster.remote import Who
+from streamlearn.cluster.shard_host import Lanes, Place, ShardHost
+from streamlearn.cluster.worker import Worker
+from streamlearn.cluster.worker_node import connector, remotes_of
 from streamlearn.net.connection import Peer
 from streamlearn.net.counters import Counters
 from streamlearn.online.formats import open_format
 from streamlearn.online.names import Names
 from streamlearn.online.validation import BinaryValidation
-from streamlearn.remote import Who
-from streamlearn.shard_host import Lanes, Place, ShardHost
-from streamlearn.worker import Worker
-from streamlearn.worker_node import connector, remotes_of
 from tests.sim.machines import Machine
 from tests.sim.scenario import LIMITS
 from tests.sim.source import SimSource

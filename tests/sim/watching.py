@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 from unittest.mock import patch
 
-from streamlearn import image_files, shard_host
+from streamlearn.cluster import image_files, shard_host
 from streamlearn.shards import table
 from streamlearn.shards.image import ImageMeta
 from streamlearn.shards.shard import Shard

@@ -18,19 +18,19 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
+from streamlearn.cluster.flight import _OPEN_MAX
+from streamlearn.cluster.service import PULLS_KEPT_MAX
+from streamlearn.cluster.worker import Worker
 from streamlearn.config import job_signature
 from streamlearn.errors import StreamlearnError
-from streamlearn.flight import _OPEN_MAX
 from streamlearn.net.client import Link
 from streamlearn.net.connection import Peer
 from streamlearn.net.counters import Counters
 from streamlearn.net.security import Secrets
 from streamlearn.protocol import TakeSnapshot
-from streamlearn.service import PULLS_KEPT_MAX
 from streamlearn.shards.image import load_image
 from streamlearn.shards.shard import Shard, ShardSpec
 from streamlearn.shards.snapshot import SnapshotReader
-from streamlearn.worker import Worker
 from tests.sim import watching
 from tests.sim.disk import Faults
 from tests.sim.faults import FAULTS, calm

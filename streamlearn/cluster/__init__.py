@@ -1,0 +1,1 @@
+"""Shards, workers and followers as processes, and what watches over them."""

@@ -1,0 +1,285 @@
+"""Gathering: the shards and workers of a cluster become one model, as ``train`` leaves it.
+
+What the shards have applied, by their marks, is what counts: examples, losses, positions, and which
+bad records belong to it. The workers have what shards never see: names, the histogram of
+predictions that the AUC needs, the bad records themselves.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from streamlearn.cluster.stored_shards import StoredShards
+from streamlearn.config import JobConfig
+from streamlearn.errors import SnapshotError, StreamlearnError
+from streamlearn.messages import Position
+from streamlearn.model import Counts, Model, ModelCut, Progressed
+from streamlearn.online.formats import Described
+from streamlearn.online.names import Names
+from streamlearn.online.validation import BinaryValidation, Totals
+from streamlearn.protocol import Mark
+from streamlearn.quarantine import merge_quarantines
+from streamlearn.shards.shard import INTERCEPT_KEY
+from streamlearn.shards.snapshot import SnapshotReader, newest
+
+__all__ = ["BAD_RECORDS", "STATE", "WORKERS", "Gathered", "gather", "totals_of"]
+
+WORKERS: Final = "workers"
+# Of a worker's directory: its snapshots, of this kind, and its bad records.
+STATE: Final = "state"
+WORKER_KIND: Final = "worker"
+BAD_RECORDS: Final = "bad_records.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """What was gathered.
+
+    Attributes
+    ----------
+    path : str
+        The snapshot.
+    model : Model
+        All but its rows.
+    features, nonzeros : int
+        Rows, and those whose weight is not zero.
+    whole : bool
+        Whether every partition that was begun is applied to its end.
+    notes : list of str
+        What was passed over, a sentence each.
+    """
+
+    path: str
+    model: Model
+    features: int
+    nonzeros: int
+    whole: bool
+    notes: list[str]
+
+
+def gather(
+    directory: Path,
+    job: JobConfig | None,
+    of: int,
+    *,
+    now: float,
+    seconds: float = 0.0,
+    cpu_seconds: float = 0.0,
+) -> Gathered:
+    """Write the model that the shards and workers in an output directory hold into ``model/``.
+
+    Parameters
+    ----------
+    directory : Path
+    job : JobConfig or None
+        What they ran with; None: as the first shard has noted it.
+    of : int
+        How many shards there are.
+    now : float
+        Seconds since the epoch.
+    seconds, cpu_seconds : float
+        How long it took them, for the model's counts.
+
+    Raises
+    ------
+    ClusterError
+        The shards are not at one moment of the stream, or one is missing.
+    SnapshotError
+        A snapshot is damaged or cannot be written.
+    """
+    with StoredShards(directory, of) as shards, ExitStack() as opened:
+        notes = list(shards.skipped)
+        workers = []
+        for path in sorted((directory / WORKERS).glob("*")):
+            reader, skipped = newest(path / STATE)
+            notes += skipped
+            if reader is not None:
+                opened.callback(reader.close)
+                workers.append(_Worker.read(reader))
+        # A worker knows the format where the job leaves it to the first record.
+        known = next((worker.job for worker in workers if worker.job is not None), None)
+        job = known or job or shards.job
+        names = _merged_names(workers, max(1, job.output.names_max))
+        model = Model.new(job, names.fields)
+        model.names = names
+        totals = totals_of(shards.marks)
+        model.validation = _merged_validation(workers, job.output.window, totals)
+        model.counts = counts_of(shards.marks)
+        model.counts.seconds, model.counts.cpu_seconds = seconds, cpu_seconds
+        model.epoch, model.positions = _positions(shards.marks)
+        size = merge_quarantines(
+            sorted((directory / WORKERS).glob(f"*/{BAD_RECORDS}")),
+            directory / BAD_RECORDS,
+            _Applied(shards.marks),
+        )
+        path_, features, nonzeros = _write(model, shards, directory / "model", size, now)
+        whole = all(mark.done for mark in shards.marks)
+        return Gathered(path_, model, features, nonzeros, whole, notes)
+
+
+def counts_of(marks: Sequence[Mark]) -> Counts:
+    """Return the sums that marks say."""
+    return Counts(
+        examples=sum(mark.examples for mark in marks),
+        bad_records=sum(mark.bad_records for mark in marks),
+        subsampled=sum(mark.subsampled for mark in marks),
+        bytes=sum(mark.bytes for mark in marks),
+        stored_bytes=sum(mark.stored_bytes for mark in marks),
+    )
+
+
+def totals_of(marks: Sequence[Mark]) -> Totals:
+    """Return the sums of progressive validation that marks say: each example counted once."""
+    return Totals(
+        loss=sum(mark.loss for mark in marks),
+        label=sum(mark.label for mark in marks),
+        prediction=sum(mark.prediction for mark in marks),
+        weight=sum(mark.weight for mark in marks),
+        examples=sum(mark.examples for mark in marks),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Worker:
+    """What a worker keeps."""
+
+    arrays: Mapping[str, np.ndarray[Any, Any]]
+    job: JobConfig | None
+
+    @classmethod
+    def read(cls, reader: SnapshotReader) -> _Worker:
+        reader.require(kind=WORKER_KIND, keys=("arrays",))
+        arrays = {
+            name: reader.read(name).view(np.dtype(dtype)).reshape(shape)
+            for name, (dtype, shape) in reader.meta["arrays"].items()
+        }
+        job = None
+        if "job" in reader.meta:
+            try:
+                job = msgspec.convert(reader.meta["job"], JobConfig)
+            except msgspec.ValidationError as error:
+                raise SnapshotError(
+                    f"snapshot {reader.path} was written by another version", cause=str(error)
+                ) from error
+        return cls(arrays, job)
+
+    def part(self, prefix: str) -> dict[str, np.ndarray[Any, Any]]:
+        return {
+            name.removeprefix(prefix): array
+            for name, array in self.arrays.items()
+            if name.startswith(prefix)
+        }
+
+
+def _merged_names(workers: Sequence[_Worker], names_max: int) -> Names:
+    """Return the names that workers know; of two for a key, the first worker's."""
+    merged = Names((), names_max)
+    for number, worker in enumerate(workers):
+        state = worker.part("names.")
+        if number == 0:
+            merged.restore(state)
+            continue
+        one = Names((), max(1, len(state["keys"])), max(1, len(state["text"])))
+        one.restore(state)
+        merged.use_fields(one.fields)
+        merged.insert(Described(state["keys"], state["fields"], state["ends"], state["text"]))
+    return merged
+
+
+def _merged_validation(workers: Sequence[_Worker], window: int, totals: Totals) -> BinaryValidation:
+    """Return the workers' validations as one, its sums over all examples those of the shards.
+
+    A worker that died has scored some minibatches that were never applied, and another has scored
+    them again: the histogram, which ranks predictions, may hold an example twice; the sums do not.
+    """
+    merged = BinaryValidation(window)
+    for number, worker in enumerate(workers):
+        one = BinaryValidation(window)
+        one.restore(worker.part("validation."))
+        if number:
+            merged.merge(one)
+        else:
+            merged = one
+    state = merged.state()
+    sums = state["sums"].reshape(-1, len(Totals._fields))
+    sums[0] += np.array(totals) - sums.sum(axis=0)  # row 0 is what has left the window
+    merged.restore(state)
+    return merged
+
+
+def _positions(marks: Sequence[Mark]) -> tuple[int, dict[str, Progressed]]:
+    """Return the pass that is being made, and the positions in it, by partition."""
+    epoch = max((mark.epoch for mark in marks), default=0)
+    return epoch, {
+        mark.partition: Progressed(mark.version, Position(mark.offset, mark.records, mark.done))
+        for mark in marks
+        if mark.epoch == epoch
+    }
+
+
+class _Applied:
+    """Says of a place in an object whether marks have it."""
+
+    def __init__(self, marks: Sequence[Mark]) -> None:
+        self._of: dict[str, list[tuple[int, Mark]]] = {}
+        for mark in marks:
+            uri, start = _start_of(mark.partition)
+            self._of.setdefault(uri, []).append((start, mark))
+        for ranges in self._of.values():
+            ranges.sort(key=lambda one: one[0])
+
+    def __call__(self, uri: str, offset: int) -> bool:
+        ranges = self._of.get(uri, [])
+        at = bisect_right(ranges, offset, key=lambda one: one[0]) - 1
+        if at < 0:
+            return False
+        mark = ranges[at][1]
+        return mark.done or mark.epoch > 0 or offset < mark.offset
+
+
+def _start_of(name: str) -> tuple[str, int]:
+    """Return the object that a partition's name is of, and where in it the partition begins."""
+    uri, mark, span = name.rpartition("#")
+    start, dash, end = span.partition("-")
+    ranged = mark and dash and start.isdigit() and (end.isdigit() or end == "-1")
+    return (uri, int(start)) if ranged else (name, 0)
+
+
+def _write(
+    model: Model, shards: StoredShards, root: Path, quarantine_size: int, now: float
+) -> tuple[str, int, int]:
+    """Write the snapshot; return its path, how many rows it has and how many weights."""
+    cut = _cut_with_intercept(model, shards, root, quarantine_size, now)
+    features = nonzeros = number = 0
+    try:
+        for rows in shards.rows():
+            own = rows[1:] if int(rows[0, 0]) == INTERCEPT_KEY else rows
+            if len(own):
+                cut.write(number, own)
+                number += 1
+                features += len(own)
+                nonzeros += int(np.count_nonzero(model.solver.weights(own[:, 1])))
+        told = cut.commit(features=features, gathered={"shards": shards.of})
+    except StreamlearnError as error:
+        cut.abort(error)
+        raise
+    return told["path"], features, nonzeros
+
+
+def _cut_with_intercept(
+    model: Model, shards: StoredShards, root: Path, quarantine_size: int, now: float
+) -> ModelCut:
+    first = next(shards.rows(), None)
+    if first is not None and int(first[0, 0]) == INTERCEPT_KEY:
+        model.table.intercept[:] = first[0, 1:2].view(np.float32)
+    cut = ModelCut(model, root, quarantine_size, now)
+    cut.cut.close()
+    return cut

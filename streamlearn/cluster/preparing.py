@@ -1,0 +1,274 @@
+"""A minibatch on its way: localised and cut by shard before the pull, stepped and encoded after it.
+
+What a worker computes, without anything that waits. :class:`Preparer` belongs to the parse lane,
+:class:`Stepper` to the step lane.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from streamlearn import columns
+from streamlearn.cluster.batcher import Cut
+from streamlearn.config import JobConfig
+from streamlearn.messages import F32
+from streamlearn.online.localized import Localized, Localizer
+from streamlearn.online.minibatch import Minibatch
+from streamlearn.online.steps import LogisticStep
+from streamlearn.online.validation import BinaryValidation, Totals
+from streamlearn.protocol import Mark, Pulled
+
+__all__ = ["Buffers", "Part", "Prepared", "Preparer", "Pushed", "Stepper", "codings", "marked"]
+
+# What encoding lost is remembered for this many keys, 12 bytes each: the frequent ones, in the
+# second-level cache.
+_RESIDUAL_BITS: Final = 17
+_CODINGS: Final = {
+    "float32": columns.FLOAT32,
+    "float16": columns.FLOAT16,
+    "byte": columns.BYTE,
+}
+
+
+def codings(job: JobConfig) -> tuple[int, int]:
+    """Return how weights and gradients travel."""
+    tables = job.tables
+    # most weights are zero where there is an L1 penalty
+    return (
+        _CODINGS[tables.pull_values] | columns.SPARSE,
+        _CODINGS[tables.push_values] | (columns.SPARSE if tables.kkt > 0 else 0),
+    )
+
+
+@dataclass(slots=True)
+class Buffers:
+    """What one minibatch in flight is kept in; used again."""
+
+    batch: Minibatch
+    localized: Localized
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A minibatch's keys of one shard: ``keys[first:end]``, as they travel."""
+
+    first: int
+    end: int
+    keys: memoryview
+    signature: int
+
+    @property
+    def count(self) -> int:
+        """Keys."""
+        return self.end - self.first
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A minibatch that can be pulled for.
+
+    Attributes
+    ----------
+    cut : Cut
+    buffers : Buffers
+    parts : list of Part
+        By shard.
+    """
+
+    cut: Cut
+    buffers: Buffers
+    parts: list[Part]
+
+
+@dataclass(slots=True)
+class Pushed:
+    """What of a minibatch goes to one shard: encoded gradients and counts."""
+
+    values: memoryview
+    counts: memoryview
+
+
+class Preparer:
+    """Localises minibatches and encodes their keys.
+
+    Parameters
+    ----------
+    job : JobConfig
+    lows : sequence of int
+        First prefix of each shard, in order.
+    nnz_max : int
+        Features of a minibatch.
+    """
+
+    def __init__(self, job: JobConfig, lows: Sequence[int], nnz_max: int) -> None:
+        self._bounds = (*lows, 256)
+        self._localizer = Localizer(nnz_max)
+        self._intercept = job.model.intercept
+
+    def prepare(self, cut: Cut, buffers: Buffers) -> Prepared:
+        """Localise a minibatch, and cut its keys by shard."""
+        localized = self._localizer.localize(
+            cut.batch, buffers.localized, intercept=self._intercept and cut.batch.rows > 0
+        )
+        bounds = localized.bounds(self._bounds)
+        parts = []
+        for shard, prefix in enumerate(self._bounds[:-1]):
+            first, end = int(bounds[shard]), int(bounds[shard + 1])
+            keys = columns.encode_keys(localized.keys[first:end], prefix << 56)
+            parts.append(Part(first, end, keys.data, columns.signature(keys)))
+        return Prepared(cut, buffers, parts)
+
+
+class Stepper:
+    """Steps minibatches with the weights that were pulled.
+
+    Parameters
+    ----------
+    job : JobConfig
+    rows_max : int
+        Examples of a minibatch.
+    validation : BinaryValidation
+        Told of every example before it teaches.
+
+    Attributes
+    ----------
+    last : tuple of float, float, int
+        Label, score and number of features of the last example.
+    """
+
+    def __init__(self, job: JobConfig, rows_max: int, validation: BinaryValidation) -> None:
+        self.last: tuple[float, float, int] = (np.nan, np.nan, 0)
+        self.validation = validation
+        self._step = LogisticStep(job.model)
+        self._coding = codings(job)[1]
+        self._kkt = job.tables.kkt
+        # what is rounded, or not sent, comes later
+        loses = self._coding & ~columns.SPARSE == columns.BYTE or self._kkt > 0
+        self._residuals = columns.Residuals(_RESIDUAL_BITS) if loses else None
+        self._l1 = float(job.model.l1)
+        self._scores: F32 = np.zeros(rows_max, np.float32)
+        self._weights: F32 = np.zeros(1, np.float32)
+
+    def step(
+        self, prepared: Prepared, pulled: Sequence[Pulled], seed: int, counts: bool
+    ) -> tuple[list[Pushed], Totals]:
+        """Score and learn a minibatch.
+
+        Parameters
+        ----------
+        pulled : sequence of Pulled
+            By shard.
+        seed : int
+            Of the rounding; a new one for each minibatch.
+        counts : bool
+            Whether occurrences are told, too.
+
+        Returns
+        -------
+        list of Pushed
+            By shard.
+        Totals
+            Of the minibatch's examples.
+
+        Raises
+        ------
+        ColumnError
+            A shard sent something else than weights.
+        """
+        batch, localized = prepared.cut.batch, prepared.buffers.localized
+        weights = self._decode(prepared, pulled)
+        before = self.validation.totals()
+        rows = batch.rows
+        if rows:
+            gradients = self._step.step(batch, localized, weights, self._scores)
+            self.validation.update(self._scores[:rows], batch.labels[:rows], batch.weights[:rows])
+            features = int(batch.indptr[rows] - batch.indptr[rows - 1])
+            self.last = (float(batch.labels[rows - 1]), float(self._scores[rows - 1]), features)
+        else:
+            gradients = np.zeros(0, np.float32)
+        keys = localized.keys
+        wanted = gradients
+        if self._residuals is not None and len(keys):
+            self._residuals.add(keys, gradients)
+            if self._kkt > 0:
+                wanted = gradients.copy()
+                columns.unsent(
+                    weights, gradients, self._l1, self._kkt, has_intercept=localized.intercept
+                )
+        pushed = []
+        decoded = np.zeros(len(keys), np.float32) if self._residuals is not None else None
+        for shard, part in enumerate(prepared.parts):
+            values = gradients[part.first : part.end]
+            column = columns.encode_values(values, self._coding, seed * 1024 + shard)
+            if decoded is not None:
+                columns.decode_values(
+                    column, part.count, self._coding, decoded[part.first : part.end]
+                )
+            told = localized.counts[part.first : part.end] if counts else None
+            pushed.append(
+                Pushed(
+                    column.data,
+                    columns.encode_counts(told).data if told is not None else memoryview(b""),
+                )
+            )
+        if decoded is not None and self._residuals is not None and len(keys):
+            self._residuals.keep(keys, wanted, decoded)
+        after = self.validation.totals()
+        return pushed, Totals(
+            after.loss - before.loss,
+            after.label - before.label,
+            after.prediction - before.prediction,
+            after.weight - before.weight,
+            after.examples - before.examples,
+        )
+
+    def try_out(self, batch: Minibatch, localized: Localized) -> None:
+        """Step a minibatch with weights of zero, so that kernels are there when they are needed."""
+        weights = np.zeros(localized.unique, np.float32)
+        self._step.step(batch, localized, weights, self._scores)
+        rows = batch.rows
+        self.validation.update(self._scores[:rows], batch.labels[:rows], batch.weights[:rows])
+        self.validation.summary()
+
+    def _decode(self, prepared: Prepared, pulled: Sequence[Pulled]) -> F32:
+        unique = prepared.buffers.localized.unique
+        if len(self._weights) < unique:
+            self._weights = np.zeros(2 * unique, np.float32)
+        weights = self._weights[:unique]
+        for part, answer in zip(prepared.parts, pulled, strict=True):
+            columns.decode_values(
+                answer.values, part.count, answer.coding, weights[part.first : part.end]
+            )
+        return weights
+
+
+def marked(before: Mark, cut: Cut, totals: Totals, stored_bytes: int) -> Mark:
+    """Return where a partition stands once a minibatch is applied.
+
+    Parameters
+    ----------
+    before : Mark
+        Where it stood, in the same pass.
+    """
+    return Mark(
+        before.partition,
+        before.version,
+        before.epoch,
+        before.sequence + 1,
+        cut.offset,
+        cut.records,
+        cut.done,
+        before.examples + totals.examples,
+        before.bad_records + len(cut.bad),
+        before.subsampled + int(cut.batch.state[4]),
+        before.bytes + max(0, cut.offset - before.offset),
+        before.stored_bytes + stored_bytes,
+        before.weight + totals.weight,
+        before.loss + totals.loss,
+        before.label + totals.label,
+        before.prediction + totals.prediction,
+    )

@@ -1,1 +1,0 @@
-"""What runs the processes of a cluster, one engine a module (see streamlearn.engine)."""

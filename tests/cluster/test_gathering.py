@@ -1,0 +1,266 @@
+"""Gathering: shards and workers become the model that one process would have learned."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from streamlearn.cluster.gathering import gather
+from streamlearn.cluster.stored_shards import StoredShards, counts_of_shards, shard_directory
+from streamlearn.errors import ClusterError, ResourceError, SnapshotError
+from streamlearn.messages import BadRecord
+from streamlearn.model import Model, load
+from streamlearn.protocol import Mark, Push
+from streamlearn.quarantine import Quarantine
+from streamlearn.shards.directory import DirectoryLock
+from streamlearn.shards.snapshot import listing
+from tests.click_log import clicks, text, written
+from tests.cluster_state import all_rows, append_to_log, marks_of, write_shard, write_worker
+from tests.runs import run
+
+EMPTY = memoryview(b"")
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return written(tmp_path_factory.mktemp("log") / "log.tsv", text(clicks(3_000, 1)))
+
+
+@pytest.fixture(scope="module")
+def learned(log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("learned")
+    ended = run("train", log, "--out", out, "--quiet")
+    assert ended.code == 0, ended.stderr
+    return out
+
+
+@pytest.fixture(scope="module")
+def model(learned: Path) -> Model:
+    return load(learned)
+
+
+def spread(model: Model, out: Path, of: int) -> None:
+    """Write a model as the shards of a cluster that has drained, and one worker."""
+    for index in range(of):
+        write_shard(out, model.job, index, of, all_rows(model), marks_of(model))
+        append_to_log(out, model.job, index, of)
+    write_worker(out, "a", model)
+
+
+@pytest.mark.parametrize("of", [1, 2, 7])
+def test_the_gathered_model_is_the_one_that_was_spread(
+    model: Model, tmp_path: Path, of: int
+) -> None:
+    spread(model, tmp_path, of)
+    gathered = gather(tmp_path, model.job, of, now=2.0, seconds=3.0, cpu_seconds=4.0)
+    found = load(tmp_path)
+    assert found.digest() == model.digest()
+    assert found.positions == model.positions
+    assert found.counts.examples == model.counts.examples
+    assert (found.counts.seconds, found.counts.cpu_seconds) == (3.0, 4.0)
+    assert found.validation.summary() == pytest.approx(model.validation.summary())
+    assert len(found.names) == len(model.names)
+    assert gathered.features == model.table.features  # type: ignore[union-attr]
+    assert gathered.nonzeros == sum(int(np.count_nonzero(w)) for _, w, _ in model.weights())
+    assert gathered.whole
+    (row,) = listing(tmp_path / "model")
+    assert row["meta"]["gathered"] == {"shards": of}
+    assert (tmp_path / "bad_records.jsonl").read_bytes() == b""
+
+
+def test_what_is_done_with_a_model_works_on_a_gathered_one(
+    model: Model, learned: Path, log: Path, tmp_path: Path
+) -> None:
+    spread(model, tmp_path, 2)
+    gather(tmp_path, model.job, 2, now=2.0)
+    for verb in (["evaluate", tmp_path, log], ["inspect", tmp_path], ["predict", tmp_path, log]):
+        mine = run(*verb, "--json")
+        theirs = run(verb[0], learned, *verb[2:], "--json")
+        assert mine.code == 0, mine.stderr
+        if verb[0] == "predict":
+            assert mine.stdout == theirs.stdout
+        else:
+            assert mine.report["logloss"] == pytest.approx(theirs.report["logloss"])
+    again = run("train", log, "--out", tmp_path, "--quiet", "--json")
+    assert again.report["examples"] == 3_000  # nothing is left to learn
+
+
+def test_names_and_predictions_of_workers_are_pooled(model: Model, tmp_path: Path) -> None:
+    spread(model, tmp_path, 2)
+    write_worker(tmp_path, "b", model)
+    gather(tmp_path, model.job, 2, now=2.0)
+    found = load(tmp_path)
+    assert len(found.names) == len(model.names)
+    keys = model.names.keys[:50]
+    assert found.names.lookup(keys) == model.names.lookup(keys)
+    summary = found.validation.summary()
+    # twice the histogram, but the sums are the shards'
+    assert summary["examples"] == model.counts.examples
+    assert summary["logloss"] == pytest.approx(model.validation.summary()["logloss"])
+    assert summary["auc"] == pytest.approx(model.validation.summary()["auc"])
+
+
+def test_a_cluster_without_workers_state_still_gives_a_model(model: Model, tmp_path: Path) -> None:
+    spread(model, tmp_path, 2)
+    shutil.rmtree(tmp_path / "workers")
+    gather(tmp_path, model.job, 2, now=2.0)
+    found = load(tmp_path)
+    assert found.digest() == model.digest()
+    assert len(found.names) == 0
+    assert np.isnan(found.validation.summary()["auc"])
+
+
+def test_a_damaged_worker_state_is_passed_over_and_told(model: Model, tmp_path: Path) -> None:
+    spread(model, tmp_path, 1)
+    path = write_worker(tmp_path, "a", model)
+    (path / "names.text").write_bytes(b"x")
+    assert any("names.text" in note for note in gather(tmp_path, model.job, 1, now=2.0).notes)
+    assert len(load(tmp_path).names) == len(model.names)
+
+
+def test_the_format_that_a_worker_found_is_the_models(model: Model, tmp_path: Path) -> None:
+    spread(model, tmp_path, 1)
+    source = msgspec.structs.replace(model.job.source, format="auto")
+    gather(tmp_path, msgspec.structs.replace(model.job, source=source), 1, now=2.0)
+    assert load(tmp_path).job.source.format == "criteo"
+
+
+def test_only_the_pass_that_is_being_made_has_positions(model: Model, tmp_path: Path) -> None:
+    marks = [
+        Mark("a", "1", 1, 5, 100, 10, done=False, examples=30),
+        Mark("b", "1", 0, 9, 200, 20, done=True, examples=20),
+    ]
+    write_shard(tmp_path, model.job, 0, 1, all_rows(model), marks)
+    gathered = gather(tmp_path, model.job, 1, now=2.0)
+    found = load(tmp_path)
+    assert not gathered.whole
+    assert found.epoch == 1
+    assert list(found.positions) == ["a"]
+    assert found.counts.examples == 50
+
+
+def test_shards_that_ran_by_themselves_are_gathered_by_a_verb(model: Model, tmp_path: Path) -> None:
+    assert "has the state of no shards" in run("gather", tmp_path).stderr
+    spread(model, tmp_path, 2)
+    ended = run("gather", tmp_path, "--json")
+    assert ended.code == 0, ended.stderr
+    assert ended.report["examples"] == model.counts.examples
+    assert ended.report["shards"] == 2
+    assert load(tmp_path).digest() == model.digest()
+    spread(model, tmp_path, 3)
+    assert "has the state of 2 and of 3 shards" in run("gather", tmp_path).stderr
+
+
+# --- bad records
+
+
+def test_bad_records_are_merged_once_each_and_only_where_applied(
+    model: Model, tmp_path: Path
+) -> None:
+    marks = [
+        Mark("x#0-100", "1", 0, 1, 100, 3, done=True),
+        Mark("x#100-200", "1", 0, 1, 150, 3, done=False),
+        Mark("y", "1", 0, 1, 10, 3, done=False),
+    ]
+    write_shard(tmp_path, model.job, 0, 1, all_rows(model), marks)
+    kept = {
+        "a": [("x", 5), ("x", 99), ("x", 120), ("x", 150)],
+        "b": [("x", 99), ("y", 9), ("y", 10), ("z", 0), ("x", 250)],
+    }
+    for name, places in kept.items():
+        directory = tmp_path / "workers" / name
+        directory.mkdir(parents=True)
+        quarantine = Quarantine(directory / "bad_records.jsonl", 0)
+        for uri, offset in places:
+            quarantine.add(BadRecord(uri, offset, "label", f"by {name}", b"x"))
+        quarantine.sync()
+        quarantine.close()
+    with (tmp_path / "workers" / "b" / "bad_records.jsonl").open("ab") as file:
+        file.write(b'{"uri": "y", "off')  # what a crash left
+    gather(tmp_path, model.job, 1, now=2.0)
+    lines = (tmp_path / "bad_records.jsonl").read_text().splitlines()
+    found = [(one["uri"], one["offset"]) for one in map(json.loads, lines)]
+    assert found == [("x", 5), ("x", 99), ("x", 120), ("y", 9)]
+    assert load(tmp_path).quarantine_size == (tmp_path / "bad_records.jsonl").stat().st_size
+
+
+# --- what is refused
+
+
+def refusal(out: Path, model: Model, of: int = 2) -> ClusterError:
+    with pytest.raises(ClusterError) as caught:
+        gather(out, model.job, of, now=2.0)
+    assert not (out / "model").exists()
+    return caught.value
+
+
+def test_shards_at_different_marks_are_refused_by_name(model: Model, tmp_path: Path) -> None:
+    marks = marks_of(model)
+    write_shard(tmp_path, model.job, 0, 2, all_rows(model), marks)
+    write_shard(
+        tmp_path, model.job, 1, 2, all_rows(model), [msgspec.structs.replace(marks[0], sequence=6)]
+    )
+    error = refusal(tmp_path, model)
+    assert "have not drained" in error.message
+    assert "shard 1: it has applied 6 minibatches of pass 0" in (error.cause or "")
+    assert "let them drain" in (error.hint or "")
+
+
+def test_pushes_behind_the_snapshot_are_refused(model: Model, tmp_path: Path) -> None:
+    spread(model, tmp_path, 2)
+    mark = Mark("x", "1", 0, 1, 0, 0)
+    pushes = [Push(0, "a", 1, n, 0, 0, 0, EMPTY, 0, EMPTY, EMPTY, mark) for n in range(12)]
+    append_to_log(tmp_path, model.job, 1, 2, *pushes)  # the snapshot has the first ten records
+    assert "shard 1: its log has 3 pushes behind its snapshot" in (
+        refusal(tmp_path, model).cause or ""
+    )
+
+
+def test_a_shard_that_is_missing_or_has_no_snapshot_is_named(model: Model, tmp_path: Path) -> None:
+    spread(model, tmp_path, 2)
+    shutil.rmtree(shard_directory(tmp_path, 1, 2) / "snapshots")
+    assert "shard 1: it has no snapshot" in (refusal(tmp_path, model).cause or "")
+    shutil.rmtree(shard_directory(tmp_path, 1, 2))
+    assert "shard 1 of 2 is missing" in refusal(tmp_path, model).message
+
+
+def test_a_shard_of_another_job_or_place_is_refused(model: Model, tmp_path: Path) -> None:
+    rows, marks = all_rows(model), marks_of(model)
+    write_shard(tmp_path, model.job, 0, 2, rows, marks)
+    write_shard(tmp_path, model.job, 1, 2, rows, marks, signature="other")
+    assert "is of job other, shard 1 of 2" in refusal(tmp_path, model).message
+    write_shard(tmp_path, model.job, 1, 2, rows, marks, shard=(0, 2))
+    assert "shard 0 of 2; expected job" in refusal(tmp_path, model).message
+
+
+def test_a_running_shard_is_left_alone(model: Model, tmp_path: Path) -> None:
+    spread(model, tmp_path, 2)
+    with (
+        DirectoryLock(shard_directory(tmp_path, 1, 2)),
+        pytest.raises(ResourceError, match="is being written by process"),
+    ):
+        gather(tmp_path, model.job, 2, now=2.0)
+    DirectoryLock(shard_directory(tmp_path, 0, 2)).release()  # nothing stays locked
+
+
+def test_rows_out_of_order_are_refused_and_nothing_is_left(model: Model, tmp_path: Path) -> None:
+    write_shard(tmp_path, model.job, 0, 1, all_rows(model)[::-1].copy(), marks_of(model))
+    with pytest.raises(SnapshotError, match="do not ascend"):
+        gather(tmp_path, model.job, 1, now=2.0)
+    assert not listing(tmp_path / "model")
+
+
+def test_shards_are_found_by_their_directories(model: Model, tmp_path: Path) -> None:
+    assert counts_of_shards(tmp_path) == []
+    spread(model, tmp_path, 2)
+    shard_directory(tmp_path, 0, 3).mkdir()  # empty: nothing is there
+    assert counts_of_shards(tmp_path) == [2]
+    with StoredShards(tmp_path, 2) as shards:
+        assert shards.job == model.job
+        assert shards.features == len(all_rows(model))
+        assert np.array_equal(np.concatenate(list(shards.rows())), all_rows(model))

@@ -1,0 +1,127 @@
+"""The figures of a cluster from those of its processes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from streamlearn.cluster.overview import Overview
+from streamlearn.online.validation import BINS, BinaryValidation
+
+
+def totals(examples: int, loss: float) -> dict[str, Any]:
+    return {
+        "examples": examples,
+        "bad_records": 1,
+        "subsampled": 0,
+        "bytes": 100 * examples,
+        "stored_bytes": 50 * examples,
+        "weight": float(examples),
+        "loss": loss,
+        "label": examples / 4,
+        "prediction": examples / 2,
+    }
+
+
+def shard(examples: int, loss: float = 0.0) -> dict[str, Any]:
+    return {"totals": totals(examples, loss), "figures": {"features": 7, "table_bytes": 100}}
+
+
+def worker(validation: BinaryValidation, **more: Any) -> dict[str, Any]:
+    """Return a worker's status as it comes over HTTP."""
+    histogram = validation.state()["histograms"].reshape(-1, 2 * BINS).sum(axis=0)
+    said = {"histogram": histogram.tolist(), "validation": validation.summary(), **more}
+    found: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(said))
+    return found
+
+
+def scored(count: int, seed: int) -> tuple[BinaryValidation, tuple[Any, Any, Any]]:
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(size=count).astype(np.float32)
+    labels = (rng.random(count) < 1 / (1 + np.exp(-scores))).astype(np.float32)
+    weights = np.ones(count, np.float32)
+    validation = BinaryValidation(100)
+    validation.update(scores, labels, weights)
+    return validation, (scores, labels, weights)
+
+
+def test_nothing_is_known_at_first() -> None:
+    progress = Overview().progress("compiling", "starting shards", 1.0)
+    assert (progress.state, progress.detail, progress.seconds) == (
+        "compiling",
+        "starting shards",
+        1.0,
+    )
+    assert progress.examples == 0
+    assert progress.bytes_total == -1
+    assert math.isnan(progress.loss)
+    assert math.isnan(progress.auc)
+
+
+def test_the_shard_that_is_least_far_speaks_for_all() -> None:
+    overview = Overview()
+    overview.hear_shard("shard-0", shard(100, loss=60.0))
+    overview.hear_shard("shard-1", shard(90, loss=45.0))
+    progress = overview.progress("learning", "", 1.0)
+    assert progress.examples == 90
+    assert progress.bytes == 9_000
+    assert progress.loss == 0.5
+    assert progress.calibration == 2.0
+    assert progress.bad_records == 1
+    assert progress.features == 14
+    assert overview.table_bytes == 200
+
+
+def test_the_area_under_the_curve_is_that_of_the_pooled_histogram() -> None:
+    overview = Overview()
+    one, first = scored(500, 1)
+    two, second = scored(300, 2)
+    overview.hear_worker("worker-0", worker(one))
+    overview.hear_worker("worker-1", worker(two))
+    pooled = BinaryValidation(100)
+    pooled.update(*first)
+    pooled.update(*second)
+    progress = overview.progress("learning", "", 1.0)
+    assert progress.auc == pytest.approx(pooled.summary()["auc"])
+    means = one.summary()["loss_window"] + two.summary()["loss_window"]
+    assert progress.loss_window == pytest.approx(means / 2)
+
+
+def test_rates_are_over_the_last_seconds() -> None:
+    overview = Overview()
+    for second in range(20):
+        overview.hear_shard("shard-0", shard(1000 * second * second))
+        progress = overview.progress("learning", "", float(second))
+    assert progress.examples_per_second == pytest.approx((19**2 - 14**2) * 1000 / 5)
+    assert progress.bytes_per_second == pytest.approx(100 * progress.examples_per_second)
+
+
+def test_what_is_left_is_told_where_workers_know_the_source() -> None:
+    overview = Overview(epochs=2)
+    overview.hear_shard("shard-0", shard(100))
+    overview.hear_worker("worker-0", {"source_bytes": 4_000, "examples": 3, "last": [1, 0.0, 39]})
+    overview.hear_worker("worker-1", {"source_bytes": -1, "examples": 2, "last": [0, 9.0, 1]})
+    progress = overview.progress("learning", "", 1.0)
+    assert (progress.bytes_done, progress.bytes_total) == (5_000, 8_000)
+    assert (progress.last_label, progress.last_prediction, progress.last_features) == (1, 0.5, 39)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        {"totals": None, "figures": 3, "histogram": "x", "validation": None, "last": None},
+        {"totals": {"examples": None}, "histogram": [1, 2], "last": [None, None, 0]},
+    ],
+)
+def test_what_a_process_does_not_say_is_not_known(said: dict[str, Any]) -> None:
+    overview = Overview()
+    overview.hear_shard("shard-0", said)
+    overview.hear_worker("worker-0", said)
+    progress = overview.progress("learning", "", 1.0)
+    assert progress.examples == 0
+    assert math.isnan(progress.auc)
