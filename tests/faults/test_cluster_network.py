@@ -164,9 +164,7 @@ def apart() -> Iterator[tuple[str, str, str]]:
         subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
 
 
-@pytest.mark.parametrize(
-    "seconds", [3.0, pytest.param(LOST_SECONDS + 4, marks=[pytest.mark.full, long])]
-)
+@pytest.mark.parametrize("seconds", [3.0, pytest.param(LOST_SECONDS + 4, marks=long)])
 def test_a_host_that_is_cut_off_comes_back(
     log: Log, tmp_path: Path, apart: tuple[str, str, str], seconds: float
 ) -> None:
