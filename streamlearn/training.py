@@ -11,8 +11,8 @@ import os
 import resource
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,6 +34,7 @@ from streamlearn.quarantine import Quarantine
 from streamlearn.report import report_json
 from streamlearn.shards.directory import DirectoryLock
 from streamlearn.shards.snapshot import listing
+from streamlearn.signals import taken
 from streamlearn.telemetry import Telemetry
 from streamlearn.warmup import warm_up, whole_records
 
@@ -143,7 +144,7 @@ class TrainingRun:
         started = Started(model)
         failure: StreamlearnError | None = None
         try:
-            async with self._signals(learner):
+            with self._signals(learner):
                 async with self._beside(learner, quarantine):
                     try:
                         await self._passes(learner, source, partitions)
@@ -261,32 +262,23 @@ class TrainingRun:
 
     # ---------------------------------------------------------------- beside it
 
-    @asynccontextmanager
-    async def _signals(self, learner: Learner) -> AsyncIterator[None]:
+    @contextmanager
+    def _signals(self, learner: Learner) -> Iterator[None]:
         """Stop on SIGINT and SIGTERM; a second one ends at once."""
-        loop = asyncio.get_running_loop()
         task = asyncio.current_task()
         assert task is not None
 
-        def caught(number: signal.Signals) -> None:
-            if self.stopped_by is not None:
-                self._ended_by = number
-                task.cancel()
-                return
+        def stop(number: signal.Signals) -> None:
             self.stopped_by = number.name
             self.telemetry.tell("draining", f"stopping on {number.name}")
             learner.stop()
 
-        installed = []
-        for number in (signal.SIGINT, signal.SIGTERM):
-            with suppress(ValueError, RuntimeError):  # not the main thread: the caller's business
-                loop.add_signal_handler(number, caught, number)
-                installed.append(number)
-        try:
+        def end(number: signal.Signals) -> None:
+            self._ended_by = number
+            task.cancel()
+
+        with taken(stop, end):
             yield
-        finally:
-            for number in installed:
-                loop.remove_signal_handler(number)
 
     @asynccontextmanager
     async def _beside(self, learner: Learner, quarantine: Quarantine) -> AsyncIterator[None]:

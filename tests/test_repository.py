@@ -59,6 +59,7 @@ MAY_WAIT = (
     "streamlearn.compute.pool",
     "streamlearn.compute.cuda",
     "streamlearn.learner",
+    "streamlearn.signals",
     "streamlearn.todo",
     "streamlearn.training",
     "streamlearn.scoring",

@@ -8,7 +8,7 @@ import secrets as system_secrets
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -23,6 +23,7 @@ from streamlearn.net.http import HttpServer
 from streamlearn.net.network import TcpNetwork
 from streamlearn.net.security import Secrets
 from streamlearn.shards.disk import REAL_DISK
+from streamlearn.signals import taken
 
 __all__ = ["Daemon", "lanes", "load_secrets", "place_of", "show_wire"]
 
@@ -114,27 +115,18 @@ class Daemon:
             )
             self.http_address = await server.start()
             log.info("listening on http://%s", self.http_address)
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        task = asyncio.current_task()
         assert task is not None
 
-        def caught(number: signal.Signals) -> None:
-            if self.stopping.is_set():
-                task.cancel()
-                return
+        def drain(number: signal.Signals) -> None:
             log.info("draining on %s", number.name)
             self.stopped_by = number.name
             self.stopping.set()
 
-        installed = []
-        for number in (signal.SIGINT, signal.SIGTERM):
-            with suppress(ValueError, RuntimeError):  # not the main thread: the caller's business
-                loop.add_signal_handler(number, caught, number)
-                installed.append(number)
         try:
-            yield
+            with taken(drain, lambda _: task.cancel()):
+                yield
         finally:
-            for number in installed:
-                loop.remove_signal_handler(number)
             if server is not None:
                 await server.stop()
 

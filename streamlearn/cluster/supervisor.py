@@ -12,8 +12,8 @@ import logging
 import math
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -38,6 +38,7 @@ from streamlearn.net.asking import Asking
 from streamlearn.net.http import HttpServer
 from streamlearn.report import report_json
 from streamlearn.shards.directory import DirectoryLock
+from streamlearn.signals import taken
 
 __all__ = ["Supervisor"]
 
@@ -173,21 +174,9 @@ class Supervisor:
         for process in processes(self.options, plan, self._engine.place):
             self._running[process.name] = _Running(process)
         await asyncio.to_thread(laid_out, self.job, self.options, plan)
-        gathered: Gathered | None = None
-        async with self._signals(), self._beside():
-            for left in reversed(range(_ROUNDS_MAX)):
-                await self._learn()
-                await self._drain()
-                gathered = await self._gathered(again=left > 0)
-                if (
-                    gathered is not None
-                    or self._failure is not None
-                    or self._failed_role == "shard"
-                ):
-                    break
-                _log.warning("a shard came back with less than it had: learning goes on")
-                for one in self._running.values():
-                    one.wanted, one.asked, one.done = True, False, False
+        with self._signals():
+            async with self._beside():
+                gathered = await self._rounds()
         report = self._report(gathered)
         await asyncio.to_thread(_write_report, out / "report.json", report_json(report) + "\n")
         failure = self._failure
@@ -195,6 +184,19 @@ class Supervisor:
         if failure is not None:
             raise failure
         return report
+
+    async def _rounds(self) -> Gathered | None:
+        """Learn, drain and gather until nothing is left; return the model, if there is one."""
+        for left in reversed(range(_ROUNDS_MAX)):
+            await self._learn()
+            await self._drain()
+            gathered = await self._gathered(again=left > 0)
+            if gathered is not None or self._failure is not None or self._failed_role == "shard":
+                return gathered
+            _log.warning("a shard came back with less than it had: learning goes on")
+            for one in self._running.values():
+                one.wanted, one.asked, one.done = True, False, False
+        return None
 
     async def _gathered(self, *, again: bool) -> Gathered | None:
         """Make the model; None where there is none, or, ``again``, where more is to be learned.
@@ -294,31 +296,22 @@ class Supervisor:
 
     # ---------------------------------------------------------------- beside it
 
-    @asynccontextmanager
-    async def _signals(self) -> AsyncIterator[None]:
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
         """Drain on SIGINT and SIGTERM; a second one ends at once."""
-        loop = asyncio.get_running_loop()
         task = asyncio.current_task()
         assert task is not None
 
-        def caught(number: signal.Signals) -> None:
-            if self.stopped_by is not None:
-                self._ended_by = number
-                task.cancel()
-                return
+        def drain(number: signal.Signals) -> None:
             self.stopped_by = number.name
             self._changed.set()
 
-        installed = []
-        for number in (signal.SIGINT, signal.SIGTERM):
-            with suppress(ValueError, RuntimeError):  # not the main thread: the caller's business
-                loop.add_signal_handler(number, caught, number)
-                installed.append(number)
-        try:
+        def end(number: signal.Signals) -> None:
+            self._ended_by = number
+            task.cancel()
+
+        with taken(drain, end):
             yield
-        finally:
-            for number in installed:
-                loop.remove_signal_handler(number)
 
     @asynccontextmanager
     async def _beside(self) -> AsyncIterator[None]:
