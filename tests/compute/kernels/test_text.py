@@ -173,7 +173,7 @@ def test_any_decimal_is_within_its_stated_error(token):
     got = decimal(token)
     if number_twin(token.encode()) is None:
         # decimal takes some more than float32 holds
-        assert math.isnan(got) or abs(got) > np.finfo(np.float32).max
+        assert math.isnan(got) or abs(got) > float(np.finfo(np.float32).max)
     else:
         exact = float(token)
         assert abs(got - exact) <= abs(exact) * 2.0**-50 + 1e-61
