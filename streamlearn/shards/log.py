@@ -86,6 +86,7 @@ class Log:
         self._rolled: list[tuple[int, File]] = []
         self._names_new = False
         self._failed = ""
+        self._stale = ""  # a file that a failed roll has left
         self._file: File
         if goes_on:
             self._file = disk.append(files[-1].path)
@@ -191,6 +192,8 @@ class Log:
         lsn = self.next_lsn
         current = self._files[-1]
         try:
+            if self._stale:
+                self._clear_stale()
             if current.size + RECORD_BYTES + size > self._file_bytes and current.first_lsn < lsn:
                 self._roll()
                 current = self._files[-1]
@@ -369,11 +372,19 @@ class Log:
             file.write(header)
         except OSError:
             file.close()
+            self._stale = path
             with suppress(OSError):
-                self._disk.remove(path)
+                self._clear_stale()
             raise
         entry = LogFile(path, first, first, len(header), seed_of(header), [(first, len(header))])
         return entry, file
+
+    def _clear_stale(self) -> None:
+        """Remove for good what a failed roll has left: its records would stand in another file."""
+        if self._disk.exists(self._stale):
+            self._disk.remove(self._stale)
+        self._disk.sync_directory(self._directory)
+        self._stale = ""
 
     def _take_back(self) -> None:
         """Cut off what a failed append may have left."""

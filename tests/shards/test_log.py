@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from streamlearn.errors import LogError
-from streamlearn.shards.disk import RealDisk
+from streamlearn.shards.disk import RealDisk, RealFile, StrPath
 from streamlearn.shards.log import Log
 from streamlearn.shards.log_format import file_header, file_name
 from tests.sim.disk import Faults, SimDisk
@@ -572,3 +572,38 @@ def test_what_is_read_wrongly_is_not_written_anew(seed):
         opened(disk).close()
     disk.faults = Faults()
     assert contents(opened(disk)).items() >= expected(1, 5).items()
+
+
+class Stubborn(RealDisk):
+    """A disk on which new files cannot be written, nor removed, while it is told so."""
+
+    stubborn = False
+
+    def create(self, path: StrPath) -> RealFile:
+        file = super().create(path)
+        if self.stubborn:
+            file.close()  # writing to it fails from now on
+        return file
+
+    def remove(self, path: StrPath) -> None:
+        if self.stubborn:
+            raise OSError(errno.EIO, "stubborn")
+        super().remove(path)
+
+
+def test_what_a_failed_roll_leaves_is_gone_before_its_record_stands_elsewhere(tmp_path):
+    disk = Stubborn()
+    log = Log.open(disk, tmp_path / "log", "me", file_bytes=400)
+    log.append([b"a" * 100])
+    disk.stubborn = True
+    with pytest.raises(LogError):
+        log.append([b"b" * 300])  # does not fit, and no new file can be begun
+    with pytest.raises(LogError):
+        log.append([b"c"])  # would fit, but the new file that failed still stands there
+    disk.stubborn = False
+    assert log.append([b"c"]) == 2
+    assert log.append([b"d" * 300]) == 3
+    log.sync()
+    log.close()
+    again = Log.open(disk, tmp_path / "log", "me", file_bytes=400)
+    assert [bytes(body)[:1] for _, body in again.read(0)] == [b"a", b"c", b"d"]
