@@ -53,7 +53,7 @@ MAY_WAIT = (
         f"streamlearn.cluster.{module}"
         for module in (
             *("daemon", "shard_host", "shard_node", "follower_host", "follower_node", "remote"),
-            *("flight", "worker", "worker_node", "image_files", "engines", "supervisor"),
+            *("flight", "worker", "worker_node", "image_files", "intake", "engines", "supervisor"),
         )
     ),
     "streamlearn.compute.pool",

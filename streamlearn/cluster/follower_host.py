@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 import msgspec
 import numpy as np
 
+from streamlearn.cluster.intake import Intake
 from streamlearn.cluster.service import Out, Service
 from streamlearn.cluster.shard_host import Place, Worked
 from streamlearn.errors import (
@@ -26,7 +27,7 @@ from streamlearn.net.connection import Welcome
 from streamlearn.net.counters import Counters
 from streamlearn.net.limits import Limits
 from streamlearn.net.security import Secrets
-from streamlearn.net.server import Server, Session
+from streamlearn.net.server import Server
 from streamlearn.protocol import (
     Answer,
     Fault,
@@ -135,9 +136,7 @@ class FollowerHost:
             shard or Shard(spec), None, incarnation=self.incarnation, now=0.0, read_only=True
         )
         self._server: Server | None = None
-        self._sessions: dict[int, Session] = {}
-        self._inbox: list[tuple[Any, ...]] = []
-        self._wake = asyncio.Event()
+        self._intake = Intake()
         self._leading: Leading | None = None
         self._held = False
         self._again = False
@@ -159,7 +158,7 @@ class FollowerHost:
             cluster=self.spec.job.cluster.name,
             welcome=self._welcome,
             secrets=self._secrets,
-            requests=self,
+            requests=self._intake,
             network=self._place.network,
             limits=self._limits,
             counters=self.counters,
@@ -205,7 +204,9 @@ class FollowerHost:
                 self._leading, self._again, self._held = leading, False, False
                 # what is still to be applied of the connection before comes first
                 await self._lane.run(_nothing)
-                self._inbox = [event for event in self._inbox if event[0] != "heard"]
+                self._intake.events = [
+                    event for event in self._intake.events if event[0] != "heard"
+                ]
                 self._fresh = None
                 after = -1 if self._begins_anew(leading) else self.shard.lsn
                 leading.subscribe(Follow(after), functools.partial(self._heard, leading))
@@ -232,19 +233,19 @@ class FollowerHost:
         self.heard_seconds = self._place.clock()
         if isinstance(answer, FollowRecord | FollowCut):
             self._last = answer.lsn
-        self._inbox.append(("heard", leading, answer))
-        if len(self._inbox) > _PENDING_MAX and not self._held:
+        self._intake.events.append(("heard", leading, answer))
+        if len(self._intake.events) > _PENDING_MAX and not self._held:
             self._held = True
             leading.pause()
-        self._wake.set()
+        self._intake.wake.set()
 
     async def _answer(self) -> None:
         while True:
-            with_time = asyncio.get_running_loop().call_later(_TICK_SECONDS, self._wake.set)
-            await self._wake.wait()
+            with_time = asyncio.get_running_loop().call_later(_TICK_SECONDS, self._intake.wake.set)
+            await self._intake.wake.wait()
             with_time.cancel()
-            self._wake.clear()
-            events, self._inbox = self._inbox, []
+            self._intake.wake.clear()
+            events = self._intake.take()
             if self._held and self._leading is not None:
                 self._held = False
                 self._leading.resume()
@@ -258,7 +259,7 @@ class FollowerHost:
             if self._again and self._leading is not None:
                 await self._leading.close()
             for one in out:
-                session = self._sessions.get(one.session)
+                session = self._intake.sessions.get(one.session)
                 if session is not None:
                     session.send(one.request, one.message)
 
@@ -311,26 +312,6 @@ class FollowerHost:
             self._fresh = None
             self.state = "recovering"
             self._again = True
-
-    # ---------------------------------------------------------------- reads, from the server
-
-    def opened(self, session: Session) -> None:
-        """Note a new connection."""
-        self._sessions[session.id] = session
-        self._post(("opened", session.id))
-
-    def received(self, session: Session, request_id: int, message: Message) -> None:
-        """Take a request."""
-        self._post(("request", session.id, request_id, message))
-
-    def closed(self, session: Session) -> None:
-        """Note the end of a connection."""
-        self._sessions.pop(session.id, None)
-        self._post(("closed", session.id))
-
-    def _post(self, event: tuple[Any, ...]) -> None:
-        self._inbox.append(event)
-        self._wake.set()
 
     def _welcome(self) -> Welcome:
         spec = self.spec

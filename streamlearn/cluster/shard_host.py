@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 from streamlearn.cluster.image_files import ImageFiles
+from streamlearn.cluster.intake import Intake
 from streamlearn.cluster.service import Out, Service
 from streamlearn.errors import LogError, SnapshotError, StreamlearnError
 from streamlearn.net.connection import Welcome
@@ -27,7 +28,7 @@ from streamlearn.net.limits import Limits
 from streamlearn.net.network import Network
 from streamlearn.net.security import Secrets
 from streamlearn.net.server import Server, Session
-from streamlearn.protocol import Done, Fault, Message
+from streamlearn.protocol import Done, Fault
 from streamlearn.shards.disk import Disk
 from streamlearn.shards.recovery import SNAPSHOTS, Recovered, recover
 from streamlearn.shards.shard import ShardSpec
@@ -156,11 +157,9 @@ class ShardHost:
         self._accept_loss = accept_loss
         self._on_snapshot = on_snapshot
         self._server: Server | None = None
-        self._inbox: list[tuple[Any, ...]] = []
-        self._sessions: dict[int, Session] = {}
+        self._intake = Intake()
         self._waiting: deque[Out] = deque()  # for their log record to be durable
         self._durable = 0
-        self._wake = asyncio.Event()
         self._unsynced = asyncio.Event()
         self._synced = asyncio.Event()
         self._imaging = False
@@ -198,7 +197,7 @@ class ShardHost:
             cluster=self.spec.job.cluster.name,
             welcome=self._welcome,
             secrets=self._secrets,
-            requests=self,
+            requests=self._intake,
             network=self._place.network,
             limits=self._limits,
             counters=self.counters,
@@ -275,26 +274,6 @@ class ShardHost:
                 with suppress(BaseException):  # it may be that nobody asks
                     self._ended.exception()
 
-    # ---------------------------------------------------------------- requests, from the server
-
-    def opened(self, session: Session) -> None:
-        """Note a new connection."""
-        self._sessions[session.id] = session
-        self._post(("opened", session.id))
-
-    def received(self, session: Session, request_id: int, message: Message) -> None:
-        """Take a request."""
-        self._post(("request", session.id, request_id, message))
-
-    def closed(self, session: Session) -> None:
-        """Note the end of a connection."""
-        self._sessions.pop(session.id, None)
-        self._post(("closed", session.id))
-
-    def _post(self, event: tuple[Any, ...]) -> None:
-        self._inbox.append(event)
-        self._wake.set()
-
     def _welcome(self) -> Welcome:
         spec = self.spec
         return Welcome(
@@ -302,13 +281,13 @@ class ShardHost:
         )
 
     def _backlog(self, session: int) -> int:
-        known = self._sessions.get(session)
+        known = self._intake.sessions.get(session)
         return known.channel.backlog if known is not None else 0
 
     @property
     def sessions(self) -> list[Session]:
         """Open connections."""
-        return list(self._sessions.values())
+        return list(self._intake.sessions.values())
 
     @property
     def durable_lsn(self) -> int:
@@ -323,14 +302,14 @@ class ShardHost:
     async def _answer(self) -> None:
         run = self._lanes.requests.run
         while True:
-            await self._wake.wait()
-            self._wake.clear()
-            events, self._inbox = self._inbox, []
+            await self._intake.wake.wait()
+            self._intake.wake.clear()
+            events = self._intake.take()
             now, minute = self._place.clock(), int(self._place.wall() // 60)
             out, moved = await run(self._turn, events, now, minute, self._durable)
             self._deliver(out)
             if moved:
-                self._wake.set()
+                self._intake.wake.set()
 
     def _turn(
         self, events: list[tuple[Any, ...]], now: float, minute: int, durable: int
@@ -373,7 +352,7 @@ class ShardHost:
             task.add_done_callback(self._tasks.remove)
 
     def _send(self, out: Out) -> None:
-        session = self._sessions.get(out.session)
+        session = self._intake.sessions.get(out.session)
         if session is None:
             return
         try:
@@ -403,7 +382,7 @@ class ShardHost:
                 self._send(self._waiting.popleft())
             self._synced.set()
             if len(service.feeds):
-                self._wake.set()
+                self._intake.wake.set()
 
     async def _until_durable(self, lsn: int) -> None:
         service = self.service
@@ -429,7 +408,7 @@ class ShardHost:
     async def _time(self) -> None:
         while True:
             await asyncio.sleep(_IMAGE_SECONDS if self._imaging else _TICK_SECONDS)
-            self._wake.set()
+            self._intake.wake.set()
 
     # ---------------------------------------------------------------- snapshots
 
@@ -477,7 +456,7 @@ class ShardHost:
             self._lanes.snapshots,
             asyncio.get_running_loop(),
         )
-        self._post(("call", lambda: service.feeds.imaging.want(sink)))
+        self._intake.post(("call", lambda: service.feeds.imaging.want(sink)))
         await self._unless_failed(sink.taken)
         assert sink.meta is not None
         await self._until_durable(sink.meta.lsn)
