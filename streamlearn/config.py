@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from streamlearn.embeddings import Tiers
 from streamlearn.errors import ConfigError
-from streamlearn.kinds import MODELS, LrConfig, ModelConfig
+from streamlearn.kinds import MODELS, FmConfig, LrConfig, ModelConfig
 from streamlearn.sections import (
     ClusterConfig,
     ComputeConfig,
@@ -52,6 +53,7 @@ __all__ = [
     "SHARDS_MAX",
     "ClusterConfig",
     "ComputeConfig",
+    "FmConfig",
     "HttpConfig",
     "JobConfig",
     "LrConfig",
@@ -245,7 +247,7 @@ _MODEL_KIND: Final = Setting(
     shape="text",
     type=str,
     default="lr",
-    description="What is learned: lr (sparse logistic regression).",
+    description="What is learned: lr (sparse logistic regression), fm (factorization machines).",
     limits={},
     choices=tuple(MODELS),
     flag="--model",
@@ -381,6 +383,11 @@ def _are_shards(value: tuple[str, ...]) -> bool:
     return len(set(value)) == len(value) <= SHARDS_MAX and all(map(_is_address, value))
 
 
+def _are_tiers(value: dict[str, int]) -> bool:
+    """Say whether a table of count = dim is in order; may raise ValueError."""
+    return not value or bool(Tiers(2, tuple(map(int, value)), tuple(value.values())))
+
+
 def _is_address(value: str) -> bool:
     """Say whether a text is HOST:PORT of something that can be reached."""
     host, colon, port = value.rpartition(":")
@@ -392,6 +399,7 @@ _CHECKS: Final[Mapping[str, Callable[[Any], bool]]] = {
     "source.start": _is_start,
     "source.uri": all,
     "tables.shards": _are_shards,
+    "model.dim_by_count": _are_tiers,
     "http.listen": lambda value: not value or int(value.rpartition(":")[2]) < 1 << 16,
 }
 
@@ -405,10 +413,16 @@ def _check_together(job: JobConfig) -> None:
             hint="a hashed table has no keys by which shards could divide it: leave out one of the "
             "two",
         )
-    if tables.kkt and job.model.rule == "ftrl":
+    if tables.kkt and job.model.rule in ("ftrl", "difacto"):
         raise ConfigError(
             f"`tables.kkt` is {tables.kkt}, but the sums of `model.rule` ftrl need every gradient",
             hint="leave out tables.kkt, or take --rule adagrad or sgd",
+        )
+    if tables.index == "hashed" and getattr(job.model, "dim_by_count", None):
+        raise ConfigError(
+            '`model.dim_by_count` goes by counts, and a table with `tables.index = "hashed"` keeps '
+            "none",
+            hint="leave out one of the two",
         )
     if tables.features_max and tables.features_min > tables.features_max:
         raise ConfigError(

@@ -211,6 +211,14 @@ class TablesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             ge=0,
         ),
     ] = 0
+    embeddings_bytes_max: Annotated[
+        int,
+        about(
+            "exact: memory of embeddings at most, of all shards together; beyond it no feature "
+            "earns one. 0: what features_max leaves of four fifths of this machine's memory.",
+            ge=0,
+        ),
+    ] = 0
     when_full: Annotated[
         str,
         about("What a full table does: stop, or forget old features.", choices=("error", "evict")),

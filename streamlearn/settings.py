@@ -54,7 +54,8 @@ class Setting:
     section, name : str
         ``model`` and ``alpha`` of ``model.alpha``.
     shape : str
-        ``bool``, ``int``, ``float``, ``text``, ``list`` (of texts) or ``table`` (name = text).
+        ``bool``, ``int``, ``float``, ``text``, ``list`` (of texts) or ``table`` (name = text or
+        number).
     type : object
         What msgspec converts to, limits included.
     default : object
@@ -69,6 +70,8 @@ class Setting:
         See :func:`about`.
     models : tuple of str
         Kinds of model that have the setting; empty where it does not depend on the model.
+    counts : bool
+        Whether the values of a table are whole numbers, not texts.
     """
 
     section: str
@@ -88,6 +91,7 @@ class Setting:
     inherited: bool
     positional: bool
     models: tuple[str, ...]
+    counts: bool = False
 
     @property
     def path(self) -> str:
@@ -102,7 +106,7 @@ class Setting:
     @property
     def is_size(self) -> bool:
         """Whether it counts bytes, so that ``256MB`` is understood."""
-        return self.shape == "int" and self.name.endswith("_bytes")
+        return self.shape == "int" and self.name.endswith(("_bytes", "_bytes_max"))
 
     @property
     def expected(self) -> str:
@@ -257,6 +261,7 @@ def struct_settings(
             inherited=extra["inherited"],
             positional=extra["positional"],
             models=models,
+            counts=isinstance(getattr(known.type, "value_type", None), inspect.IntType),
         )
 
 
@@ -317,12 +322,19 @@ def _meant(setting: Setting, one: Given) -> Any:
         if setting.character:
             return _CHARACTERS.get(value, value)
     if setting.shape == "table" and isinstance(value, dict):
+        if setting.counts:
+            return {name: _number(item) for name, item in value.items()}
         for name, item in value.items():
             if not isinstance(item, str):
                 raise ConfigError(
                     f"`{setting.path}.{name}` must be text, but is {shown(item)}{one.where}"
                 )
     return value
+
+
+def _number(item: Any) -> Any:
+    """Return a whole number that may be typed as text; raises ValueError."""
+    return int(item) if isinstance(item, str) else item
 
 
 def _typed(setting: Setting, text: str) -> Any:

@@ -30,6 +30,7 @@ VOCABULARY = (
     "streamlearn.config",
     "streamlearn.protocol",
     "streamlearn.columns",
+    "streamlearn.embeddings",
 )
 MAY_IMPORT = {
     "streamlearn.net": (*VOCABULARY, "streamlearn.compute.kernels.wire"),
