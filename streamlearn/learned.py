@@ -12,7 +12,7 @@ import numpy as np
 
 from streamlearn.config import JobConfig, OutputConfig, SourceConfig, TablesConfig, check_job
 from streamlearn.errors import ConfigError, SnapshotError
-from streamlearn.kinds import LrConfig
+from streamlearn.kinds import MODELS
 from streamlearn.messages import F32, F64, U64
 from streamlearn.model import Counts, Model, ModelCut
 from streamlearn.model import load as load_model
@@ -30,13 +30,19 @@ __all__ = ["SETTINGS", "Learned", "job_of", "settings_of"]
 _UNNAMED_MAX: Final = 1024
 _ROWS_MAX: Final = 2048
 _NOTHING: Final = Nothing()
+# A mapping of numbers in Python, or None; of texts, for TOML's sake, and perhaps empty in a job.
+_TIERS: Final = "dim_by_count"
 # Beside ``model/``: what a snapshot of the command line's has no place for.
 _ESTIMATOR: Final = "estimator.json"
 
-_OF_MODEL: Final = ("alpha", "beta", "l1", "l2", "rule", "intercept", "epochs")
 _OF_TABLES: Final = ("index", "bits", "features_max", "when_full")
+# Those of a table that an estimator has, by the kind of its model.
+_TABLES: Final = {"lr": _OF_TABLES, "fm": (*_OF_TABLES, "embeddings_bytes_max")}
 # The settings of an estimator, by the names that the command line has for them.
-SETTINGS: Final = (*_OF_MODEL, *_OF_TABLES, "names_max")
+SETTINGS: Final = {
+    kind: (*MODELS[kind].__struct_fields__, *tables, "names_max")
+    for kind, tables in _TABLES.items()
+}
 
 
 def _room(batch: Minibatch | Examples) -> Scratch:
@@ -231,35 +237,52 @@ def _records(frame: Any) -> Iterator[dict[str, Any]]:
         yield dict(zip(names, row, strict=True))
 
 
-def job_of(settings: Mapping[str, Any]) -> JobConfig:
+def job_of(kind: str, settings: Mapping[str, Any]) -> JobConfig:
     """Return an estimator's settings as a job, checked.
+
+    Parameters
+    ----------
+    kind : str
+        Of the model.
+    settings : mapping
+        All of ``SETTINGS[kind]``, as users of Python give them.
 
     Raises
     ------
     ValueError
         A setting is not allowed.
     """
-    values: dict[str, Any] = {
-        name: value.item() if isinstance(value, np.generic) else value
-        for name, value in settings.items()
-    }
+    values = {name: _plain(value) for name, value in settings.items()}
+    if values.get(_TIERS, ...) is None:
+        values[_TIERS] = {}
+    model = MODELS[kind]
     job = JobConfig(
-        model=LrConfig(**{name: values[name] for name in _OF_MODEL}),
-        tables=TablesConfig(**{name: values[name] for name in _OF_TABLES}),
+        model=model(**{name: values[name] for name in model.__struct_fields__}),
+        tables=TablesConfig(**{name: values[name] for name in _TABLES[kind]}),
         output=OutputConfig(names_max=values["names_max"]),
     )
     try:
         check_job(job)
     except ConfigError as error:
         raise ValueError(str(error)) from error
-    return job
+    # what was meant may stand there as something else: a whole number as a text, say
+    return msgspec.convert(msgspec.to_builtins(job), JobConfig)
 
 
 def settings_of(job: JobConfig) -> dict[str, Any]:
     """Return a job's settings as those of an estimator."""
-    values = {name: getattr(job.model, name) for name in _OF_MODEL}
-    values |= {name: getattr(job.tables, name) for name in _OF_TABLES}
+    values = {name: getattr(job.model, name) for name in job.model.__struct_fields__}
+    values |= {name: getattr(job.tables, name) for name in _TABLES[job.model.kind]}
+    if _TIERS in values:
+        values[_TIERS] = {int(count): dim for count, dim in values[_TIERS].items()} or None
     return values | {"names_max": job.output.names_max}
+
+
+def _plain(value: Any) -> Any:
+    """Return NumPy's numbers as Python's, and a mapping with texts for keys, as a job has it."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _source(kinds: Mapping[str, str]) -> SourceConfig:
