@@ -5,18 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from streamlearn.estimators import FactorizationMachine as FactorizationMachine
     from streamlearn.estimators import LogisticRegression as LogisticRegression
 
 __version__ = "0.1.0"
-__all__ = ["LogisticRegression", "__version__"]
+__all__ = ["FactorizationMachine", "LogisticRegression", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
     """Import the Python API when it is asked for: the command line does without."""
-    if name == "LogisticRegression":
+    if name in __all__:
         from streamlearn import estimators
 
-        return estimators.LogisticRegression
+        return getattr(estimators, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -111,8 +111,13 @@ class StreamingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self._begin(X, matrix)
         self._set_classes(classes)
         numbers = classes.numbers(labels)
-        for _ in range(self.epochs):
-            learned.learn(matrix, self._columns, numbers, weights)
+        solver = learned.model.solver
+        try:
+            for epoch in range(self.epochs):
+                solver.counting = epoch == 0
+                learned.learn(matrix, self._columns, numbers, weights)
+        finally:
+            solver.counting = True
         return self
 
     def partial_fit(
@@ -203,7 +208,7 @@ class StreamingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     @property
     def coef_(self) -> Any:
         """Weights of the columns, float64[1, n_features_in_]; sparse after :meth:`sparsify`."""
-        keys = self._column_keys("coef_")
+        keys = self._column_keys("coef_", "weights() has all")
         weights = self._ready().model.weights_at(keys).astype(np.float64)[np.newaxis]
         if self._sparse:
             return import_module("scipy.sparse").csr_matrix(weights)
@@ -334,9 +339,7 @@ class StreamingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             ``feature`` (``field=token``, ``field=`` for a number, the number of a column, or
             ``#key`` where the name is not known), ``weight`` and ``count``, of examples with it.
         """
-        learned = self._ready()
-        learned.name(self.__dict__.get("_columns"))
-        return strongest(learned.model, top)
+        return strongest(self._named().model, top)
 
     def save(self, path: str | Path) -> None:
         """Write a snapshot, as ``streamlearn train --out PATH`` does.
@@ -346,10 +349,8 @@ class StreamingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         SnapshotError
             It cannot be written.
         """
-        learned = self._ready()
-        learned.name(self.__dict__.get("_columns"))
         names = self.__dict__.get("feature_names_in_")
-        learned.save(
+        self._named().save(
             Path(path),
             {
                 "classes": None if self._known is None else self._known.plain,
@@ -417,6 +418,12 @@ class StreamingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         learned.use(job)
         return self._adopt(learned)
 
+    def _named(self) -> Learned:
+        """Return the same, having given all features that can have a name theirs."""
+        learned = self._ready()
+        learned.name(self.__dict__.get("_columns"))
+        return learned
+
     def _adopt(self, learned: Learned) -> Learned:
         self._learned = learned
         self._given = copy.deepcopy(self._values())  # a mapping in it may be changed in place
@@ -469,17 +476,16 @@ class StreamingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 "features as input"
             )
 
-    def _column_keys(self, asked: str) -> U64:
+    def _column_keys(self, asked: str, instead: str) -> U64:
         """Return the keys of a matrix's columns, for an attribute that has a row for each."""
         own = f"{type(self).__name__} has no {asked}"
         if not hasattr(self, "n_features_in_"):
-            raise AttributeError(f"{own}: it has seen no matrix; weights() has all")
+            raise AttributeError(f"{own}: it has seen no matrix; {instead}")
         kinds = self._ready().fields.kinds
         tokens = [name for name in self._columns.names or () if kinds.get(name) == "categorical"]
         if tokens:
             raise AttributeError(
-                f"{own}: columns {tokens[:5]} are categories, with a weight for each; weights() "
-                "has all"
+                f"{own}: columns {tokens[:5]} are categories, a feature for each; {instead}"
             )
         return self._columns.keys
 

@@ -13,8 +13,8 @@ from typing import Final
 
 from streamlearn.compute.pool import Lane
 from streamlearn.errors import StreamlearnError
-from streamlearn.messages import U64
 from streamlearn.model import ModelCut
+from streamlearn.shards.cut import Part
 
 __all__ = ["Cutting", "SnapshotDone"]
 
@@ -85,13 +85,13 @@ class Cutting:
                 return
 
     def _write_task(
-        self, cut: ModelCut, done: SnapshotDone, part: tuple[int, U64] | None
+        self, cut: ModelCut, done: SnapshotDone, part: Part | None
     ) -> Callable[[], None]:
         def task() -> None:
             try:
                 if cut.failed is None:
                     if part is not None:
-                        cut.write(*part)
+                        cut.write(part)
                     else:
                         done(cut.commit())
                 elif part is None:

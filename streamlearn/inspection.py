@@ -138,9 +138,9 @@ def _write_parquet(
 def sizes(model: Model) -> dict[str, Any]:
     """Say how large a model is, by a scan of its table."""
     features = nonzeros = 0
-    for _, weights, _ in model.weights():
-        features += len(weights)
-        nonzeros += int(np.count_nonzero(weights))
+    for part in model.parts():
+        features += len(part.weights)
+        nonzeros += int(np.count_nonzero(part.weights))
     return {
         "features": features,
         "nonzeros": nonzeros,
@@ -152,11 +152,12 @@ def sizes(model: Model) -> dict[str, Any]:
 
 def _weights(model: Model) -> Iterator[tuple[U64, F32, U32]]:
     """Yield (keys, weights, counts) part by part; counts are 0 where the table keeps none."""
-    for keys, weights, rows in model.weights():
-        if rows.ndim == 2:
-            yield keys, weights, (rows[:, 2] & np.uint64(0xFFFFFFFF)).astype(np.uint32)
+    for part in model.parts():
+        if part.rows.ndim == 2:
+            counts = (part.rows[:, 2] & np.uint64(0xFFFFFFFF)).astype(np.uint32)
         else:
-            yield keys, weights, np.zeros(len(keys), np.uint32)
+            counts = np.zeros(len(part.keys), np.uint32)
+        yield part.keys, part.weights, counts
 
 
 def _name_keys(model: Model, keys: U64) -> U64:

@@ -35,7 +35,7 @@ from streamlearn.messages import F32, I64, U8, U64
 from streamlearn.model import Model
 from streamlearn.online.localized import Localized
 from streamlearn.sections import ComputeConfig
-from streamlearn.shards.cut import Cut, Keeper, Nothing, Table
+from streamlearn.shards.cut import Cut, Keeper, Nothing, Part, Table
 from streamlearn.shards.dividing import divide, segments_of
 from streamlearn.shards.rules import Updater
 from streamlearn.shards.table import ExactTable
@@ -342,8 +342,8 @@ class LaneCut:
             portion.keeper = cut
         table.before_change = self._before_change
 
-    def take(self) -> tuple[int, U64] | None:
-        """Take the next part: (segment, its rows at the cut by key), or None: all are taken."""
+    def take(self) -> Part | None:
+        """Take the next part, or None: all are taken."""
         for portion, cut in zip(self._portions, self._cuts, strict=True):
             with portion.lock:
                 part = cut.take()

@@ -16,10 +16,10 @@ from streamlearn.kinds import MODELS
 from streamlearn.messages import F32, F64, U64
 from streamlearn.model import Counts, Model, ModelCut
 from streamlearn.model import load as load_model
-from streamlearn.online.logistic import LogisticSolver, Scratch
 from streamlearn.online.mappings import Examples, Fields, described
 from streamlearn.online.matrices import Columns, Matrix, column_names
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
+from streamlearn.online.solvers import new_solver
 from streamlearn.online.records import SchemaFields, by_index
 from streamlearn.shards.cut import Nothing
 from streamlearn.shards.table import ExactTable
@@ -30,6 +30,8 @@ __all__ = ["SETTINGS", "Learned", "job_of", "settings_of"]
 _UNNAMED_MAX: Final = 1024
 _ROWS_MAX: Final = 2048
 _NOTHING: Final = Nothing()
+_NO_ROWS: Final[U64] = np.empty((0, 4), np.uint64)
+_NO_VECTORS: Final[F32] = np.empty(0, np.float32)
 # A mapping of numbers in Python, or None; of texts, for TOML's sake, and perhaps empty in a job.
 _TIERS: Final = "dim_by_count"
 # Beside ``model/``: what a snapshot of the command line's has no place for.
@@ -45,10 +47,10 @@ SETTINGS: Final = {
 }
 
 
-def _room(batch: Minibatch | Examples) -> Scratch:
+def _room(model: Model, batch: Minibatch | Examples) -> Any:
     """Return buffers to score a minibatch with; those of a lane that learns may be in use."""
     lengths = np.diff(batch.indptr[: batch.rows + 1])
-    return Scratch(batch.rows, batch.nnz, int(lengths.max(initial=0)))
+    return model.solver.scratch(batch.rows, batch.nnz, int(lengths.max(initial=0)))
 
 
 class Learned:
@@ -74,13 +76,13 @@ class Learned:
         self.fields = Fields()
         self.schema = SchemaFields(model.job.source, model.names.fields) if by_schema else None
         self.asked = Fields(noting=False)
-        self._scratch = Scratch(_ROWS_MAX, FEATURES_PER_RECORD_MAX + 1)
+        self._scratch = model.solver.scratch(_ROWS_MAX, FEATURES_PER_RECORD_MAX + 1)
         self._one = Examples(1, 64)
 
     def use(self, job: JobConfig) -> None:
         """Go on with other rates."""
         self.model.job = msgspec.structs.replace(self.model.job, model=job.model)
-        self.model.solver = LogisticSolver(job.model, self.model.table)
+        self.model.solver = new_solver(job.model, self.model.table)
 
     def learn(self, matrix: Matrix, columns: Columns, labels: F32, weights: F32) -> None:
         """Learn a matrix, example after example; labels 0 or 1 and weights are float32[n]."""
@@ -124,7 +126,7 @@ class Learned:
         """Return the scores (logits) of a matrix, float64[n]."""
         out = np.empty(matrix.shape[0], np.float64)
         for first, batch in matrix.pieces(columns):
-            out[first : first + batch.rows] = self.model.solver.score(batch, _room(batch))
+            out[first : first + batch.rows] = self.model.solver.score(batch, _room(self.model, batch))
         return out
 
     def score_one(self, record: Mapping[Any, Any]) -> float:
@@ -132,7 +134,7 @@ class Learned:
         keys, values = (self.schema or self.asked).read(record)
         batch = Examples(1, len(keys))
         batch.put(keys, values)
-        return float(self.model.solver.score(batch, _room(batch))[0])
+        return float(self.model.solver.score(batch, _room(self.model, batch))[0])
 
     def score_records(self, frame: Any) -> F64:
         """Return the scores of a frame's rows, read by the schema of the model's source.
@@ -187,7 +189,7 @@ class Learned:
             cut = ModelCut(model, root, 0, now)
             try:
                 while (part := cut.take()) is not None:
-                    cut.write(*part)
+                    cut.write(part)
                 cut.commit()
             finally:
                 cut.cut.close()
@@ -310,14 +312,16 @@ def _pack(model: Model) -> dict[str, Any]:
     table = model.table
     rows: Any
     if isinstance(table, ExactTable):
-        rows = [part for _, _, part in model.weights()]
-        rows = np.concatenate(rows) if rows else np.empty((0, 4), np.uint64)
+        parts = list(model.parts())
+        rows = np.concatenate([part.rows for part in parts]) if parts else _NO_ROWS
+        vectors = np.concatenate([part.vectors for part in parts]) if parts else _NO_VECTORS
     else:
         at = np.flatnonzero(table.words)
-        rows = (at, table.words[at])
+        rows, vectors = (at, table.words[at]), table.vectors_at(at)
     return {
         "job": msgspec.to_builtins(model.job),
         "rows": rows,
+        "vectors": vectors,
         "intercept": table.intercept.copy(),
         "names": {name: array.copy() for name, array in model.names.state().items()},
         "validation": {
@@ -335,9 +339,10 @@ def _unpack(packed: dict[str, Any]) -> Model:
     model = Model.new(job, (), rows=len(rows) if exact else 0)
     if isinstance(model.table, ExactTable):
         held: U64 = rows
-        model.table.insert_rows(held)
+        model.table.insert_rows(held, packed["vectors"])
     else:
         model.table.words[rows[0]] = rows[1]
+        model.table.put_vectors(rows[0], packed["vectors"])
     model.table.intercept[:] = packed["intercept"]
     model.names.restore(packed["names"])
     state = {}

@@ -37,8 +37,8 @@ from streamlearn.messages import (
     Position,
 )
 from streamlearn.model import Model, ModelCut, Progressed
+from streamlearn.notices import Notices
 from streamlearn.online.formats import Format
-from streamlearn.online.logistic import Scratch
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
 from streamlearn.online.names import Sampler
 from streamlearn.online.validation import BinaryValidation
@@ -66,7 +66,7 @@ class _Worker:
     """One learning lane's own things."""
 
     def __init__(self, model: Model, fresh_names: bool, rows_max: int, nnz_max: int) -> None:
-        self.scratch = Scratch(rows_max, nnz_max)
+        self.scratch = model.solver.scratch(rows_max, nnz_max)
         self.sampler = Sampler(model.counts.examples) if fresh_names else None
         self.validation = (
             model.validation if fresh_names else BinaryValidation(model.job.output.window)
@@ -124,7 +124,9 @@ class Learner:
         self.stored_bytes = 0  # read by this process, or before by the run that it resumes
         self.reasons: Counter[str] = Counter()  # of bad records of this process
         self.bad = 0
+        self.notices = Notices()
         self.stopped = asyncio.Event()
+        model.solver.counting = model.counting
         self._format = format
         self._source = source
         self._quarantine = quarantine
@@ -299,6 +301,7 @@ class Learner:
         def turn() -> None:
             with self._noting:
                 self.model.epoch += 1
+                self.model.solver.counting = self.model.counting
                 self.model.positions.clear()
 
         await self._control.run(turn)
@@ -429,6 +432,9 @@ class Learner:
     def _learned(self, work: Work, worker: _Worker, scores: F32, fresh: U8) -> None:
         """Note a minibatch that is learned."""
         batch, rows = work.batch, work.batch.rows
+        dropped, worker.scratch.state[4] = int(worker.scratch.state[4]), 0
+        first = work.base + int(batch.lines[0]) if rows else 0
+        self.notices.note_dropped(dropped, work.stream.partition.uri, first, work.base + work.end)
         worker.validation.update(scores, batch.labels[:rows], batch.weights[:rows])
         if self._teach and worker.sampler is not None and rows:
             picked = worker.sampler.pick(fresh, rows)

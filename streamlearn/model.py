@@ -26,17 +26,17 @@ from streamlearn.errors import (
     StreamlearnError,
 )
 from streamlearn.messages import F32, U64, Partition, Position
-from streamlearn.online.logistic import LogisticSolver
 from streamlearn.online.names import Names
+from streamlearn.online.solvers import Solver, new_solver
 from streamlearn.online.validation import BinaryValidation
-from streamlearn.shards.cut import Cut, Table
+from streamlearn.shards.cut import Cut, Part, Table
 from streamlearn.shards.snapshot import SnapshotReader, SnapshotWriter, newest, next_sequence, prune
-from streamlearn.shards.table import ExactTable, HashedTable
+from streamlearn.shards.table import ExactTable
+from streamlearn.tables import new_table
 
-__all__ = ["Counts", "Model", "ModelCut", "load", "stored_job"]
+__all__ = ["Counts", "Held", "Model", "ModelCut", "load", "stored_job"]
 
-_TABLE_BYTES_SHARE: Final = 0.8  # of this machine's memory, where features_max is 0
-
+_NO_VECTORS: Final[F32] = np.zeros(0, np.float32)
 
 @dataclass(slots=True)
 class Counts:
@@ -56,13 +56,34 @@ class TableCut(Protocol):
 
     intercept: F32
 
-    def take(self) -> tuple[int, U64] | None:
+    def take(self) -> Part | None:
         """Take the next part, None where all are taken."""
         ...
 
     def close(self) -> None:
         """End the cut."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a part of a table holds.
+
+    Attributes
+    ----------
+    keys : uint64[n]
+        Ascending; of a hashed table the numbers of the rows that were touched.
+    weights : float32[n]
+    rows : uint64[n, 4] or uint64[n]
+        Of an exact table; the columns of a hashed one.
+    vectors : float32[m]
+        The embeddings of those rows, as ``shards.cut.Part`` has them.
+    """
+
+    keys: U64
+    weights: F32
+    rows: U64
+    vectors: F32
 
 
 @dataclass(slots=True)
@@ -95,7 +116,7 @@ class Model:
 
     job: JobConfig
     table: Table
-    solver: LogisticSolver
+    solver: Solver
     validation: BinaryValidation
     names: Names
     positions: dict[str, Progressed] = field(default_factory=dict)
@@ -116,25 +137,25 @@ class Model:
         clock: Callable[[], float] | None = None,
     ) -> Model:
         """Return an empty model, its table laid out for ``rows`` rows."""
-        clock = clock or (lambda: 0.0)
-        table: Table
-        if job.tables.index == "hashed":
-            table = HashedTable(job.tables.bits)
-        else:
-            most = job.tables.features_max or features_max_default()
-            when_full = cast('Literal["error", "evict"]', job.tables.when_full)
-            table = (
-                ExactTable.sized(rows, most, when_full, clock)
-                if rows
-                else ExactTable(most, when_full, clock)
-            )
+        table = new_table(job, rows, clock)
         return cls(
             job=job,
             table=table,
-            solver=LogisticSolver(job.model, table, shared=job.compute.learn_lanes > 1),
+            solver=new_solver(job.model, table, shared=job.compute.learn_lanes > 1),
             validation=BinaryValidation(job.output.window),
             names=Names(fields, max(1, job.output.names_max)),
         )
+
+    @property
+    def counting(self) -> bool:
+        """Whether examples raise the counts of their features now: fm's do in the first pass."""
+        return self.job.model.kind == "lr" or self.epoch == 0
+
+    @property
+    def has_embeddings(self) -> bool:
+        """Whether its features may have embeddings."""
+        table = self.table
+        return (table.arena if isinstance(table, ExactTable) else table.vectors) is not None
 
     def position(self, partition: Partition) -> Position:
         """Return where to go on in a partition."""
@@ -189,26 +210,25 @@ class Model:
                 )
         return refused
 
-    def weights(self) -> Iterator[tuple[U64, F32, U64]]:
-        """Yield (keys, weights, rows) of the table, part by part in the order of keys.
-
-        ``rows`` is uint64[n, 4] for an exact table. For a hashed one the keys are row numbers and
-        ``rows`` the columns, uint64[n]; untouched rows are left out.
-        """
-        if isinstance(self.table, ExactTable):
-            for segment in self.table.key_order():
-                rows = self.table.rows(segment)
+    def parts(self) -> Iterator[Held]:
+        """Yield what the table holds, part by part in the order of keys; copies."""
+        table = self.table
+        if isinstance(table, ExactTable):
+            for segment in table.key_order():
+                rows = table.rows(segment)
                 rows = rows[np.argsort(rows[:, 0], kind="stable")]
-                yield rows[:, 0], self.solver.weights(rows[:, 1]), rows
+                vectors = table.arena.take(rows) if table.arena is not None else _NO_VECTORS
+                yield Held(rows[:, 0], self.solver.weights(rows[:, 1]), rows, vectors)
             return
-        step = 1 << 20
-        for first in range(0, len(self.table.words), step):
-            words = self.table.words[first : first + step]
+        step = 1 << 18
+        for first in range(0, len(table.words), step):
+            words = table.words[first : first + step]
             touched = np.flatnonzero(words)
             if len(touched):
                 columns = words[touched]
                 keys = (touched + first).astype(np.uint64)
-                yield keys, self.solver.weights(columns), columns
+                vectors = table.vectors_at(touched + first)
+                yield Held(keys, self.solver.weights(columns), columns, vectors.reshape(-1))
 
     def weights_at(self, keys: U64) -> F32:
         """Return the weight of each feature key, 0 where the table does not hold it."""
@@ -222,13 +242,31 @@ class Model:
         out[held] = self.solver.weights(columns)
         return out
 
+    def embeddings_at(self, keys: U64) -> F32:
+        """Return the embedding of each feature key, float32[n, dim * (order - 1)], else zeros.
+
+        Coordinates of order 2, then of order 3.
+        """
+        table = self.table
+        if isinstance(table, ExactTable):
+            assert table.arena is not None
+            return table.arena.coordinates_at(table.find(keys))
+        assert table.vectors is not None
+        geometry = table.vectors.geometry
+        return geometry.all_coordinates(table.vectors_at(table.find(keys)))
+
     def digest(self) -> str:
         """Return a digest of rows and intercept in the order of keys: equal for equal models."""
         digest = hashlib.blake2b(self.table.intercept.tobytes(), digest_size=16)
-        for keys, _, rows in self.weights():
-            columns = rows[:, 1] if rows.ndim == 2 else rows
+        for held in self.parts():
+            exact = held.rows.ndim == 2
+            columns = held.rows[:, 1] if exact else held.rows
             # side by side, so that it does not matter where one part ends and another begins
-            digest.update(np.stack([keys, columns], axis=1).tobytes())
+            digest.update(np.stack([held.keys, columns], axis=1).tobytes())
+        for held in self.parts() if self.has_embeddings else ():
+            digest.update(held.rows[:, 3].tobytes() if held.rows.ndim == 2 else b"")
+        for held in self.parts() if self.has_embeddings else ():
+            digest.update(held.vectors.tobytes())
         return digest.hexdigest()
 
 
@@ -238,15 +276,6 @@ def _object_of(name: str) -> str:
     start, dash, end = span.partition("-")
     ranged = mark and dash and start.isdigit() and (end.isdigit() or end == "-1")
     return uri if ranged else name
-
-
-def features_max_default() -> int:
-    """Return how many features fit four fifths of this machine's memory, at 56 bytes each."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
-        memory = min(memory, int(text))
-    return min(int(memory * _TABLE_BYTES_SHARE / 56), 1_200_000_000)
 
 
 class ModelCut:
@@ -298,17 +327,20 @@ class ModelCut:
             },
         }
 
-    def take(self) -> tuple[int, U64] | None:
+    def take(self) -> Part | None:
         """Take the next part of the table; None once all are taken (the cut is then closed)."""
         part = self.cut.take()
         if part is None:
             self.cut.close()
         return part
 
-    def write(self, part: int, rows: U64) -> None:
+    def write(self, part: Part) -> None:
         """Write a part of the table."""
-        with self._open().open(f"rows.{part:03d}" if self._exact else f"rows.{part:05d}") as blob:
-            blob.write(np.ascontiguousarray(rows))
+        number = f"{part.number:03d}" if self._exact else f"{part.number:05d}"
+        for name, array in (("rows", part.rows), ("vectors", part.vectors)):
+            if name == "rows" or len(array):
+                with self._open().open(f"{name}.{number}") as blob:
+                    blob.write(np.ascontiguousarray(array))
 
     def commit(self, **more: Any) -> dict[str, Any]:
         """Write the rest and give the snapshot its name; return sequence, path and bytes.
@@ -435,11 +467,17 @@ def _load_rows(table: Table, reader: SnapshotReader) -> None:
     at = 0
     for name in sorted(name for name in reader.sizes if name.startswith("rows.")):
         rows = reader.read(name).view(np.uint64)
-        if isinstance(table, ExactTable):
-            table.insert_rows(rows.reshape(-1, 4))
-        else:
-            table.words[at : at + len(rows)] = rows
-            at += len(rows)
+        vectors = _NO_VECTORS
+        if (beside := f"vectors.{name.removeprefix('rows.')}") in reader.sizes:
+            vectors = reader.read(beside).view(np.float32)
+        try:
+            if isinstance(table, ExactTable):
+                table.insert_rows(rows.reshape(-1, 4), vectors)
+            else:
+                table.load(at, rows, vectors)
+                at += len(rows)
+        except ValueError as error:
+            raise SnapshotError(f"snapshot {reader.path} is damaged", cause=str(error)) from error
 
 
 def _part(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:

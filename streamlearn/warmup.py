@@ -19,7 +19,6 @@ from streamlearn.lanes import split
 from streamlearn.messages import BLOCK_TAILROOM_BYTES
 from streamlearn.model import Model
 from streamlearn.online.formats import Format
-from streamlearn.online.logistic import Scratch
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
 from streamlearn.shards.cut import Cut, Nothing
 from streamlearn.shards.resolver import Resolver
@@ -55,11 +54,11 @@ def warm_up(
         output=msgspec.structs.replace(job.output, names_max=1024),
     )
     batch = Minibatch(_ROWS, FEATURES_PER_RECORD_MAX * 2, has_values=format.has_values)
-    scratch = Scratch(_ROWS, batch.nnz_max)
     buffer = np.zeros(len(records) + BLOCK_TAILROOM_BYTES, np.uint8)
     buffer[: len(records)] = np.frombuffer(records, np.uint8)
     parser = format.parser(header)
     model = Model.new(small, tuple(format.fields))
+    scratch = model.solver.scratch(_ROWS, batch.nnz_max)
 
     def parse() -> None:
         end = last_newline(buffer, 0, len(records)) + 1
@@ -102,6 +101,8 @@ def warm_up(
         model.names.prune(lambda keys: np.ones(len(keys), np.bool_))
         model.names.restore(model.names.state())
         model.weights_at(batch.keys[:1])
+        for _ in model.parts():
+            pass
 
     steps = (("parse", parse), ("learn", learn), ("snapshot", keep), ("score", score))
     for number, (what, step) in enumerate((*steps, ("names", name)), 1):

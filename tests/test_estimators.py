@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import warnings
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from streamlearn import LogisticRegression, node
+from streamlearn import FactorizationMachine, LogisticRegression, node
 from streamlearn.config import JobConfig, OutputConfig, SourceConfig
 from streamlearn.errors import ConfigError, SnapshotError, TableFullError
 from streamlearn.inspection import inspect
-from streamlearn.kinds import LrConfig
+from streamlearn.kinds import MODELS, LrConfig, ModelConfig
+from streamlearn.learned import SETTINGS, settings_of
 from streamlearn.model import load
 from tests.reference.ftrl import LogisticTwin
 
@@ -56,6 +58,9 @@ EXPECTED_FAILURES = {
         LogisticRegression(index="hashed", bits=12),
         LogisticRegression(rule="adagrad", l1=0.001),
         LogisticRegression(rule="sgd", alpha=0.05, l1=0.001),
+        FactorizationMachine(),
+        FactorizationMachine(dim=4, threshold=2, l1=0.01),
+        FactorizationMachine(dim=3, order=3, index="hashed", bits=12, l1=0.01),
     ],
     expected_failed_checks=lambda _: EXPECTED_FAILURES,
 )
@@ -70,11 +75,44 @@ class RiverModel(LogisticRegression, river.base.MiniBatchClassifier):
     clone = river.base.MiniBatchClassifier.clone
 
 
+class RiverMachine(FactorizationMachine, river.base.MiniBatchClassifier):
+    """The other one with it."""
+
+    __repr__ = river.base.MiniBatchClassifier.__repr__
+    clone = river.base.MiniBatchClassifier.clone
+
+
+@pytest.mark.parametrize("model", [RiverModel(), RiverMachine(threshold=2, l1=0.1)], ids=repr)
 @pytest.mark.parametrize(
     "check", list(river.checks.yield_checks(RiverModel())), ids=lambda check: check.__name__
 )
-def test_keeps_what_river_promises(check: Any) -> None:
-    check(RiverModel())
+def test_keeps_what_river_promises(model: Any, check: Any) -> None:
+    check(model.clone())
+
+
+def machine(**settings: Any) -> FactorizationMachine:
+    """Return a factorization machine whose features earn embeddings within a short test."""
+    quick = {"dim": 4, "threshold": 2, "l1": 0.1, "v_lr": 0.1, "v_init_scale": 0.2}
+    return FactorizationMachine(**{**quick, **settings})
+
+
+@pytest.fixture(params=[LogisticRegression, machine], ids=["lr", "fm"])
+def new(request: pytest.FixtureRequest) -> Any:
+    """Makes an estimator of each kind."""
+    return request.param
+
+
+@pytest.mark.parametrize("estimator", [LogisticRegression, FactorizationMachine])
+def test_the_settings_of_an_estimator_are_those_of_its_model(estimator: Any) -> None:
+    struct = MODELS[estimator._kind]
+    settings = estimator().get_params()
+    assert set(settings) >= set(struct.__struct_fields__)
+    assert set(settings) == set(SETTINGS[estimator._kind])
+    assert settings == settings_of(JobConfig(model=struct()))
+    job = estimator()._job()
+    assert msgspec.to_builtins(job) == msgspec.to_builtins(JobConfig(model=struct()))
+    documented = re.findall(r"^    (\w+) : ", estimator.__doc__, re.MULTILINE)
+    assert documented[: len(settings)] == list(signature(estimator).parameters)
 
 
 # --- matrices
@@ -87,7 +125,7 @@ def matrix(rows: int = 300, columns: int = 12, seed: int = 0) -> tuple[Any, Any]
     return x, y
 
 
-def digest(model: LogisticRegression) -> str:
+def digest(model: LogisticRegression | FactorizationMachine) -> str:
     return model._ready().model.digest()
 
 
@@ -124,11 +162,11 @@ def test_learns_what_the_equations_say(rule: str, penalty: tuple[float, float]) 
         pd.DataFrame,
     ],
 )
-def test_the_form_of_a_matrix_is_of_no_matter(form: Any) -> None:
+def test_the_form_of_a_matrix_is_of_no_matter(new: Any, form: Any) -> None:
     x, y = matrix()
     x = x.astype(np.float32).astype(np.float64)
-    expected = LogisticRegression().partial_fit(x, y)
-    model = LogisticRegression().partial_fit(form(x), y)
+    expected = new().partial_fit(x, y)
+    model = new().partial_fit(form(x), y)
     assert digest(model) == digest(expected)
     assert (model.predict_proba(form(x)) == expected.predict_proba(x)).all()
 
@@ -140,27 +178,27 @@ def test_duplicate_entries_of_a_sparse_matrix_are_summed() -> None:
     assert digest(model) == digest(LogisticRegression(l1=0.0).fit(twice.toarray(), [0, 1]))
 
 
-def test_wide_and_long_matrices_are_cut_without_a_seam() -> None:
+def test_wide_and_long_matrices_are_cut_without_a_seam(new: Any) -> None:
     rng = np.random.default_rng(5)
     tall = sp.random(5000, 300, density=0.2, random_state=3, format="csr")
     wide = sp.random(30, 200_000, density=0.002, random_state=4, format="csr")
     for x in (tall, wide):
         y = rng.integers(0, 2, x.shape[0])
-        whole = LogisticRegression(l1=0.1).partial_fit(x, y, classes=[0, 1])
-        rows = LogisticRegression(l1=0.1)
+        whole = new(l1=0.1).partial_fit(x, y, classes=[0, 1])
+        rows = new(l1=0.1)
         for i in range(0, x.shape[0], 7):
             rows.partial_fit(x[i : i + 7], y[i : i + 7], classes=[0, 1])
         assert digest(whole) == digest(rows)
-        dense = LogisticRegression(l1=0.1).partial_fit(x.toarray(), y, classes=[0, 1])
+        dense = new(l1=0.1).partial_fit(x.toarray(), y, classes=[0, 1])
         assert digest(dense) == digest(whole)
         assert np.array_equal(whole.predict_proba(x), dense.predict_proba(x.toarray()))
 
 
-def test_partial_fit_goes_on_and_fit_begins_anew() -> None:
+def test_partial_fit_goes_on_and_fit_begins_anew(new: Any) -> None:
     x, y = matrix()
-    once = LogisticRegression().partial_fit(x, y)
-    twice = LogisticRegression().partial_fit(x, y).partial_fit(x, y)
-    assert digest(twice) == digest(LogisticRegression(epochs=2).fit(x, y))
+    once = new().partial_fit(x, y)
+    twice = new().partial_fit(x, y).partial_fit(x, y)
+    assert digest(twice) == digest(new(epochs=2).fit(x, y))
     assert digest(twice.fit(x, y)) == digest(once)
 
 
@@ -249,17 +287,17 @@ def test_a_full_table_says_so() -> None:
         LogisticRegression(features_max=5000).fit(x, np.arange(20_000) % 2)
 
 
-def test_nothing_is_predicted_before_something_is_learned() -> None:
+def test_nothing_is_predicted_before_something_is_learned(new: Any) -> None:
     with pytest.raises(NotFittedError):
-        LogisticRegression().predict([[1.0]])
+        new().predict([[1.0]])
     for name in ("coef_", "intercept_", "classes_", "n_features_in_"):
-        assert not hasattr(LogisticRegression(), name)
+        assert not hasattr(new(), name)
 
 
 # --- frames
 
 
-def test_a_frame_teaches_what_its_rows_as_mappings_teach() -> None:
+def test_a_frame_teaches_what_its_rows_as_mappings_teach(new: Any) -> None:
     rng = random.Random(3)
     rows = [
         {
@@ -273,12 +311,12 @@ def test_a_frame_teaches_what_its_rows_as_mappings_teach() -> None:
     ]
     late = [row["origin"] == "SFO" or row["distance"] > 1 for row in rows]
     frame = pd.DataFrame(rows)
-    one, many, matrix_ = (LogisticRegression(l1=0.1) for _ in range(3))
+    one, many, matrix_ = (new(l1=0.1) for _ in range(3))
     for row, label in zip(rows, late, strict=True):
         assert one.learn_one(row, label) is None
     assert many.learn_many(frame, pd.Series(late)) is None
     matrix_.partial_fit(frame, late)
-    categories = LogisticRegression(l1=0.1)
+    categories = new(l1=0.1)
     categories.learn_many(frame.astype({"origin": "category", "carrier": object}), late)
     assert digest(one) == digest(many) == digest(matrix_) == digest(categories)
     expected = [one.predict_proba_one(row)[True] for row in rows]
@@ -288,10 +326,10 @@ def test_a_frame_teaches_what_its_rows_as_mappings_teach() -> None:
     assert not hasattr(matrix_, "coef_")
 
 
-def test_columns_of_a_frame_keep_their_names() -> None:
+def test_columns_of_a_frame_keep_their_names(new: Any) -> None:
     x, y = matrix(columns=3)
     frame = pd.DataFrame(x, columns=["a", "b", "c"])
-    model = LogisticRegression().fit(frame, y)
+    model = new().fit(frame, y)
     assert model.feature_names_in_.tolist() == ["a", "b", "c"]
     assert {entry["feature"] for entry in model.weights()} == {"a=", "b=", "c="}
     row = dict(frame.iloc[0])
@@ -303,7 +341,7 @@ def test_columns_of_a_frame_keep_their_names() -> None:
     with pytest.raises(ValueError, match="unseen at fit time"):
         model.predict(frame.rename(columns={"a": "z"}))
     with pytest.raises(TypeError, match="string names"):
-        LogisticRegression().fit(pd.DataFrame(x, columns=["a", 1, "c"]), y)
+        new().fit(pd.DataFrame(x, columns=["a", 1, "c"]), y)
     assert np.shape(model.coef_) == (1, 3)
 
 
@@ -359,8 +397,8 @@ def test_frames_of_other_libraries_are_read_by_their_columns() -> None:
     assert digest(many) == digest(one)
 
 
-def test_a_frame_may_have_new_columns_and_lack_old_ones() -> None:
-    many, one = LogisticRegression(l1=0.0), LogisticRegression(l1=0.0)
+def test_a_frame_may_have_new_columns_and_lack_old_ones(new: Any) -> None:
+    many, one = new(l1=0.0), new(l1=0.0)
     for names in ("ab", "b", "bcd", "a"):
         rows = [{name: float(i + 1) for name in names} for i in range(3)]
         many.learn_many(pd.DataFrame(rows), [0, 1, 1])
@@ -375,9 +413,9 @@ def test_a_frame_may_have_new_columns_and_lack_old_ones() -> None:
 # --- one record at a time
 
 
-def test_the_order_of_fields_changes_nothing() -> None:
+def test_the_order_of_fields_changes_nothing(new: Any) -> None:
     rng = random.Random(0)
-    straight, shuffled = LogisticRegression(l1=0.0), LogisticRegression(l1=0.0)
+    straight, shuffled = new(l1=0.0), new(l1=0.0)
     for i in range(200):
         record = {f"f{j}": rng.gauss(0, 1) for j in range(20)} | {"kind": f"k{i % 5}"}
         items = list(record.items())
@@ -387,8 +425,8 @@ def test_the_order_of_fields_changes_nothing() -> None:
     assert digest(straight) == digest(shuffled)
 
 
-def test_a_record_is_predicted_before_anything_is_learned() -> None:
-    model = LogisticRegression()
+def test_a_record_is_predicted_before_anything_is_learned(new: Any) -> None:
+    model = new()
     assert model.predict_proba_one({"a": 1.0}) == {False: 0.5, True: 0.5}
     assert model.predict_one({}) is False
     model.learn_one({}, True)
@@ -421,9 +459,9 @@ def test_what_no_feature_can_be_made_of_is_refused() -> None:
     assert model.examples_ == 0
 
 
-def test_whole_numbers_are_columns_of_matrices() -> None:
+def test_whole_numbers_are_columns_of_matrices(new: Any) -> None:
     x, y = matrix(50)
-    model, one = LogisticRegression(l1=0.1).fit(x, y), LogisticRegression(l1=0.1)
+    model, one = new(l1=0.1).fit(x, y), new(l1=0.1)
     for row, label in zip(x, y, strict=True):
         one.learn_one(dict(enumerate(row.tolist())), bool(label))
     expected = [one.predict_proba_one(dict(enumerate(row)))[True] for row in x]
@@ -431,9 +469,9 @@ def test_whole_numbers_are_columns_of_matrices() -> None:
     np.testing.assert_allclose(one.predict_proba(x)[:, 1], expected, atol=1e-5)
 
 
-def test_works_in_rivers_pipelines_and_evaluation() -> None:
-    model = river.preprocessing.StandardScaler() | LogisticRegression(l1=0.01, alpha=0.5)
-    assert isinstance(LogisticRegression(), river.base.Classifier)
+def test_works_in_rivers_pipelines_and_evaluation(new: Any) -> None:
+    model = river.preprocessing.StandardScaler() | new(l1=0.01, alpha=0.5)
+    assert isinstance(new(), river.base.Classifier)
     rng = random.Random(1)
     stream = []
     for _ in range(500):
@@ -443,15 +481,15 @@ def test_works_in_rivers_pipelines_and_evaluation() -> None:
     assert metric.get() > 0.95
 
 
-def test_progressive_validation_is_that_of_the_scores_before_learning() -> None:
+def test_progressive_validation_is_that_of_the_scores_before_learning(new: Any) -> None:
     x, y = matrix(200)
-    model, losses = LogisticRegression(alpha=0.5, l1=0.1), []
+    model, losses = new(alpha=0.5, l1=0.1), []
     for row, label in zip(x, y, strict=True):
         record = dict(enumerate(row.tolist()))
         losses.append(-np.log(model.predict_proba_one(record)[bool(label)]))
         model.learn_one(record, label)
     assert model.progressive()["logloss"] == pytest.approx(np.mean(losses), rel=1e-5)
-    whole = LogisticRegression(alpha=0.5, l1=0.1).partial_fit(x, y)
+    whole = new(alpha=0.5, l1=0.1).partial_fit(x, y)
     assert whole.progressive()["logloss"] == pytest.approx(np.mean(losses), rel=1e-4)
     assert whole.examples_ == model.examples_ == 200
 
@@ -461,9 +499,9 @@ def test_progressive_validation_is_that_of_the_scores_before_learning() -> None:
 
 @pytest.mark.parametrize("index", ["exact", "hashed"])
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
-def test_a_copy_in_mid_stream_goes_on_as_the_original(index: str, copied: Any) -> None:
+def test_a_copy_in_mid_stream_goes_on_as_the_original(new: Any, index: str, copied: Any) -> None:
     x, y = matrix()
-    model = LogisticRegression(index=index, bits=12, l1=0.1).partial_fit(x[:150], y[:150])
+    model = new(index=index, bits=12, l1=0.1).partial_fit(x[:150], y[:150])
     model.learn_one({"origin": "LAS", "distance": 2.0}, 1)
     other = copied(model)
     assert digest(other) == digest(model)
@@ -517,7 +555,7 @@ def test_sparse_coefficients_are_the_dense_ones() -> None:
 # --- the command line's models
 
 
-def train(tmp_path: Path, text: str, settings: LrConfig | None = None, **source: Any) -> Path:
+def train(tmp_path: Path, text: str, settings: ModelConfig | None = None, **source: Any) -> Path:
     log = tmp_path / "log.txt"
     log.write_text(text)
     job = JobConfig(
@@ -529,16 +567,19 @@ def train(tmp_path: Path, text: str, settings: LrConfig | None = None, **source:
     return tmp_path / "out"
 
 
-def test_a_matrix_teaches_the_bytes_of_the_same_svmlight_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_matrix_teaches_the_bytes_of_the_same_svmlight_file(
+    new: Any, tmp_path: Path, epochs: int
+) -> None:
     x, y = matrix(2000)
     x = np.round(x, 3)
     lines = io.BytesIO()
     dump_svmlight_file(x, y, lines, zero_based=True)
-    settings = LrConfig(alpha=0.3, l1=0.2)
+    model = new(alpha=0.3, l1=0.2, epochs=epochs).fit(x, y)
+    settings = model._job().model
     out = train(tmp_path, lines.getvalue().decode(), settings, format="svmlight")
-    model = LogisticRegression(alpha=0.3, l1=0.2).fit(x, y)
     assert digest(model) == load(out).digest()
-    loaded = LogisticRegression.load(out)
+    loaded = type(model).load(out)
     assert loaded.classes_.tolist() == [0, 1]
     assert np.array_equal(loaded.predict_proba(x), model.predict_proba(x))
     assert loaded.get_params() == model.get_params()
@@ -551,17 +592,19 @@ CSV = "late,when,origin,distance,delay\n" + "".join(
 )
 
 
-def test_mappings_are_read_by_the_schema_of_a_log(tmp_path: Path) -> None:
+def test_mappings_are_read_by_the_schema_of_a_log(new: Any, tmp_path: Path) -> None:
     columns = {"late": "label", "when": "time", "origin": "categorical", "distance": "number"}
+    settings = new()._job().model
     out = train(
         tmp_path,
         CSV,
+        settings,
         format="delimited",
         header=True,
         columns=columns,
         cross=("origin*when.hour",),
     )
-    model = LogisticRegression.load(out)
+    model = type(new()).load(out)
     log = tmp_path / "log.txt"
     source = SourceConfig(
         uri=(str(log),),
@@ -571,7 +614,7 @@ def test_mappings_are_read_by_the_schema_of_a_log(tmp_path: Path) -> None:
         cross=("origin*when.hour",),
     )
     told: list[float] = []
-    node.predict(out, JobConfig(source=source), told.extend)
+    node.predict(out, JobConfig(source=source, model=settings), told.extend)
     frame = pd.read_csv(log)
     assert model.predict_proba(frame)[:, 1].tolist() == pytest.approx(told, abs=1e-6)
     first = {"when": "2026-11-01T00:05", "origin": "SFO", "distance": 0}
@@ -589,7 +632,7 @@ def test_mappings_are_read_by_the_schema_of_a_log(tmp_path: Path) -> None:
     again = pickle.loads(pickle.dumps(model))
     assert again.predict_proba_one(first) == model.predict_proba_one(first)
     model.save(out)
-    assert digest(LogisticRegression.load(out)) == digest(model)
+    assert digest(type(model).load(out)) == digest(model)
 
 
 def test_mappings_are_read_as_untyped_json_was(tmp_path: Path) -> None:
@@ -606,8 +649,8 @@ def test_mappings_are_read_as_untyped_json_was(tmp_path: Path) -> None:
     assert found == pytest.approx(told, abs=1e-6)
 
 
-def test_what_python_saves_the_command_line_opens(tmp_path: Path) -> None:
-    model = LogisticRegression(l1=0.0, alpha=0.5)
+def test_what_python_saves_the_command_line_opens(new: Any, tmp_path: Path) -> None:
+    model = new(l1=0.0, alpha=0.5)
     for i in range(50):
         model.learn_one({"origin": "LAS" if i % 2 else "SFO", "distance": i / 50}, bool(i % 2))
     model.save(tmp_path / "out")
@@ -623,7 +666,7 @@ def test_what_python_saves_the_command_line_opens(tmp_path: Path) -> None:
             format="jsonl",
             columns={"origin": "categorical", "distance": "number:raw", "label": "label"},
         ),
-        model=LrConfig(l1=0.0, alpha=0.5),
+        model=model._job().model,
     )
     told: list[float] = []
     node.predict(tmp_path / "out", job, told.extend)
@@ -632,7 +675,7 @@ def test_what_python_saves_the_command_line_opens(tmp_path: Path) -> None:
     output = OutputConfig(dir=str(tmp_path / "out"))
     assert node.train(msgspec.structs.replace(job, output=output), lambda _: None)["examples"] == 51
     model.learn_one(record, True)
-    loaded = LogisticRegression.load(tmp_path / "out")
+    loaded = type(model).load(tmp_path / "out")
     assert loaded.examples_ == 51
     assert loaded.predict_proba_one(record)[True] == pytest.approx(
         model.predict_proba_one(record)[True], abs=1e-6
@@ -640,14 +683,14 @@ def test_what_python_saves_the_command_line_opens(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("index", ["exact", "hashed"])
-def test_a_saved_model_goes_on_as_the_original(tmp_path: Path, index: str) -> None:
+def test_a_saved_model_goes_on_as_the_original(new: Any, tmp_path: Path, index: str) -> None:
     x, y = matrix()
     frame = pd.DataFrame(x, columns=[f"c{j}" for j in range(x.shape[1])])
     labels = np.array(["no", "yes"])[y]
-    model = LogisticRegression(index=index, bits=12, epochs=2).fit(frame, labels)
+    model = new(index=index, bits=12, epochs=2).fit(frame, labels)
     model.save(tmp_path / "out")
     model.save(str(tmp_path / "out"))
-    loaded = LogisticRegression.load(tmp_path / "out")
+    loaded = type(model).load(tmp_path / "out")
     assert loaded.get_params() == model.get_params()
     assert loaded.classes_.tolist() == ["no", "yes"]
     assert loaded.feature_names_in_.tolist() == model.feature_names_in_.tolist()
@@ -656,6 +699,16 @@ def test_a_saved_model_goes_on_as_the_original(tmp_path: Path, index: str) -> No
     for one in (model, loaded):
         one.partial_fit(frame, labels)
     assert digest(loaded) == digest(model)
+
+
+def test_a_model_of_another_kind_is_opened_by_another_class(tmp_path: Path) -> None:
+    for model, other in ((LogisticRegression(), machine()), (machine(), LogisticRegression())):
+        model.learn_one({"a": 1}, True)
+        model.save(tmp_path / "out")
+        own = type(model)
+        with pytest.raises(ConfigError, match=rf"streamlearn\.{own.__name__}\.load"):
+            type(other).load(tmp_path / "out")
+        assert own.load(tmp_path / "out").examples_ == 1
 
 
 def test_a_directory_without_a_model_is_refused(tmp_path: Path) -> None:
@@ -682,7 +735,7 @@ class Absent:
             raise ImportError(name)
 sys.meta_path.insert(0, Absent())
 import numpy as np
-from streamlearn import LogisticRegression
+from streamlearn import FactorizationMachine, LogisticRegression
 rng = np.random.default_rng(0)
 X = rng.normal(size=(500, 4)); y = X[:, 0] > 0
 model = LogisticRegression(alpha=0.5)
@@ -703,6 +756,9 @@ assert model.score(X, y, sample_weight=np.ones(500)) > 0.9
 model.learn_one({"a": 1.0}, True)
 import pickle
 assert pickle.loads(pickle.dumps(model)).weights() == model.weights()
+machine = FactorizationMachine(dim=4, threshold=2, l1=0.1)
+assert repr(machine) == "FactorizationMachine(dim=4, l1=0.1, threshold=2)", repr(machine)
+assert machine.fit(X, y).score(X, y) > 0.9
 """
 
 
@@ -721,7 +777,7 @@ def test_importing_the_package_stays_light() -> None:
 def test_the_package_names_what_it_has() -> None:
     import streamlearn
 
-    assert "LogisticRegression" in dir(streamlearn)
+    assert {"FactorizationMachine", "LogisticRegression"} <= set(dir(streamlearn))
     with pytest.raises(AttributeError, match="LinearRegression"):
         _ = streamlearn.LinearRegression
 

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from streamlearn.config import JobConfig, LrConfig, OutputConfig, TablesConfig
+from streamlearn.config import FmConfig, JobConfig, LrConfig, OutputConfig, TablesConfig
 from streamlearn.errors import ConfigError, ObjectChangedError, SnapshotError
 from streamlearn.messages import Partition, Position
-from streamlearn.model import Model, ModelCut, Progressed, features_max_default, load, stored_job
-from streamlearn.online.logistic import Scratch
+from streamlearn.model import Model, ModelCut, Progressed, load, stored_job
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
 from streamlearn.shards.cut import Nothing
+from streamlearn.tables import embeddings_bytes_max, features_max
 
 TABLES = {
     "exact": TablesConfig(features_max=100_000),
@@ -22,9 +22,20 @@ TABLES = {
 }
 
 
+# Embeddings of two lengths that features earn, and lengthen, while the tests learn.
+TIERED = FmConfig(alpha=0.3, l1=0.1, v_lr=0.1, order=3, dim_by_count={"1": 3, "4": 9})
+MODELS = {
+    "exact": LrConfig(alpha=0.3, l1=0.1),
+    "hashed": LrConfig(alpha=0.3, l1=0.1),
+    "fm exact": TIERED,
+    "fm hashed": FmConfig(alpha=0.3, l1=0.1, v_lr=0.1, dim=5),
+}
+
+
 def job(index: str, **output: Any) -> JobConfig:
     kept = OutputConfig(snapshots_kept=2, window=100, names_max=1_000, **output)
-    return JobConfig(model=LrConfig(alpha=0.3, l1=0.1), tables=TABLES[index], output=kept)
+    tables = TABLES[index.removeprefix("fm ")]
+    return JobConfig(model=MODELS[index], tables=tables, output=kept)
 
 
 def learn(model: Model, seed: int, keeper: Any = None, rows: int = 200) -> None:
@@ -36,7 +47,7 @@ def learn(model: Model, seed: int, keeper: Any = None, rows: int = 200) -> None:
     batch.indptr[: rows + 1] = np.arange(rows + 1) * 5
     batch.labels[:rows] = rng.random(rows) < 0.3
     batch.state[0], batch.state[1], batch.state[3] = rows, rows * 5, rows
-    scratch = Scratch(rows, batch.nnz_max)
+    scratch = model.solver.scratch(rows, batch.nnz_max)
     scores = model.solver.learn(batch, scratch, keeper or Nothing(), 7)
     model.validation.update(scores, batch.labels[:rows], batch.weights[:rows])
     model.counts.examples += rows
@@ -48,11 +59,11 @@ def cut(model: Model, out: Path, now: float = 1.0) -> ModelCut:
 
 def write(taken: ModelCut) -> dict[str, Any]:
     while (part := taken.take()) is not None:
-        taken.write(*part)
+        taken.write(part)
     return taken.commit()
 
 
-@pytest.mark.parametrize("index", ["exact", "hashed"])
+@pytest.mark.parametrize("index", MODELS)
 def test_a_model_comes_back_as_it_was(tmp_path: Path, index: str) -> None:
     model = Model.new(job(index), ("a", "b"))
     learn(model, 1)
@@ -78,7 +89,7 @@ def test_a_model_comes_back_as_it_was(tmp_path: Path, index: str) -> None:
     assert found.digest() == model.digest()
 
 
-@pytest.mark.parametrize("index", ["exact", "hashed"])
+@pytest.mark.parametrize("index", MODELS)
 def test_a_cut_is_of_its_moment_whatever_is_learned_while_it_is_written(
     tmp_path: Path, index: str
 ) -> None:
@@ -89,7 +100,7 @@ def test_a_cut_is_of_its_moment_whatever_is_learned_while_it_is_written(
     taken = cut(model, tmp_path)
     seed = 2
     while (part := taken.take()) is not None:
-        taken.write(*part)
+        taken.write(part)
         if seed < 12:
             learn(model, seed, taken.cut)
             seed += 1
@@ -114,7 +125,7 @@ def test_an_aborted_snapshot_leaves_the_one_before(tmp_path: Path) -> None:
     taken = cut(model, tmp_path)
     part = taken.take()
     assert part is not None
-    taken.write(*part)
+    taken.write(part)
     taken.abort(SnapshotError("the disk is full"))
     assert load(tmp_path).digest() == digest
     assert [path.name for path in (tmp_path / "model").iterdir()] == ["000000000001"]
@@ -170,5 +181,12 @@ def test_objects_are_gone_on_with_only_as_they_were_learned() -> None:
     assert model.position(part("new", "1", 100, 200)) == Position(100)
 
 
-def test_the_limit_of_features_fits_the_memory() -> None:
-    assert 1_000_000 < features_max_default() <= 1_200_000_000
+def test_the_limits_of_features_and_embeddings_fit_the_memory_together() -> None:
+    lr, fm = JobConfig(), JobConfig(model=FmConfig())
+    assert 1_000_000 < features_max(lr) <= 1_200_000_000
+    assert features_max(fm) < features_max(lr)
+    assert embeddings_bytes_max(fm) > 1 << 26
+    given = JobConfig(
+        model=FmConfig(), tables=TablesConfig(features_max=7, embeddings_bytes_max=9)
+    )
+    assert (features_max(given), embeddings_bytes_max(given)) == (7, 9)

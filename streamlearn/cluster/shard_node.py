@@ -22,7 +22,6 @@ from streamlearn.compute.leftovers import few_arenas, give_back
 from streamlearn.config import JobConfig, job_signature
 from streamlearn.errors import StreamlearnError
 from streamlearn.metrics import Metrics
-from streamlearn.model import features_max_default
 from streamlearn.net.limits import Limits
 from streamlearn.protocol import Mark, Push
 from streamlearn.shards.cut import Cut
@@ -30,6 +29,7 @@ from streamlearn.shards.directory import DirectoryLock
 from streamlearn.shards.recovery import SNAPSHOTS
 from streamlearn.shards.shard import Shard, ShardSpec
 from streamlearn.shards.snapshot import verify
+from streamlearn.tables import embeddings_bytes_max, features_max
 
 if TYPE_CHECKING:
     from streamlearn.net.mirror import Mirror
@@ -41,8 +41,14 @@ _log = logging.getLogger("streamlearn.shard")
 
 def spec_of(job: JobConfig, index: int, of: int) -> ShardSpec:
     """Return what a shard of a job is."""
-    most = job.tables.features_max or features_max_default()
-    return ShardSpec(index, of, job, job_signature(job), max(1, most // of))
+    return ShardSpec(
+        index,
+        of,
+        job,
+        job_signature(job),
+        max(1, features_max(job) // of),
+        embeddings_bytes_max(job) // of,
+    )
 
 
 def warm_up_shard(spec: ShardSpec) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from streamlearn.compute.kernels import logistic as kernels
 from streamlearn.compute.kernels.rules import rates_of
-from streamlearn.config import ModelConfig
+from streamlearn.config import LrConfig
 from streamlearn.messages import F32, I64, U8, U32, U64
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
 
@@ -79,7 +79,7 @@ class Scratch:
         self.x = np.ones(width, np.float32)
         self.w = np.zeros(width, np.float32)
         self.slots = np.zeros(width, np.int64)
-        self.state = np.zeros(4, np.int64)
+        self.state = np.zeros(8, np.int64)
         self.scores: F32 = np.zeros(rows_max, np.float32)
         self.fresh: U8 = np.zeros(rows_max, np.uint8)
         self.holds_values = False  # in ``x``, from the last minibatch that had some
@@ -96,7 +96,7 @@ class LogisticSolver:
 
     Parameters
     ----------
-    model : ModelConfig
+    model : LrConfig
         ``rule``, ``alpha``, ``beta``, ``l1``, ``l2``, ``intercept``.
     table : ExactTable or HashedTable
         Changed in place; several lanes may learn on one table (see ``compute.kernels.logistic``),
@@ -105,11 +105,18 @@ class LogisticSolver:
         Whether several lanes do.
     """
 
-    def __init__(self, model: ModelConfig, table: Rows, *, shared: bool = False) -> None:
+    def __init__(self, model: LrConfig, table: Rows, *, shared: bool = False) -> None:
         self.table = table
+        self.counting = True  # in every pass: counts decide only what a full table forgets
         self._shared = int(shared)
         self._rule = RULES[model.rule]
         self._rates = rates_of(model.alpha, model.beta, model.l1, model.l2, model.intercept)
+
+    def scratch(
+        self, rows_max: int, nnz_max: int, features_max: int = FEATURES_PER_RECORD_MAX
+    ) -> Scratch:
+        """Return buffers for a lane that learns or scores."""
+        return Scratch(rows_max, nnz_max, features_max)
 
     def learn(self, batch: Minibatch, scratch: Scratch, keeper: Keeper, tick: int) -> F32:
         """Score each example, then learn it; return the scores (a view of ``scratch.scores``).

@@ -1,47 +1,129 @@
-"""Arenas: rows of a fixed number of floats for the features of a table that earn one.
+"""Arenas: the embeddings of a table's features, in a memory beside the table's.
 
-Memory is a region a segment, as the table's is, so the two are laid out anew together: a segment
-that grows, splits or forgets takes its arena rows along, close up and in the order of its slots.
-So rows are freed with their features, and nothing else frees them.
+A segment of the table has a region of the arena, used from its beginning on; the two are laid out
+anew together: a segment that grows, splits or forgets takes its embeddings along, close up and in
+the order of its slots. So an embedding is freed with its feature, or when it grows, and the lines
+that are free then are given back at the next growth.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from streamlearn.compute.kernels import arena as kernels
-from streamlearn.messages import F32, I64, U8, U64
-from streamlearn.shards.cut import Keeper, Nothing
+from streamlearn.compute.kernels import embeddings as kernels
+from streamlearn.config import FmConfig
+from streamlearn.embeddings import Tiers
+from streamlearn.errors import TableFullError
+from streamlearn.messages import F32, I64, U64
 from streamlearn.shards.memory import HUGE_BYTES, Reservation
-from streamlearn.shards.table import ExactTable
 
-__all__ = ["Arena"]
+if TYPE_CHECKING:
+    from streamlearn.shards.cut import Keeper
+    from streamlearn.shards.table import ExactTable
 
-_LINE_FLOATS: Final = 16
+__all__ = ["LINE_FLOATS", "Arena", "Geometry"]
+
+LINE_FLOATS: Final = 16
+LINE_BYTES: Final = 64
+
+
+class Geometry:
+    """Tiers of embeddings as kernels take them.
+
+    Parameters
+    ----------
+    tiers : Tiers
+    l1_shrk : bool
+        Whether embeddings are left out while the weight of their feature is zero.
+    region_slots, region_lines : int
+        Of a segment; 0 for a hashed table.
+
+    Attributes
+    ----------
+    counts, dims : int64[tiers]
+    layout : int64[8]
+        See ``compute.kernels.embeddings``.
+    """
+
+    def __init__(
+        self, tiers: Tiers, *, l1_shrk: bool, region_slots: int = 0, region_lines: int = 0
+    ) -> None:
+        self.tiers = tiers
+        self.counts: I64 = np.array(tiers.counts, np.int64)
+        self.dims: I64 = np.array(tiers.dims, np.int64)
+        self.layout: I64 = np.array(
+            [
+                tiers.lanes, tiers.order, 4 * tiers.block_floats, max(1, region_slots),
+                region_lines, l1_shrk, 0, 0,
+            ],
+            np.int64,
+        )  # fmt: skip
+
+    def occupied(self, rows: U64) -> int:
+        """Return the floats that the embeddings of rows (uint64[n, 4]) take."""
+        return LINE_FLOATS * int(kernels.occupied(rows, self.layout))
+
+    def coordinates(self, rows: U64, vectors: F32) -> F32:
+        """Return the embeddings of rows without what lies between their coordinates.
+
+        Parameters
+        ----------
+        rows : uint64[n, 4]
+        vectors : float32[occupied(rows)]
+            As a cut gives them.
+
+        Returns
+        -------
+        float32[n, dim * (order - 1)]
+            Zeros where a row has none.
+        """
+        return self._coordinates(dims_of(rows[:, 3]), vectors)
+
+    def all_coordinates(self, vectors: F32) -> F32:
+        """Return the same of rows that all have the longest one: float32[n, floats of a row]."""
+        dims = np.full(len(vectors), self.tiers.dim, np.int64)
+        return self._coordinates(dims, vectors.reshape(-1))
+
+    def _coordinates(self, dims: I64, vectors: F32) -> F32:
+        out = np.zeros((len(dims), self.tiers.dim * self.tiers.parts), np.float32)
+        kernels.unpack(np.ascontiguousarray(vectors), dims, self.layout, self.tiers.dim, out)
+        return out
+
+
+def dims_of(words: U64) -> I64:
+    """Return how many coordinates rows' embeddings have, by their words 3; 0: there is none."""
+    return (words >> np.uint64(48)).astype(np.int64)
 
 
 class Arena:
-    """Rows of ``width`` floats, each on 64-byte lines of its own.
+    """The embeddings of an exact table.
 
     Parameters
     ----------
     table : ExactTable
-        Whose rows' word 3 (low half) numbers them; no rule of its may use that, and no other arena.
-    width : int
-        Floats of a row.
+        Whose rows' words 3 say which embedding they have; no rule of its may use that, and no other
+        arena. The table knows the arena from then on.
+    tiers : Tiers
+    l1_shrk : bool
+    bytes_max : int
+        Named limit (``tables.embeddings_bytes_max``): beyond it no row earns one.
+    scale : float
+        New embeddings are drawn from between minus and plus this.
 
     Attributes
     ----------
-    stride : int
-        ``width``, rounded up to whole lines.
+    geometry : Geometry
     words : uint64[...]
-        The memory.
-    values : float32[rows, stride]
-        The same. Row 0 is zero for ever and stands for none, as the first of every region does.
-    used : int64[256]
-        Rows that each segment uses.
+        The memory, eight words to a line.
+    values : float32[...]
+        The same.
+    used, live : int64[256]
+        Lines that each segment has used (its first, which is never given, too), and lines that
+        rows of its have.
+    room : int64[2]
+        Lines that rows may have in all; how often a row was refused one for that.
 
     Raises
     ------
@@ -49,158 +131,232 @@ class Arena:
         The system refuses so many addresses.
     """
 
-    def __init__(self, table: ExactTable, width: int) -> None:
-        if width < 1:
-            raise ValueError(f"width = {width} is not positive")
-        self.width = width
-        self.stride = -(-width // _LINE_FLOATS) * _LINE_FLOATS
+    def __init__(
+        self, table: ExactTable, tiers: Tiers, *, l1_shrk: bool, bytes_max: int, scale: float
+    ) -> None:
+        region_slots = table.region_slots
+        # a feature that climbs leaves the lines of lower tiers behind until the next growth
+        self._region_lines = region_slots * sum(tiers.lines(dim) for dim in tiers.dims)
+        self.geometry = Geometry(
+            tiers, l1_shrk=l1_shrk, region_slots=region_slots, region_lines=self._region_lines
+        )
+        self.scale = np.float32(scale)
         self._table = table
-        self._region = table.region_slots
-        rows = len(table.words) // 4
-        self._memory = Reservation(rows * self.stride * 4)
-        self.words: U64 = self._memory.words[: rows * self.stride // 2]
-        self.values: F32 = self.words.view(np.float32).reshape(rows, self.stride)
-        self.used: I64 = np.zeros_like(table.loads)
+        regions = len(table.words) // 4 // region_slots
+        self._memory = Reservation(regions * self._region_lines * LINE_BYTES)
+        self.words: U64 = self._memory.words
+        self.values: F32 = self.words.view(np.float32)
+        self.used: I64 = np.ones_like(table.loads)
+        self.live: I64 = np.zeros_like(table.loads)
+        self.room: I64 = np.array([bytes_max // LINE_BYTES, 0], np.int64)
         self._advised = [0] * len(self.used)  # bytes of each region
+        table.arena = self
         table.after_change = self._relocate
 
-    @property
-    def rows(self) -> int:
-        """Rows in use."""
-        return int(self.used.sum())
+    @classmethod
+    def of(cls, table: ExactTable, model: FmConfig, bytes_max: int) -> Arena:
+        """Return the arena of a model's table."""
+        return cls(
+            table, model.tiers, l1_shrk=model.l1_shrk, bytes_max=bytes_max, scale=model.v_init_scale
+        )
 
     @property
     def nbytes(self) -> int:
-        """Bytes in use."""
-        return self.rows * self.stride * 4
+        """Bytes of the embeddings that rows have."""
+        return int(self.live.sum()) * LINE_BYTES
 
-    # --- reading and writing
+    @property
+    def refused(self) -> int:
+        """How often a row was refused an embedding since there was no room."""
+        return int(self.room[1])
 
-    def numbers(self, slots: I64) -> I64:
-        """Return the arena row of each of the table's rows at ``slots``; 0 for none."""
-        out = np.empty(len(slots), np.int64)
-        kernels.numbers(self._table.words, slots, out)
-        return out
+    def arguments(self) -> tuple[Any, ...]:
+        """Return what learn kernels are given of it."""
+        geometry = self.geometry
+        return (
+            geometry.counts, geometry.dims, geometry.layout, self.values, self.words, self.used,
+            self.live, self.room,
+        )  # fmt: skip
 
-    def pull(self, slots: I64, out: F32) -> F32:
-        """Copy the arena rows of the table's rows at ``slots`` to ``out``; zero for none.
+    # --- for whoever holds slots
+
+    def lengths(self, slots: I64, weights: F32, bare: bool) -> I64:
+        """Return how many coordinates of each row's embedding are used now, int64[n].
 
         Parameters
         ----------
         slots : int64[n]
             -1: none.
-        out : float32[n, width]
-            Written and returned.
+        weights : float32[n]
+            Of the rows.
+        bare : bool
+            Whether the first is the constant feature, which has no embedding.
         """
-        if out.shape != (len(slots), self.width):
-            raise ValueError(f"out is {out.shape}, expected {(len(slots), self.width)}")
-        kernels.pull(self.values, self.numbers(slots), out)
-        return out
+        dims = np.empty(len(slots), np.int64)
+        kernels.lengths(self._table.words, slots, weights, int(bare), self.geometry.layout, dims)
+        return dims
 
-    def write(self, numbers: I64, rows: F32, keeper: Keeper) -> None:
-        """Write arena rows.
+    def pull(self, slots: I64, dims: I64) -> F32:
+        """Return embeddings back to back: of each its coordinates of order 2, then of order 3.
 
         Parameters
         ----------
-        numbers : int64[n]
-            None of them 0.
-        rows : float32[n, width]
-        keeper : KeptLines or Nothing
-            ``arena_lines`` of the cut that is open.
+        slots, dims : int64[n], int64[n]
+            Of :meth:`lengths`, or less.
         """
-        if rows.shape != (len(numbers), self.width):
-            raise ValueError(f"rows are {rows.shape}, expected {(len(numbers), self.width)}")
-        lines = len(numbers) * (self.stride // _LINE_FLOATS)
-        kernels.write(self.values, numbers, rows, self.words, *keeper.arguments(lines))
-
-    # --- earning
-
-    def earned(self, slots: I64, weights: F32, threshold: int) -> U8:
-        """Say which rows earn an arena row now, uint8[n].
-
-        Those whose count is above ``threshold`` and whose weight is not 0, and that have none.
-        """
-        out = np.empty(len(slots), np.uint8)
-        kernels.earned(self._table.words, slots, weights, threshold, out)
+        out = np.empty(int(dims.sum()) * self.geometry.tiers.parts, np.float32)
+        kernels.pull(self._table.words, slots, dims, self.geometry.layout, self.values, out)
         return out
 
-    def allocate(self, slots: I64, wanted: U8, keeper: Keeper) -> I64:
-        """Give those of the table's rows that are ``wanted`` an arena row each, of zeros.
+    def push(self, slots: I64, dims: I64, gradients: F32, rates: F32, keeper: Keeper) -> None:
+        """Take one step with each embedding, in place.
 
         Parameters
         ----------
-        slots : int64[n]
-        wanted : uint8[n]
-            As :meth:`earned` says: 0 where there is no row, or one that has an arena row.
-        keeper : Cut or Nothing
+        slots, dims : int64[n], int64[n]
+            Rows, each once; coordinates that the gradient has of each.
+        gradients : float32[sum of dims * (order - 1)]
+            As :meth:`pull` lays them out; finite.
+        rates : float32[8]
+            See ``compute.kernels.fm.learn``.
+        keeper : Keeper
+            Of the arena's memory.
+
+        Raises
+        ------
+        ValueError
+            There are more or fewer gradients.
+        """
+        expected = int(dims.sum()) * self.geometry.tiers.parts
+        if len(gradients) != expected:
+            raise ValueError(f"{len(gradients)} gradients of embeddings, expected {expected}")
+        lines = int(np.count_nonzero(dims)) * self.geometry.tiers.lines(self.geometry.tiers.dim)
+        kernels.push(
+            self._table.words, slots, dims, gradients, self.geometry.layout, self.values,
+            self.words, rates[0], rates[1], rates[2], *keeper.arguments(lines),
+        )  # fmt: skip
+
+    def admit(self, slots: I64, weights: F32, bare: bool, keeper: Keeper) -> int:
+        """Give rows the embedding that they have earned; return how many got a longer one.
+
+        Parameters
+        ----------
+        slots, weights : int64[n], float32[n]
+            Rows, none negative, and their weights.
+        keeper : Keeper
             Of the table.
-
-        Returns
-        -------
-        int64[m]
-            The arena rows, in the order of ``slots``.
         """
-        kernels.allocate(
-            self._table.words, slots, wanted, self._region, self.used,
+        admitted = kernels.admit(
+            self._table.words, slots, weights, int(bare), *self._earning(), self.scale,
             *keeper.arguments(len(slots)),
         )  # fmt: skip
-        self._advise()
-        return self.numbers(slots[wanted != 0])
+        self.advise()
+        return int(admitted)
 
-    def load(self, rows: U64, values: F32) -> None:
-        """Insert rows into the table, as ``ExactTable.insert_rows`` does, with their arena rows.
+    def _earning(self) -> tuple[Any, ...]:
+        geometry = self.geometry
+        return (
+            geometry.counts, geometry.dims, geometry.layout, self.values, self.used, self.live,
+            self.room,
+        )  # fmt: skip
+
+    def coordinates_at(self, slots: I64) -> F32:
+        """Return rows' embeddings, float32[n, dim * (order - 1)]; zeros for none, or slot -1."""
+        rows: U64 = np.zeros((len(slots), 4), np.uint64)
+        rows[slots >= 0] = self._table.rows_at(slots[slots >= 0])
+        return self.geometry.coordinates(rows, self.take(rows.copy()))
+
+    # --- rows as they stand outside a table
+
+    def take(self, rows: U64) -> F32:
+        """Return the embeddings of copies of rows, and take the places out of the rows.
 
         Parameters
         ----------
         rows : uint64[n, 4]
-            As a cut gives them: word 3 (low half) numbers those that have an arena row from 1.
-        values : float32[m, width]
+            As they stand in the table; of their words 3 the places go, the lengths stay.
+
+        Returns
+        -------
+        float32[m]
+            Back to back, in the order of the rows, as they lie in memory.
         """
-        low = np.uint64(0xFFFFFFFF)
-        numbers = (rows[:, 3] & low).astype(np.int64)
-        plain = rows.copy()
-        plain[:, 3] &= ~low
-        self._table.insert_rows(plain)
-        has = numbers > 0
-        slots = self._table.find(rows[has, 0])
-        placed = self.allocate(slots, np.ones(len(slots), np.uint8), Nothing())
-        self.write(placed, np.ascontiguousarray(values[numbers[has] - 1]), Nothing())
+        return self.take_from(rows, self.values, 0)
+
+    def take_from(self, rows: U64, image: F32, first_line: int) -> F32:
+        """Do the same with an image of the memory from ``first_line`` on."""
+        out = np.empty(self.geometry.occupied(rows), np.float32)
+        kernels.pack(rows, self.geometry.layout, image, first_line, out)
+        return out
+
+    def put(self, rows: U64, vectors: F32) -> None:
+        """Give rows that were inserted their embeddings, as :meth:`take` returned them.
+
+        Parameters
+        ----------
+        rows : uint64[n, 4]
+            Their words 3 say how long each is.
+        vectors : float32[m]
+
+        Raises
+        ------
+        ValueError
+            There are more or fewer numbers than the rows say.
+        TableFullError
+            A segment has no room for so many embeddings.
+        """
+        if len(vectors) != self.geometry.occupied(rows):
+            raise ValueError(
+                f"{len(vectors)} numbers of embeddings, expected {self.geometry.occupied(rows)}"
+            )
+        if not len(vectors):
+            return
+        slots = self._table.find(rows[:, 0])
+        fits = kernels.write(
+            self._table.words, slots, rows, self.geometry.layout, self.values, self.used,
+            self.live, np.ascontiguousarray(vectors),
+        )  # fmt: skip
+        if not fits:
+            raise TableFullError("a segment of the table has no room for so many embeddings")
+        self.advise()
 
     # --- for a cut
 
-    def first_row(self, segment: int) -> int:
-        """Return the row that stands for none in a segment's region; its rows come behind it."""
-        return segment * self._region
-
     def lines(self, segment: int, used: int) -> tuple[int, int]:
-        """Return the lines ``[first, end)`` of a segment's rows, the one for none included."""
-        first = self.first_row(segment)
-        per_row = self.stride // _LINE_FLOATS
-        return first * per_row, (first + used + 1) * per_row
+        """Return the lines ``[first, end)`` of a segment, the one that is never given included."""
+        first = segment * self._region_lines
+        return first, first + used
 
     # --- memory
 
     def _relocate(self, segment: int, heirs: tuple[int, ...]) -> None:
-        """Take the arena rows of a segment along to those that its rows have been laid out in."""
+        """Take the embeddings of a segment along to those that its rows have been laid out in."""
         used = int(self.used[segment])
-        if not used:
+        if used == 1:
             return
-        first = self.first_row(segment)
-        old = self.values[first : first + used + 1].copy()
-        self.values[first : first + used + 1] = 0
+        first, end = self.lines(segment, used)
+        span = slice(first * LINE_FLOATS, end * LINE_FLOATS)
+        old = self.values[span].copy()
+        self.values[span] = 0
         for heir in heirs:
-            self.used[heir] = kernels.relocate(
-                self._table.words, *self._table.region(heir), old, first, self.values,
-                self.first_row(heir),
+            target = heir * self._region_lines + 1
+            lines = kernels.relocate(
+                self._table.words, *self._table.region(heir), self.geometry.layout, old, first,
+                self.values, target,
             )  # fmt: skip
-        self._advise()
+            self.used[heir], self.live[heir] = lines + 1, lines
+        self.advise()
 
-    def _advise(self) -> None:
-        """Advise huge pages for regions that have come to fill some."""
-        region_bytes = self._region * self.stride * 4
-        for segment in np.flatnonzero(self.used).tolist():
-            size = (int(self.used[segment]) + 1) * self.stride * 4
-            if size > self._advised[segment] + HUGE_BYTES:
+    def advise(self) -> None:
+        """Advise huge pages for regions that have come to fill some, one page ahead.
+
+        (Of a region that has not filled one, none: 256 of them would waste half a gigabyte.)
+        """
+        region_bytes = self._region_lines * LINE_BYTES
+        sizes = self.used * LINE_BYTES
+        for segment in np.flatnonzero(sizes > HUGE_BYTES).tolist():
+            size = min(-(-int(sizes[segment]) // HUGE_BYTES + 1) * HUGE_BYTES, region_bytes)
+            if size > self._advised[segment]:
                 first = segment * region_bytes
-                self._memory.advise_huge(first, first + size)
+                self._memory.advise_huge(first + self._advised[segment], first + size)
                 self._advised[segment] = size

@@ -1,6 +1,6 @@
 """A cut: a table as it was at one moment, taken piece by piece while it goes on changing.
 
-A table's arena, if it has one, is memory of the same kind and is cut with it.
+A table's embeddings, if it has some, are memory of the same kind and are cut with it.
 
 When a cut begins, nothing is copied. Until a *part* of the table (a segment, or a range of hashed
 rows) has been taken, whoever changes one of its 64-byte lines first keeps the old line
@@ -14,7 +14,7 @@ calls.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 
@@ -22,23 +22,52 @@ from streamlearn.compute.kernels.table import pack
 from streamlearn.messages import F32, I64, U64
 from streamlearn.shards.table import ExactTable, HashedTable
 
-if TYPE_CHECKING:
-    from streamlearn.shards.arena import Arena
-
-__all__ = ["Cut", "CutArguments", "Keeper", "KeptLines", "Nothing", "Table"]
+__all__ = ["Cut", "CutArguments", "Keeper", "KeptLines", "Nothing", "Part", "Table"]
 
 Table = ExactTable | HashedTable
 
-# A part of a hashed table: 16 MB, the size of a segment.
-_PART_WORDS: Final = 1 << 21
+# A part of a hashed table with its embeddings, at most: about the size of a segment.
+_PART_BYTES: Final = 16 << 20
 _SIDE_LINES_INITIAL: Final = 1 << 14
-_LOW: Final = np.uint64(0xFFFFFFFF)
+_NO_VECTORS: Final[F32] = np.zeros(0, np.float32)
 
 CutArguments = tuple[int, U64, I64, U64, I64]
 
 
+class Part(NamedTuple):
+    """A part of a table as it was.
+
+    Attributes
+    ----------
+    number : int
+        A segment; of a hashed table, how many parts come before.
+    rows : uint64[n, 4] or uint64[n]
+        By key, for an exact table; those of a hashed one.
+    vectors : float32[m]
+        The embeddings of those rows, back to back as they lie in memory. Of an exact table the
+        rows' words 3 say how long each is (``shards.arena``).
+    """
+
+    number: int
+    rows: U64
+    vectors: F32
+
+
 class Keeper(Protocol):
     """What learn kernels are given to keep old lines with."""
+
+    @property
+    def vector_lines(self) -> Lines:
+        """What keeps the lines of embeddings."""
+        ...
+
+    def arguments(self, lines_max: int) -> CutArguments:
+        """Return (saving, kept, side_lines, side_words, side_count), room for more lines made."""
+        ...
+
+
+class Lines(Protocol):
+    """What keeps the old lines of one memory."""
 
     def arguments(self, lines_max: int) -> CutArguments:
         """Return (saving, kept, side_lines, side_words, side_count), room for more lines made."""
@@ -56,6 +85,11 @@ class Nothing:
             np.zeros((1, 8), np.uint64),
             np.zeros(1, np.int64),
         )
+
+    @property
+    def vector_lines(self) -> Nothing:
+        """Itself."""
+        return self
 
     def arguments(self, lines_max: int) -> CutArguments:
         """Return arguments that say "not saving"."""
@@ -148,13 +182,11 @@ class KeptLines:
 
 
 class Cut:
-    """The image of a table at the moment this object was made.
+    """The image of a table, and of its embeddings, at the moment this object was made.
 
     Parameters
     ----------
     table : ExactTable or HashedTable
-    arena : Arena, optional
-        Of the table. Whoever changes its rows keeps old lines with ``arena_lines``.
     parts : sequence of int, optional
         Segments that it is of, by key, where the table has several owners; each calls
         ``before_change`` itself. By default all.
@@ -165,16 +197,16 @@ class Cut:
         Parts not taken yet, in the order in which they will be.
     lines_kept : int
         Old lines kept so far, 64 bytes each: the price of learning on.
-    arena_lines : KeptLines or Nothing
+    vector_lines : KeptLines or Nothing
+        Of the embeddings: whoever changes them keeps old lines with this.
     """
 
-    def __init__(
-        self, table: Table, arena: Arena | None = None, parts: Sequence[int] | None = None
-    ) -> None:
+    def __init__(self, table: Table, parts: Sequence[int] | None = None) -> None:
         self._table = table
-        self._early: list[tuple[int, U64]] = []
+        self._early: list[Part] = []
         self._packed: U64 = np.empty((0, 4), np.uint64)
         self.intercept = table.intercept.copy()
+        self.vector_lines: KeptLines | Nothing = Nothing()
         if isinstance(table, ExactTable):
             self.pending = list(table.key_order() if parts is None else parts)
             self._regions = {part: table.region(part) for part in self.pending}
@@ -182,44 +214,35 @@ class Cut:
             starts = np.array([table.region(part)[0] // 2 for part in range(table.segments)])
             if parts is None:
                 table.before_change = self.before_change
+            if (arena := table.arena) is not None:
+                self._used = arena.used.copy()
+                firsts = [arena.lines(part, 0)[0] for part in range(table.segments)]
+                self.vector_lines = KeptLines(arena.words, np.array(firsts))
         else:
-            self.pending = list(range(-(-len(table.words) // _PART_WORDS)))
-            starts = np.arange(len(self.pending)) * (_PART_WORDS // 8)
+            self._part_rows = _part_rows(table)
+            self.pending = list(range(-(-len(table.words) // self._part_rows)))
+            starts = np.arange(len(self.pending)) * (self._part_rows // 8)
+            if (vectors := table.vectors) is not None:
+                self.vector_lines = KeptLines(vectors.words, starts * 8 * vectors.row_lines)
         self._lines = KeptLines(table.words, starts)
-        self._arena = arena
-        self._arena_rows: dict[int, F32] = {}
-        self.arena_lines: KeptLines | Nothing = Nothing()
-        if arena is not None:
-            assert isinstance(table, ExactTable)
-            first_lines = [arena.lines(part, 0)[0] for part in range(table.segments)]
-            self.arena_lines = KeptLines(arena.words, np.array(first_lines))
-            self._arena_used = arena.used.copy()
 
     @property
     def lines_kept(self) -> int:
         """Old lines kept so far."""
-        return self._lines.count
+        kept = self.vector_lines
+        return self._lines.count + (kept.count if isinstance(kept, KeptLines) else 0)
 
     def arguments(self, lines_max: int) -> CutArguments:
         """Return what learn kernels keep old lines with; room for ``lines_max`` more is made."""
         return self._lines.arguments(lines_max)
 
-    def take(self) -> tuple[int, U64] | None:
-        """Take the next part: (part, its rows at the cut), or None where all are taken.
-
-        Rows are uint64[n, 4] by key for an exact table, uint64[n] for a hashed one. With an arena
-        the low half of word 3 numbers the part's arena rows (:meth:`arena_rows`) from 1.
-        """
+    def take(self) -> Part | None:
+        """Take the next part, or None where all are taken."""
         if self._early:
             return self._early.pop(0)
         if not self.pending:
             return None
-        part = self.pending.pop(0)
-        return part, self._take(part)
-
-    def arena_rows(self, part: int) -> F32:
-        """Return, once, the arena rows of a part that was taken, float32[m, width], by key."""
-        return self._arena_rows.pop(part)
+        return self._take(self.pending.pop(0))
 
     def close(self) -> None:
         """End the cut: changes need not be kept any more, and what was not taken is gone."""
@@ -232,38 +255,40 @@ class Cut:
         """Take a segment before it is laid out anew."""
         if segment in self.pending:
             self.pending.remove(segment)
-            self._early.append((segment, self._take(segment)))
+            self._early.append(self._take(segment))
 
-    def _take(self, part: int) -> U64:
-        first, end = self._bounds(part)
-        image = self._lines.take(part, first, end)
+    def _take(self, part: int) -> Part:
         if isinstance(self._table, HashedTable):
-            return image.reshape(-1)
+            return self._take_hashed(part, self._table)
+        first, end = self._regions[part]
+        image = self._lines.take(part, first // 2, (end + 1) // 2)
         slots = len(image) * 2
         if len(self._packed) <= slots:
             self._packed = np.empty((slots + 1, 4), np.uint64)
         rows = self._packed[: pack(image.reshape(-1), 0, slots, self._packed)]
         # nearly in order, which the stable sort makes use of
         ordered: U64 = np.take(rows, np.argsort(rows[:, 0], kind="stable"), axis=0)
-        if self._arena is not None:
-            self._take_arena(part, ordered)
-        return ordered
+        arena = self._table.arena
+        if arena is None:
+            return Part(part, ordered, _NO_VECTORS)
+        assert isinstance(self.vector_lines, KeptLines)
+        low, high = arena.lines(part, int(self._used[part]))
+        vectors = self.vector_lines.take(part, low, high).view(np.float32).reshape(-1)
+        return Part(part, ordered, arena.take_from(ordered, vectors, low))
 
-    def _take_arena(self, part: int, rows: U64) -> None:
-        """Take the arena rows of a part's rows, and number them in their order."""
-        assert self._arena is not None
-        assert isinstance(self.arena_lines, KeptLines)
-        arena = self._arena
-        first, end = arena.lines(part, int(self._arena_used[part]))
-        image = self.arena_lines.take(part, first, end).view(np.float32)
-        earned = np.flatnonzero(rows[:, 3] & _LOW)
-        numbers = (rows[earned, 3] & _LOW).astype(np.int64) - arena.first_row(part)
-        self._arena_rows[part] = image.reshape(-1, arena.stride)[numbers, : arena.width]
-        rows[earned, 3] = (rows[earned, 3] & ~_LOW) | np.arange(1, len(earned) + 1, dtype=np.uint64)
+    def _take_hashed(self, part: int, table: HashedTable) -> Part:
+        first = part * self._part_rows
+        end = min(first + self._part_rows, len(table.words))
+        rows = self._lines.take(part, first // 8, end // 8).reshape(-1)
+        if table.vectors is None:
+            return Part(part, rows, _NO_VECTORS)
+        assert isinstance(self.vector_lines, KeptLines)
+        lines = table.vectors.row_lines
+        vectors = self.vector_lines.take(part, first * lines, end * lines)
+        return Part(part, rows, vectors.view(np.float32).reshape(-1))
 
-    def _bounds(self, part: int) -> tuple[int, int]:
-        if isinstance(self._table, ExactTable):
-            first, end = self._regions[part]
-            return first // 2, (end + 1) // 2
-        first = part * _PART_WORDS // 8
-        return first, min(first + _PART_WORDS // 8, len(self._table.words) // 8)
+
+def _part_rows(table: HashedTable) -> int:
+    """Return the rows of a part of a hashed table: a power of two, whole lines."""
+    rows = _PART_BYTES // (8 + table.embeddings_bytes // len(table.words))
+    return max(64, 1 << rows.bit_length() - 1)

@@ -22,12 +22,14 @@ import numpy as np
 from streamlearn.compute.kernels import rows as row_kernels
 from streamlearn.compute.kernels import table as kernels
 from streamlearn.errors import TableFullError
-from streamlearn.messages import I32, I64, U64
+from streamlearn.messages import F32, I32, I64, U64
 from streamlearn.shards.forgetting import Forgetting, Tombstones
 from streamlearn.shards.hashed import HashedTable
+from streamlearn.shards.loading import load_rows
 from streamlearn.shards.memory import HUGE_BYTES, Reservation
 
 if TYPE_CHECKING:
+    from streamlearn.shards.arena import Arena
     from streamlearn.shards.cut import Keeper
 
 __all__ = ["INITIAL_SLOTS", "LOAD_MAX", "SLOT_BYTES", "SPLIT_SLOTS", "ExactTable", "HashedTable"]
@@ -103,6 +105,8 @@ class ExactTable:
     before_change, after_change : callable or None
         Told of a segment that is about to be laid out anew; and that it has been, its rows now
         standing in the segments given.
+    arena : Arena or None
+        Where its embeddings are.
     growths : int
     growth_seconds, growth_seconds_max : float
         In all, and of the longest growth.
@@ -153,6 +157,7 @@ class ExactTable:
         self.before_change: Callable[[int], None] | None = None
         self._laying_out = threading.Lock()  # of lanes that insert keys of ranges of their own
         self.after_change: Callable[[int, tuple[int, ...]], None] | None = None
+        self.arena: Arena | None = None
         self._capacities = [0] * SEGMENTS_MAX
         self._loads_max: I64 = np.zeros(SEGMENTS_MAX, np.int64)  # rows that a segment has slots for
         self._bits = [0] * SEGMENTS_MAX  # leading key bits that a segment's keys share
@@ -359,43 +364,28 @@ class ExactTable:
         """Forget so many rows, the least seen, none of the ascending keys ``spared``."""
         self._forgetting.evict(rows, spared)
 
-    def insert_rows(self, rows: U64) -> None:
-        """Insert rows with distinct keys that the table does not hold, uint64[n, 4].
+    def insert_rows(self, rows: U64, vectors: F32 | None = None) -> None:
+        """Insert rows with distinct keys that the table does not hold, with their embeddings.
 
         What a snapshot loads by. ``features_max`` is not looked at: a model that is larger can be
         loaded, and scored with.
+
+        Parameters
+        ----------
+        rows : uint64[n, 4]
+        vectors : float32[m], optional
+            As a cut gives them, where the table has an arena.
 
         Raises
         ------
         TableFullError
             The keys crowd a segment that cannot grow any more.
+        ValueError
+            There are other embeddings than the rows say.
         """
-        prefixes = (rows[:, 0] >> np.uint64(56)).astype(np.int64)
-        order = np.argsort(prefixes, kind="stable")
-        bounds = np.searchsorted(prefixes[order], np.arange(257))
-        for low in range(256):
-            part = np.ascontiguousarray(rows[order[bounds[low] : bounds[low + 1]]])
-            while len(part):
-                segment = int(self.segment_of[low])
-                room = int(self._loads_max[segment] - self.loads[segment])
-                if room <= 0:
-                    self.grow(segment)
-                    continue
-                piece, part = part[:room], part[room:]
-                _, end = self.region(segment)
-                scale, offset = self.places[low]
-                taken = int(
-                    kernels.lay_out(self.words, piece, len(piece), 0, 256, scale, offset, end)
-                )
-                if taken < 0:  # a probe ran into the fence: some are in, others come after a growth
-                    out = self.find(piece[:, 0]) < 0
-                    taken = len(piece) - int(out.sum())
-                    part = np.concatenate([piece[out], part])
-                self.loads[segment] += taken
-                self.inserted_count[0] += taken
-                if taken < len(piece):
-                    self.grow(segment)
-        self._share_limit()
+        load_rows(self, rows)
+        if self.arena is not None:
+            self.arena.put(rows, np.zeros(0, np.float32) if vectors is None else vectors)
 
     def make_room(self, segment: int) -> None:
         """Do what a kernel asks for when it stops at a full segment: grow it, or evict, or refuse.

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 import pytest
 
-from streamlearn.config import JobConfig, LrConfig, OutputConfig, TablesConfig
+from streamlearn.config import FmConfig, JobConfig, LrConfig, OutputConfig, TablesConfig
 from streamlearn.model import Model, ModelCut, load
-from streamlearn.online.logistic import Scratch
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
 from streamlearn.shards.cut import Nothing
 from streamlearn.shards.table import ExactTable
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+EMBEDDED: dict[str, Any] = {"v_lr": 0.05, "v_l2": 0.001, "v_init_scale": 0.1}
 # A further solver is a further line here: its settings, and how far scores may move when the
 # features of an example come in another order (roundings of float32 sums).
 SOLVERS = {
@@ -27,7 +27,20 @@ SOLVERS = {
     "lr-adagrad": (LrConfig(rule="adagrad", alpha=0.1, l1=0.001, l2=0.01), 1e-4),
     "lr-sgd": (LrConfig(rule="sgd", alpha=0.05, l1=0.001, l2=0.001), 1e-4),
     "lr-bare": (LrConfig(intercept=False), 1e-4),
-}
+    "fm": (FmConfig(alpha=0.2, l1=0.1, threshold=2, **EMBEDDED), 1e-3),
+    "fm-third": (FmConfig(alpha=0.2, l1=0.1, threshold=0, order=3, dim=20, **EMBEDDED), 1e-3),
+    "fm-tiers": (
+        FmConfig(alpha=0.2, l1=0.0, dim_by_count={"1": 3, "5": 16, "20": 17}, **EMBEDDED),
+        1e-3,
+    ),
+    "fm-treated": (
+        FmConfig(
+            alpha=0.2, l1=0.1, l1_shrk=False, v_clip=0.05, v_dropout=0.3, v_normalize=True,
+            threshold=1, order=3, dim=4, v_lr=0.01, v_l2=0.001, v_init_scale=0.01,
+        ),
+        1e-2,
+    ),
+}  # fmt: skip
 
 
 @pytest.fixture(params=["exact", "hashed"])
@@ -38,6 +51,8 @@ def index(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(params=SOLVERS)
 def job(request: pytest.FixtureRequest, index: str, tmp_path: Path) -> Iterator[JobConfig]:
     model, _ = SOLVERS[request.param]
+    if index == "hashed" and getattr(model, "dim_by_count", None):
+        pytest.skip("hashed tables keep no counts to go by")
     with small_tables():
         yield JobConfig(
             model=model,
@@ -51,7 +66,7 @@ class Run:
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.scratch = Scratch(1024, FEATURES_PER_RECORD_MAX + 50_000)
+        self.scratch = model.solver.scratch(1024, FEATURES_PER_RECORD_MAX + 50_000)
 
     @classmethod
     def new(cls, job: JobConfig) -> Run:
@@ -162,7 +177,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     cut = ModelCut(stopped.model, tmp_path / "model", quarantine_size=0, now=0.0)
     later = iter(batches[6:] if meanwhile else [])
     while (part := cut.take()) is not None:
-        cut.write(*part)
+        cut.write(part)
         if (batch := next(later, None)) is not None:
             stopped.learn(batch, cut.cut)
     cut.commit()
@@ -194,10 +209,13 @@ def test_weight_0_teaches_nothing_but_that_a_feature_was_seen(job: JobConfig) ->
     batch = stream(9)[0]
     run.learn(batch)
     before = run.score(examples_of(batch))
+    weights = run.model.weights_at(batch.keys[: batch.nnz])
     batch.weights[:] = 0
     batch.labels[:] = 1 - batch.labels
     run.learn(batch)
-    if job.model.rule == "ftrl" or job.model.l2 == 0 == job.model.l1:
+    if job.model.kind == "fm":  # a count may earn an embedding, and its penalty shrinks it
+        np.testing.assert_array_equal(run.model.weights_at(batch.keys[: batch.nnz]), weights)
+    elif job.model.rule == "ftrl" or job.model.l2 == 0 == job.model.l1:
         np.testing.assert_array_equal(run.score(examples_of(batch)), before)
     else:  # penalties apply where a feature is seen, and only shrink
         assert (np.abs(run.score(examples_of(batch)) - before) < 0.2).all()

@@ -109,14 +109,16 @@ def gradients(
 def v_init(key: int, part: int, f: int, scale: float) -> float:
     """Return the first value of a coordinate; part 0 is for pairs, 1 for triples.
 
-    Coordinate f takes the number that a SplitMix64 started with the key gives f + 1st, or
-    f + 1025th.
+    20 bits of MurmurHash3's finaliser over a counter, from a state that SplitMix64's makes of the
+    key.
     """
-    x = (key + (part * 1024 + f + 1) * 0x9E3779B97F4A7C15) & WORD
-    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & WORD
-    x = (x ^ x >> 27) * 0x94D049BB133111EB & WORD
-    x ^= x >> 31
-    return scale * (2 * (x >> 40) * 2.0**-24 - 1)
+    state = (key ^ key >> 30) * 0xBF58476D1CE4E5B9 & WORD
+    state = ((state ^ state >> 27) * 0x94D049BB133111EB & WORD) >> 32
+    half = 0xFFFFFFFF
+    x = (state + (part * 1024 + f + 1) * 0x9E3779B9) & half
+    x = (x ^ x >> 16) * 0x85EBCA6B & half
+    x = (x ^ x >> 13) * 0xC2B2AE35 & half
+    return scale * (((x ^ x >> 16) >> 12) * 2.0**-19 - 1)
 
 
 @dataclass

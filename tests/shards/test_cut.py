@@ -73,7 +73,7 @@ def test_a_cut_is_the_table_at_its_beginning_whatever_is_learned_meanwhile(
     kind: str, before: list[tuple], during: list[tuple], again: list[tuple]
 ) -> None:
     with small_tables(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cuts, "_PART_WORDS", 1 << 9)
+        patch.setattr(cuts, "_PART_BYTES", 1 << 12)
         patch.setattr(cuts, "_SIDE_LINES_INITIAL", 4)
         table = new_table(kind)
         learning = Learning(table, l1=0.1)

@@ -13,7 +13,15 @@ from llvmlite import ir
 from numba import float32, int64, njit, types, uint8, uint32, uint64
 from numba.extending import intrinsic
 
-from streamlearn.compute.kernels.bits import clz, ctz, float_bits, load64, popcount, store64
+from streamlearn.compute.kernels.bits import (
+    clz,
+    ctz,
+    dice,
+    float_bits,
+    load64,
+    popcount,
+    store64,
+)
 
 __all__ = [
     "add_residuals",
@@ -35,9 +43,6 @@ __all__ = [
 ]
 
 
-_I32 = ir.IntType(32)
-
-
 @intrinsic
 def bits_float(_context: Any, word: Any) -> Any:
     """Return the float32 that 32 bits are."""
@@ -46,27 +51,6 @@ def bits_float(_context: Any, word: Any) -> Any:
         return builder.bitcast(args[0], ir.FloatType())
 
     return types.float32(types.uint32), generate
-
-
-@intrinsic
-def dice(_context: Any, state: Any, index: Any) -> Any:
-    """Return 20 random bits as uint32, a function of a state and an index.
-
-    The finaliser of MurmurHash3 over a counter, in 32 bits throughout, which numba's own arithmetic
-    would widen to 64: half as many lanes, and no multiplication for them before AVX-512.
-    """
-
-    def generate(_ctx: Any, builder: Any, _sig: Any, args: Any) -> Any:
-        def fold(word: Any, bits: int) -> Any:
-            return builder.xor(word, builder.lshr(word, _I32(bits)))
-
-        step = builder.mul(builder.trunc(args[1], _I32), _I32(0x9E3779B9))
-        word = builder.add(args[0], step)
-        word = builder.mul(fold(word, 16), _I32(0x85EBCA6B))
-        word = builder.mul(fold(word, 13), _I32(0xC2B2AE35))
-        return builder.lshr(fold(word, 16), _I32(12))
-
-    return types.uint32(types.uint32, types.int64), generate
 
 
 @njit(nogil=True, cache=True)

@@ -1,0 +1,53 @@
+"""What a run tells of embeddings: examples that taught nothing, and features refused for memory."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final
+
+__all__ = ["Notices"]
+
+_log = logging.getLogger("streamlearn.learner")
+
+# Minibatches with examples that taught nothing are named in the log up to here; all are counted.
+_TOLD_MAX: Final = 20
+
+
+class Notices:
+    """Counts, and says once or a few times, what a user should know.
+
+    Attributes
+    ----------
+    dropped : int
+        Examples whose score was not finite, of which nothing was learned.
+    """
+
+    def __init__(self) -> None:
+        self.dropped = 0
+        self._told = 0
+        self._full = False
+
+    def note_dropped(self, count: int, uri: str, first: int, end: int) -> None:
+        """Note examples of the minibatch in bytes ``[first, end)`` of an object."""
+        if not count:
+            return
+        self.dropped += count
+        self._told += 1
+        if self._told <= _TOLD_MAX:
+            _log.warning(
+                "%d examples of %s, bytes %d to %d, have a score that is not finite: nothing is "
+                "learned of them%s",
+                count, uri, first, end,
+                "; further ones are counted only" if self._told == _TOLD_MAX else "",
+            )  # fmt: skip
+
+    def look_at(self, arena: Any) -> None:
+        """Say once that a table's embeddings have reached their limit."""
+        if self._full or arena is None or not arena.refused:
+            return
+        self._full = True
+        _log.warning(
+            "embeddings have reached their limit, %.0f MB (tables.embeddings_bytes_max): features "
+            "that would earn one from now on get none",
+            int(arena.room[0]) * 64 / 1e6,
+        )

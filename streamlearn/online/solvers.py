@@ -1,0 +1,75 @@
+"""The solvers: by kind of model, what scores and learns minibatches on a local table."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from streamlearn.config import FmConfig, ModelConfig
+from streamlearn.messages import F32, U32, U64
+from streamlearn.online.fm import FmSolver
+from streamlearn.online.logistic import LogisticSolver, Scratch
+from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
+
+__all__ = ["Solver", "new_solver"]
+
+
+class Solver(Protocol):
+    """Scores and learns minibatches on one table.
+
+    Attributes
+    ----------
+    counting : bool
+        Whether examples raise the counts of their features.
+    """
+
+    counting: bool
+
+    def scratch(
+        self, rows_max: int, nnz_max: int, features_max: int = FEATURES_PER_RECORD_MAX
+    ) -> Any:
+        """Return buffers for a lane that learns or scores."""
+        ...
+
+    def learn(self, batch: Minibatch, scratch: Any, keeper: Any, tick: int) -> F32:
+        """Score each example, then learn it; return the scores."""
+        ...
+
+    def learn_until_full(
+        self, batch: Minibatch, scratch: Any, keeper: Any, tick: int, first: int
+    ) -> int:
+        """Do so from ``first`` on; return -1, or a segment that must be made room in first."""
+        ...
+
+    def learn_resolved(
+        self, batch: Minibatch, slots: U32, scratch: Any, keeper: Any, tick: int
+    ) -> F32:
+        """Score and learn a minibatch whose rows are known; return the scores."""
+        ...
+
+    def score(self, batch: Minibatch, scratch: Any) -> F32:
+        """Score each example without learning; return the scores."""
+        ...
+
+    def weights(self, columns: U64) -> F32:
+        """Derive the weights of rows from their columns."""
+        ...
+
+    @property
+    def intercept(self) -> float:
+        """The intercept's weight; 0 where the model has none."""
+        ...
+
+
+def new_solver(model: ModelConfig, table: Any, *, shared: bool = False) -> Solver:
+    """Return the solver of a kind of model.
+
+    Parameters
+    ----------
+    table : ExactTable or HashedTable
+        With embeddings where the model has some.
+    shared : bool
+        Whether several lanes learn on it at the same time.
+    """
+    if isinstance(model, FmConfig):
+        return FmSolver(model, table, shared=shared)
+    return LogisticSolver(model, table, shared=shared)
