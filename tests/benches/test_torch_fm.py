@@ -59,7 +59,7 @@ def test_missing_torch_is_one_clear_sentence(log: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.full
 def test_learns_from_what_was_parsed(log: Path) -> None:
-    pytest.importorskip("torch", reason="comes with no extra that the tests want")
+    pytest.importorskip("torch", reason="comes with the extra `deep`")
     result = torch_fm.learn(log, records=400, dim=4, bits=12)
     assert result["examples"] == 400
     assert 0 < result["logloss"] < 1
