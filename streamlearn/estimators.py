@@ -309,4 +309,5 @@ class FactorizationMachine(StreamingClassifier):
         key = model.names.find(feature)
         if key is None:
             raise KeyError(feature)
-        return model.embeddings_at(np.array([key], np.uint64))[0]
+        embedding: F32 = model.embeddings_at(np.array([key], np.uint64))[0]
+        return embedding
