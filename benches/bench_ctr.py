@@ -57,8 +57,9 @@ import process
 BENCH = Path(".bench")
 # One setting of the update rule for both sides; what VW calls them stands in `_vw_flags`.
 RULE = {"alpha": 0.1, "beta": 1.0, "l1": 1.0, "l2": 0.0}
-# Rates at which embeddings learn well in one pass over 1 to 5 M records.
-FM_RULE = {**RULE, "v_lr": 0.1, "v_l2": 2e-5, "v_init_scale": 0.05}
+# The best of some twenty on 1 M records, held-out logloss 0.4594 where logistic regression has
+# 0.4696; at v_lr 0.1 and v_init_scale 0.05 embeddings did harm.
+FM_RULE = {**RULE, "v_lr": 0.03, "v_l2": 2e-5, "v_init_scale": 0.01}
 RULES = {"lr": RULE, "fm": FM_RULE}
 # xLearn's rate, the best of `xlearn.RATES` on 1 M records (its speed does not depend on it).
 XLEARN_RATE = 0.03

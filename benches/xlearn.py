@@ -43,8 +43,8 @@ BITS = 24
 DIM = 16
 # By default it multiplies pairs by the square of an example's norm, some 1/1300 here, which makes
 # embeddings learn so slowly that the best of six rates (0.05 to 2) has a held-out logloss of 0.4705
-# on 1 M generated records, as linear models have. Without it, and with a start small enough for
-# that (0.66 is its own), the best of these rates has 0.4618.
+# on 1 M generated records, where our logistic regression has 0.4696. Without it, and with a start
+# small enough for that (0.66 is its own), the best of these rates has 0.4618.
 FLAGS = ("--no-norm", "-u", "0.05")
 RATES = (0.01, 0.02, 0.03, 0.05)
 # A tab and a digit become a blank, an index of eight digits, a colon and a one.
