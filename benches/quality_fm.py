@@ -32,7 +32,7 @@ import criteo_log
 import process
 import xlearn
 from bench_ctr import BENCH, FM_RULE, RULE
-from quality import CROSSES, FIELDS, read_flights
+from quality import CROSSES, FIELDS, FTRL_RATES, read_flights
 from vw import labels_of
 
 RECORDS = 5_000_000
@@ -44,9 +44,9 @@ GENERATED = {
     "fm, threshold 10": {"kind": "fm", "dim": 16, "threshold": 10, **FM_RULE},
     "fm, threshold 0": {"kind": "fm", "dim": 16, "threshold": 0, **FM_RULE},
 }
-# Flights have few features, all of them frequent: no l1, larger steps, small embeddings.
-LR_RATES = (0.1, 0.3)
-FM_RATES = (0.02, 0.05, 0.1)
+# Flights have few features, all of them frequent, and drift: no l1, larger steps, small embeddings.
+FM_ALPHAS = (0.3, 0.6, 1.0)
+FM_RATES = (0.1, 0.2, 0.4)
 FM_DIM = 8
 
 
@@ -181,10 +181,10 @@ def flights(path: Path, records: int) -> None:
         for cross in (False, True):
             crosses = [f"{FIELDS[a]}*{FIELDS[b]}" for a, b in CROSSES] if cross else []
             source = f'uri = ["{log.source.resolve()}"]\ncross = {json.dumps(crosses)}\n{log.job}'
-            models: list[dict[str, Any]] = [{"kind": "lr", "alpha": rate} for rate in LR_RATES]
+            models: list[dict[str, Any]] = [{"kind": "lr", "alpha": rate} for rate in FTRL_RATES]
             models += [
                 {**FM_RULE, "kind": "fm", "dim": FM_DIM, "alpha": rate, "v_lr": v_rate}
-                for rate in LR_RATES
+                for rate in FM_ALPHAS
                 for v_rate in FM_RATES
             ]
             for model in models:
