@@ -20,18 +20,22 @@ sparse     bitmap of ceil(n / 64) words of the values that are not zero; then th
            three codings above
 counts     bitmap of ceil(n / 64) words of the counts that are not 1; a byte for each of those: 0
            for 0, count - 1 up to 255, 255 for more; the latter as 4 bytes each
+lengths    bitmap of ceil(n / 64) words of the lengths that are not 0; where embeddings have several
+           lengths, a byte for each of those: which of them, from 0 for the shortest. Of no length
+           that is not 0: nothing
 =========  =========================================================================================
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 
 from streamlearn.compute.kernels import wire
 from streamlearn.errors import ColumnError
-from streamlearn.messages import F32, U8, U32, U64
+from streamlearn.messages import F32, I64, U8, U32, U64
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,14 +44,17 @@ __all__ = [
     "BYTE",
     "FLOAT16",
     "FLOAT32",
+    "NOTHING",
     "SPARSE",
     "Bytes",
     "Residuals",
     "decode_counts",
     "decode_keys",
+    "decode_lengths",
     "decode_values",
     "encode_counts",
     "encode_keys",
+    "encode_lengths",
     "encode_values",
     "signature",
     "unsent",
@@ -78,6 +85,9 @@ def _grid() -> F32:
 
 
 _GRID: Final = _grid()
+
+
+NOTHING: Final[U8] = np.empty(0, np.uint8)
 
 
 def encode_keys(keys: U64, low: int) -> U8:
@@ -310,6 +320,72 @@ def decode_counts(data: Bytes, count: int) -> U32:
     if not wire.fill_counts(column, head >> 3, smalls, larges, out):
         raise ColumnError("a large count is below 256")
     return out
+
+
+def encode_lengths(dims: I64, lengths: Sequence[int]) -> U8:
+    """Return the bytes of how many coordinates embeddings have: an eighth of a byte each, or more.
+
+    Parameters
+    ----------
+    dims : int64[count]
+        Each 0 or one of ``lengths``.
+    lengths : sequence of int
+        Those that there may be, ascending, at most 256.
+
+    Returns
+    -------
+    uint8[size]
+
+    Raises
+    ------
+    ValueError
+        A length is none of them.
+    """
+    there = dims != 0
+    held = dims[there]
+    if not held.size:
+        return np.empty(0, np.uint8)
+    codes = np.searchsorted(np.asarray(lengths), held)
+    if codes.max() >= len(lengths) or np.any(np.asarray(lengths)[codes] != held):
+        raise ValueError(f"an embedding's length is none of {tuple(lengths)}")
+    bitmap = np.zeros(8 * _whole(dims.size, 64), np.uint8)
+    packed = np.packbits(there, bitorder="little")
+    bitmap[: packed.size] = packed
+    return np.concatenate([bitmap, codes.astype(np.uint8)]) if len(lengths) > 1 else bitmap
+
+
+def decode_lengths(data: Bytes, count: int, lengths: Sequence[int]) -> I64:
+    """Return the lengths that bytes are.
+
+    Returns
+    -------
+    int64[count]
+
+    Raises
+    ------
+    ColumnError
+        The bytes are not ``count`` lengths, each 0 or one of ``lengths``.
+    """
+    column = _column(data)
+    dims = np.zeros(count, np.int64)
+    if not column.size:
+        return dims
+    ones, head = _bitmap(column, count, "length")
+    expected = head + (ones if len(lengths) > 1 else 0)
+    if column.size != expected or not ones:
+        raise ColumnError(
+            f"a length column of {column.size} bytes is not {ones} lengths behind a bitmap of "
+            f"{head} bytes"
+        )
+    there = np.unpackbits(column[:head], count=count, bitorder="little").view(np.bool_)
+    if len(lengths) == 1:
+        dims[there] = lengths[0]
+        return dims
+    codes = column[head:]
+    if codes.max() >= len(lengths):
+        raise ColumnError(f"an embedding's length is number {codes.max()} of {len(lengths)}")
+    dims[there] = np.asarray(lengths, np.int64)[codes]
+    return dims
 
 
 def signature(data: Bytes) -> int:

@@ -1,8 +1,8 @@
 """What an embedding is: how long it is by a feature's count, and how it lies in memory.
 
 An embedding has ``dim`` numbers for each order beyond the first, and as many sums of squared
-gradients. In memory it is cut into *blocks* of ``lanes`` coordinates, the length of the vectors that
-kernels compute with: block b holds the coordinates from ``b * lanes`` on,
+gradients. In memory it is cut into *blocks* of ``lanes`` coordinates, the length of the vectors
+that kernels compute with: block b holds the coordinates from ``b * lanes`` on,
 
     values (order 2), sums (order 2) [, values (order 3), sums (order 3)]
 

@@ -50,6 +50,16 @@ class LrConfig(
         """Name of the model: what ``model.kind`` says in a job file."""
         return "lr"
 
+    @property
+    def tiers(self) -> Tiers | None:
+        """Which embeddings there are: none."""
+        return None
+
+    @property
+    def v_rates(self) -> tuple[float, ...]:
+        """What embeddings would be updated by."""
+        return (0.0, 1.0, 0.0, 0.0)
+
 
 class FmConfig(
     msgspec.Struct,
@@ -170,6 +180,12 @@ class FmConfig(
     def rule(self) -> str:
         """The update rule: FTRL for weights, AdaGrad for embeddings."""
         return "difacto"
+
+    @property
+    def v_rates(self) -> tuple[float, ...]:
+        """What embeddings are updated by, in the order in which kernels take it."""
+        treated = (self.v_clip, self.v_dropout, float(self.v_normalize))
+        return (self.v_lr, self.v_lr_beta, self.v_l2, self.v_init_scale, *treated)
 
     @property
     def tiers(self) -> Tiers:

@@ -29,11 +29,14 @@ from typing import Final
 
 import numpy as np
 
+from streamlearn.compute.kernels.rules import v_rates_of
 from streamlearn.compute.pool import Lane
+from streamlearn.config import ModelConfig
 from streamlearn.gate import Youth
 from streamlearn.messages import F32, I64, U8, U64
 from streamlearn.model import Model
 from streamlearn.online.localized import Localized
+from streamlearn.online.steps import Gradients, Values
 from streamlearn.sections import ComputeConfig
 from streamlearn.shards.cut import Cut, Keeper, Nothing, Part, Table
 from streamlearn.shards.dividing import divide, segments_of
@@ -43,6 +46,7 @@ from streamlearn.stream import Work
 
 __all__ = ["Parcel", "Portion", "Portions", "split"]
 
+_NO_VECTORS: Final[F32] = np.zeros(0, np.float32)
 # A worker lane takes about twice as long for a minibatch as all shard lanes together.
 _SHARD_LANES: Final = 1 / 3
 # What a full table forgets at once, beyond what must go: every worker waits meanwhile.
@@ -74,6 +78,14 @@ class Parcel:
         Their rows when they were pulled, -1: none.
     generations : int64[portions, 256]
         ``ExactTable.generations`` as each portion had them then.
+    dims : int64[>= u]
+        How many coordinates of each key's embedding were pulled; 0: none.
+    vectors : list of float32[...]
+        Those, by portion, as ``Arena.pull`` lays them out.
+    gradients : Gradients
+        What the step made of it.
+    counting : bool
+        Whether its keys' counts are raised.
     bounds : int64[portions + 1]
         Where the keys of each portion begin.
     answers : SimpleQueue
@@ -87,6 +99,10 @@ class Parcel:
         self.after: F32 = np.zeros(nnz_max + 2, np.float32)
         self.slots: I64 = np.zeros(nnz_max + 2, np.int64)
         self.generations: I64 = np.zeros((portions, 256), np.int64)
+        self.dims: I64 = np.zeros(nnz_max + 2, np.int64)
+        self.vectors: list[F32] = [_NO_VECTORS] * portions
+        self.gradients = Gradients(_NO_VECTORS)
+        self.counting = True
         self.bounds: I64 = np.zeros(portions + 1, np.int64)
         self.scores: F32 = np.zeros(rows_max, np.float32)
         self.fresh: U8 = np.zeros(rows_max, np.uint8)
@@ -102,6 +118,17 @@ class Parcel:
         """Keys that had no row when they were pulled; the intercept always has one."""
         first = int(self.localized.intercept)
         return int(np.count_nonzero(self.slots[first : self.localized.unique] < 0))
+
+    @property
+    def values(self) -> Values:
+        """What was pulled."""
+        unique = self.localized.unique
+        return Values(self.weights[:unique], self.dims[:unique], self.vectors)
+
+    def vectors_of(self, portion: int) -> F32:
+        """Return the gradients of a portion's embeddings."""
+        first = sum(len(vectors) for vectors in self.vectors[:portion])
+        return self.gradients.vectors[first : first + len(self.vectors[portion])]
 
     def expect(self) -> None:
         """Count on one answer from each portion."""
@@ -148,14 +175,15 @@ class Portion:
     """
 
     def __init__(
-        self, number: int, table: ExactTable, updater: Updater, prefixes: tuple[int, int]
+        self, number: int, table: ExactTable, model: ModelConfig, prefixes: tuple[int, int]
     ) -> None:
         self.prefixes = prefixes
         self.lock = threading.RLock()
         self.keeper: Keeper = Nothing()
         self._number = number
         self._table = table
-        self._updater = updater
+        self._updater = Updater.of(model)
+        self._v_rates = v_rates_of(*model.v_rates)
         self._constant = _Constant(table)
 
     def pull(self, parcel: Parcel) -> None:
@@ -167,6 +195,11 @@ class Portion:
             parcel.generations[self._number] = self._table.generations
             parcel.slots[span] = self._table.find(keys)
             self._updater.values(self._table, parcel.slots[span], False, parcel.weights[span])
+            parcel.dims[: span.start] = 0  # of the constant feature, where this portion has it
+            if (arena := self._table.arena) is not None:
+                slots = parcel.slots[span]
+                dims = parcel.dims[span] = arena.lengths(slots, parcel.weights[span], False)
+                parcel.vectors[self._number] = arena.pull(slots, dims)
 
     def push(self, parcel: Parcel) -> None:
         """Insert what a minibatch's keys lack, and apply its gradients.
@@ -187,11 +220,15 @@ class Portion:
                 self._table,
                 slots,
                 localized.gradients[span],
-                localized.counts[span],
+                localized.counts[span] if parcel.counting else None,
                 parcel.minute,
                 False,
                 self.keeper,
             )
+            if (arena := self._table.arena) is not None:
+                vectors, lines = parcel.vectors_of(self._number), self.keeper.vector_lines
+                arena.push(slots, parcel.dims[span], vectors, self._v_rates, lines)
+                arena.admit(slots, float(self._updater.rates[2]), False, self.keeper)
             if parcel.wants_after:
                 self._updater.values(self._table, slots, False, parcel.after[span])
 
@@ -228,9 +265,8 @@ class Portions:
         self._reserving = threading.Lock()
         edges = divide(model.table, count)
         self.prefixes: Sequence[int] = edges
-        updater = Updater.of(model.job.model)
         self.portions = [
-            Portion(i, model.table, updater, (edges[i], edges[i + 1])) for i in range(count)
+            Portion(i, model.table, model.job.model, (edges[i], edges[i + 1])) for i in range(count)
         ]
         self.lanes = [Lane(f"shard-{i}", cpu_clock) for i in range(count)]
         self.youth = Youth(model.counts.examples // model.job.compute.minibatch)

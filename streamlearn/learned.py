@@ -19,8 +19,8 @@ from streamlearn.model import load as load_model
 from streamlearn.online.mappings import Examples, Fields, described
 from streamlearn.online.matrices import Columns, Matrix, column_names
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
-from streamlearn.online.solvers import new_solver
 from streamlearn.online.records import SchemaFields, by_index
+from streamlearn.online.solvers import new_solver
 from streamlearn.shards.cut import Nothing
 from streamlearn.shards.table import ExactTable
 
@@ -126,7 +126,9 @@ class Learned:
         """Return the scores (logits) of a matrix, float64[n]."""
         out = np.empty(matrix.shape[0], np.float64)
         for first, batch in matrix.pieces(columns):
-            out[first : first + batch.rows] = self.model.solver.score(batch, _room(self.model, batch))
+            out[first : first + batch.rows] = self.model.solver.score(
+                batch, _room(self.model, batch)
+            )
         return out
 
     def score_one(self, record: Mapping[Any, Any]) -> float:

@@ -191,6 +191,7 @@ class Learner:
         worker = self._workers[number]
 
         def learned(work: Work, scores: F32, fresh: U8) -> None:
+            worker.scratch.state[4] = self._windows[number].dropped
             self._learned(work, worker, scores, fresh)
             self._stocks[number].put(work.batch)
 
@@ -481,7 +482,8 @@ class Learner:
                     self.model.table.make_room(full)
                 first = int(scratch.state[0])
                 full = solver.learn_until_full(batch, scratch, self._keeper, tick, first)
-        return scratch.scores[: batch.rows]
+        scores: F32 = scratch.scores[: batch.rows]
+        return scores
 
     @property
     def _keeper(self) -> Cut | Nothing:

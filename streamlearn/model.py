@@ -8,12 +8,11 @@ are written in another lane.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol, cast
+from typing import Any, Final, Protocol
 
 import msgspec
 import numpy as np
@@ -30,6 +29,7 @@ from streamlearn.online.names import Names
 from streamlearn.online.solvers import Solver, new_solver
 from streamlearn.online.validation import BinaryValidation
 from streamlearn.shards.cut import Cut, Part, Table
+from streamlearn.shards.image import read_parts, write_part
 from streamlearn.shards.snapshot import SnapshotReader, SnapshotWriter, newest, next_sequence, prune
 from streamlearn.shards.table import ExactTable
 from streamlearn.tables import new_table
@@ -37,6 +37,7 @@ from streamlearn.tables import new_table
 __all__ = ["Counts", "Held", "Model", "ModelCut", "load", "stored_job"]
 
 _NO_VECTORS: Final[F32] = np.zeros(0, np.float32)
+
 
 @dataclass(slots=True)
 class Counts:
@@ -337,10 +338,7 @@ class ModelCut:
     def write(self, part: Part) -> None:
         """Write a part of the table."""
         number = f"{part.number:03d}" if self._exact else f"{part.number:05d}"
-        for name, array in (("rows", part.rows), ("vectors", part.vectors)):
-            if name == "rows" or len(array):
-                with self._open().open(f"{name}.{number}") as blob:
-                    blob.write(np.ascontiguousarray(array))
+        write_part(self._open(), part, number)
 
     def commit(self, **more: Any) -> dict[str, Any]:
         """Write the rest and give the snapshot its name; return sequence, path and bytes.
@@ -465,17 +463,13 @@ def load(
 
 def _load_rows(table: Table, reader: SnapshotReader) -> None:
     at = 0
-    for name in sorted(name for name in reader.sizes if name.startswith("rows.")):
-        rows = reader.read(name).view(np.uint64)
-        vectors = _NO_VECTORS
-        if (beside := f"vectors.{name.removeprefix('rows.')}") in reader.sizes:
-            vectors = reader.read(beside).view(np.float32)
+    for part in read_parts(reader):
         try:
             if isinstance(table, ExactTable):
-                table.insert_rows(rows.reshape(-1, 4), vectors)
+                table.insert_rows(part.rows, part.vectors)
             else:
-                table.load(at, rows, vectors)
-                at += len(rows)
+                table.load(at, part.rows.reshape(-1), part.vectors)
+                at += part.rows.size
         except ValueError as error:
             raise SnapshotError(f"snapshot {reader.path} is damaged", cause=str(error)) from error
 

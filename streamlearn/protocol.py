@@ -164,11 +164,26 @@ class Pull(_Message, frozen=True, tag=20):
 
 
 class Pulled(_Message, frozen=True, tag=21):
-    """Answer to Pull: a value (or a row of them) for each key, 0 where the table has none."""
+    """Answer to Pull: a value for each key, 0 where the table has none, and embeddings.
+
+    Attributes
+    ----------
+    count : int
+    coding : int
+    values : column
+        Weights.
+    lengths : column
+        How many coordinates of each key's embedding come (``columns.encode_lengths``).
+    vectors : column
+        Those, back to back, of each key first what is for pairs, then what is for triples; in the
+        coding of the weights, zeros not left out.
+    """
 
     count: Count
     coding: Count
     values: Column
+    lengths: Column = _EMPTY
+    vectors: Column = _EMPTY
 
 
 class Push(_Message, frozen=True, tag=22):
@@ -195,6 +210,10 @@ class Push(_Message, frozen=True, tag=22):
         Occurrences of each key (``columns.encode_counts``); empty: none to add.
     mark : Mark
         Where the partition stands once this is applied.
+    lengths : column
+        Of the embeddings that ``vectors`` has gradients of; empty where ``pull`` names them, too.
+    vectors : column
+        Gradients of embeddings, laid out as in :class:`Pulled`, in ``coding``, zeros not left out.
     """
 
     table: Count
@@ -209,6 +228,8 @@ class Push(_Message, frozen=True, tag=22):
     values: Column
     counts: Column
     mark: Mark
+    lengths: Column = _EMPTY
+    vectors: Column = _EMPTY
 
 
 class Pushed(_Message, frozen=True, tag=23):
@@ -297,9 +318,10 @@ class Follow(_Message, frozen=True, tag=40):
 
 
 class FollowPart(_Message, frozen=True, tag=41):
-    """A part of the state: rows of one segment (uint64[n, 4])."""
+    """A part of the state: rows of one segment (uint64[n, 4]), and their embeddings (float32)."""
 
     rows: Column
+    vectors: Column = _EMPTY
 
 
 class FollowCut(_Message, frozen=True, tag=42):

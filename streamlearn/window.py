@@ -17,8 +17,7 @@ from streamlearn.messages import F32, U8
 from streamlearn.model import Model
 from streamlearn.online.localized import Localizer
 from streamlearn.online.minibatch import Minibatch
-from streamlearn.online.steps import LogisticStep
-from streamlearn.shards.rules import Updater
+from streamlearn.online.steps import new_step
 from streamlearn.shards.table import ExactTable
 from streamlearn.stream import Work
 
@@ -36,13 +35,13 @@ def rehearse(model: Model, batch: Minibatch) -> None:
     """Call each kernel of these lanes once, on a small model."""
     assert isinstance(model.table, ExactTable)
     parcel = Parcel(batch.rows_max, batch.nnz_max, 1)
-    step = LogisticStep(model.job.model)
-    portion = Portion(0, model.table, Updater.of(model.job.model), (0, 256))
+    step = new_step(model.job.model)
+    portion = Portion(0, model.table, model.job.model, (0, 256))
     localized = Localizer(batch.nnz_max).localize(batch, parcel.localized, intercept=step.intercept)
     parcel.bounds[:] = localized.bounds((0, 256))
     parcel.wants_after = True
     portion.pull(parcel)
-    step.step(batch, localized, parcel.weights[: localized.unique], parcel.scores)
+    parcel.gradients = step.step(batch, localized, parcel.values, parcel.scores, 0)
     parcel.generations -= 1  # as if all segments were laid out anew
     portion.push(parcel)
     _count_fresh(parcel, batch)
@@ -89,6 +88,11 @@ class Window:
         Given the rows of the next minibatch, whether ``learned`` will look at ``fresh``.
     tick : callable
         Minutes since the epoch.
+
+    Attributes
+    ----------
+    dropped : int
+        Examples of the minibatch that is noted of which nothing was learned.
     """
 
     def __init__(
@@ -108,7 +112,9 @@ class Window:
         self._learned = learned
         self._wants_fresh = wants_fresh
         self._tick = tick
-        self._step = LogisticStep(model.job.model)
+        self.dropped = 0
+        self._model = model
+        self._step = new_step(model.job.model)
         self._localizer = Localizer(nnz_max)
         self._free = [Parcel(rows_max, nnz_max, len(portions.portions)) for _ in range(PARCELS)]
         self._pulling: Parcel | None = None
@@ -195,8 +201,11 @@ class Window:
             parcel.wait()
             self._land()
             localized, rows = parcel.localized, work.batch.rows
-            weights = parcel.weights[: localized.unique]
-            self._step.step(work.batch, localized, weights, parcel.scores)
+            seed = work.base + work.end  # of chance, if there is any
+            parcel.gradients = self._step.step(
+                work.batch, localized, parcel.values, parcel.scores, seed
+            )
+            parcel.counting = self._model.counting
             parcel.minute = self._tick()
             parcel.wants_after = self._wants_fresh(rows)
             if self._portions.reserve(parcel.missing):
@@ -234,6 +243,7 @@ class Window:
         rows = work.batch.rows
         if parcel.wants_after:
             _count_fresh(parcel, work.batch)
+        self.dropped = parcel.gradients.dropped
         self._learned(work, parcel.scores[:rows], parcel.fresh)
         self._portions.youth.learned()
         self._free.append(parcel)

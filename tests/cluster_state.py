@@ -49,7 +49,7 @@ def marks_of(model: Model) -> list[Mark]:
 
 def all_rows(model: Model) -> U64:
     """Return a model's rows in the order of keys, the intercept as the row of key 1."""
-    rows = [rows for _, _, rows in model.weights()]
+    rows = [part.rows for part in model.parts()]
     constant = np.zeros((1, 4), np.uint64)
     constant[0, 0] = INTERCEPT_KEY
     constant[0, 1] = model.table.intercept.view(np.uint64)[0]

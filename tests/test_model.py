@@ -186,7 +186,5 @@ def test_the_limits_of_features_and_embeddings_fit_the_memory_together() -> None
     assert 1_000_000 < features_max(lr) <= 1_200_000_000
     assert features_max(fm) < features_max(lr)
     assert embeddings_bytes_max(fm) > 1 << 26
-    given = JobConfig(
-        model=FmConfig(), tables=TablesConfig(features_max=7, embeddings_bytes_max=9)
-    )
+    given = JobConfig(model=FmConfig(), tables=TablesConfig(features_max=7, embeddings_bytes_max=9))
     assert (features_max(given), embeddings_bytes_max(given)) == (7, 9)

@@ -97,10 +97,10 @@ def test_message_there_and_back(message):
 
 
 def test_columns_are_views_of_the_body():
-    body = encode(Pulled(3, 0, COLUMN))
-    values = decode(body).values
+    body = encode(Pulled(3, 0, COLUMN, b"", COLUMN))
+    vectors = decode(body).vectors
     body[-1] ^= 0xFF
-    assert values[-1] == COLUMN[-1] ^ 0xFF
+    assert vectors[-1] == COLUMN[-1] ^ 0xFF
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=IDS)

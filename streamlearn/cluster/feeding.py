@@ -10,8 +10,8 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from streamlearn.errors import LogError
-from streamlearn.messages import U64
 from streamlearn.protocol import Answer, Fault, FollowCut, FollowPart, FollowRecord
+from streamlearn.shards.arena import Part, sliced
 from streamlearn.shards.image import ImageMeta, Imaging
 from streamlearn.shards.shard import Shard
 
@@ -22,6 +22,8 @@ __all__ = ["Feeds"]
 RECENT_BYTES_MAX: Final = 64 << 20
 # What may wait to be sent to one follower.
 BACKLOG_BYTES_MAX: Final = 8 << 20
+# Rows of a table that go in one message: 8 MB of them, or of the embeddings that they may have.
+_PART_ROWS: Final = 1 << 18
 # Sent to one follower between two batches of requests.
 _TURN_BYTES: Final = 4 << 20
 
@@ -54,10 +56,14 @@ class _Feed:
         """Begin with the image of this moment."""
         self._meta = meta
 
-    def part(self, number: int, rows: U64) -> None:
-        """Take the rows of a part."""
-        if len(rows):
-            self._feeds.say(self, FollowPart(rows.reshape(-1).view("u1").data))
+    def part(self, part: Part) -> None:
+        """Take a part, and send it in pieces that a message holds."""
+        tiers = self._feeds.tiers
+        most = _PART_ROWS if tiers is None else max(1, _PART_ROWS * 8 // tiers.floats(tiers.dim))
+        for first in range(0, len(part.rows), most):
+            piece = sliced(part, first, min(first + most, len(part.rows)), tiers)
+            rows, vectors = piece.rows.reshape(-1).view("u1"), piece.vectors.view("u1")
+            self._feeds.say(self, FollowPart(rows.data, vectors.data))
 
     def end(self) -> None:
         """Have all of the image: records behind it follow once they are durable."""
@@ -84,6 +90,7 @@ class Feeds:
 
     def __init__(self, shard: Shard, log: Records | None) -> None:
         self.imaging = Imaging(shard)
+        self.tiers = shard.spec.job.model.tiers
         self.backlog: Callable[[int], int] = lambda _session: 0
         self._log = log
         self._feeds: list[_Feed] = []

@@ -244,7 +244,7 @@ class Flight:
             remote.push(
                 Push(
                     0, who.name, who.incarnation, clock, 0, part.signature, part.count, part.keys,
-                    self._push_coding, one.values, one.counts, mark,
+                    self._push_coding, one.values, one.counts, mark, one.lengths, one.vectors,
                 ),
                 ticket,
             )

@@ -292,7 +292,12 @@ class FollowerHost:
             if self._fresh is None:
                 self._fresh = Shard(self.spec)
             rows: U64 = np.frombuffer(answer.rows, np.uint64).reshape(-1, 4)
-            self._fresh.table.insert_rows(rows)
+            try:
+                self._fresh.table.insert_rows(rows, np.frombuffer(answer.vectors, np.float32))
+            except ValueError as error:
+                raise ProtocolError(
+                    "a part of the state cannot be read", cause=str(error)
+                ) from error
         elif isinstance(answer, FollowCut):
             shard, self._fresh = self._fresh or Shard(self.spec), None
             try:

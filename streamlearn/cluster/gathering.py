@@ -27,6 +27,7 @@ from streamlearn.online.names import Names
 from streamlearn.online.validation import BinaryValidation, Totals
 from streamlearn.protocol import Mark
 from streamlearn.quarantine import merge_quarantines
+from streamlearn.shards.arena import sliced
 from streamlearn.shards.shard import INTERCEPT_KEY
 from streamlearn.shards.snapshot import SnapshotReader, newest
 
@@ -260,13 +261,14 @@ def _write(
     cut = _cut_with_intercept(model, shards, root, quarantine_size, now)
     features = nonzeros = number = 0
     try:
-        for rows in shards.rows():
-            own = rows[1:] if int(rows[0, 0]) == INTERCEPT_KEY else rows
-            if len(own):
-                cut.write(number, own)
+        for part in shards.parts():
+            first = int(int(part.rows[0, 0]) == INTERCEPT_KEY)
+            own = sliced(part, first, len(part.rows), model.job.model.tiers)
+            if len(own.rows):
+                cut.write(own._replace(number=number))
                 number += 1
-                features += len(own)
-                nonzeros += int(np.count_nonzero(model.solver.weights(own[:, 1])))
+                features += len(own.rows)
+                nonzeros += int(np.count_nonzero(model.solver.weights(own.rows[:, 1])))
         told = cut.commit(features=features, gathered={"shards": shards.of})
     except StreamlearnError as error:
         cut.abort(error)
@@ -277,9 +279,9 @@ def _write(
 def _cut_with_intercept(
     model: Model, shards: StoredShards, root: Path, quarantine_size: int, now: float
 ) -> ModelCut:
-    first = next(shards.rows(), None)
-    if first is not None and int(first[0, 0]) == INTERCEPT_KEY:
-        model.table.intercept[:] = first[0, 1:2].view(np.float32)
+    first = next(shards.parts(), None)
+    if first is not None and int(first.rows[0, 0]) == INTERCEPT_KEY:
+        model.table.intercept[:] = first.rows[0, 1:2].view(np.float32)
     cut = ModelCut(model, root, quarantine_size, now)
     cut.cut.close()
     return cut

@@ -8,13 +8,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-import numpy as np
-
 from streamlearn.config import JobConfig
 from streamlearn.errors import SnapshotError
-from streamlearn.messages import U64
+from streamlearn.shards.cut import Part
 from streamlearn.shards.disk import Disk
-from streamlearn.shards.image import ImageMeta, snapshot_meta
+from streamlearn.shards.image import ImageMeta, snapshot_meta, write_part
 from streamlearn.shards.snapshot import SnapshotWriter, next_sequence, prune
 
 __all__ = ["ImageFiles"]
@@ -85,20 +83,19 @@ class ImageFiles:
         """Begin with the image of this moment."""
         self.meta = meta
 
-    def part(self, number: int, rows: U64) -> None:
-        """Have the rows of a part written."""
+    def part(self, part: Part) -> None:
+        """Have a part written."""
         self._waiting += 1
-        self._lane.post(lambda: self._write(number, rows))
+        self._lane.post(lambda: self._write(part))
 
     def end(self) -> None:
         """Have all of it."""
         self._lane.post(lambda: self._tell(self._error))
 
-    def _write(self, number: int, rows: U64) -> None:
+    def _write(self, part: Part) -> None:
         try:
             if self._error is None:
-                with self._opened().open(f"rows.{number:03d}") as blob:
-                    blob.write(np.ascontiguousarray(rows))
+                write_part(self._opened(), part, f"{part.number:03d}")
         except SnapshotError as error:
             self._error = error
             self._tell(error)

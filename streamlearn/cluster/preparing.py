@@ -18,15 +18,20 @@ from streamlearn.config import JobConfig
 from streamlearn.messages import F32
 from streamlearn.online.localized import Localized, Localizer
 from streamlearn.online.minibatch import Minibatch
-from streamlearn.online.steps import LogisticStep
+from streamlearn.online.steps import Values, new_step
 from streamlearn.online.validation import BinaryValidation, Totals
 from streamlearn.protocol import Mark, Pulled
+from streamlearn.residuals import VectorResiduals
 
 __all__ = ["Buffers", "Part", "Prepared", "Preparer", "Pushed", "Stepper", "codings", "marked"]
 
 # What encoding lost is remembered for this many keys, 12 bytes each: the frequent ones, in the
 # second-level cache.
 _RESIDUAL_BITS: Final = 17
+# And, of embeddings' gradients, for this many: at 16 coordinates 72 bytes each.
+_VECTOR_RESIDUAL_BITS: Final = 15
+_EMPTY: Final = memoryview(b"")
+_NO_VECTORS: Final[F32] = np.zeros(0, np.float32)
 _CODINGS: Final = {
     "float32": columns.FLOAT32,
     "float16": columns.FLOAT16,
@@ -86,10 +91,12 @@ class Prepared:
 
 @dataclass(slots=True)
 class Pushed:
-    """What of a minibatch goes to one shard: encoded gradients and counts."""
+    """What of a minibatch goes to one shard: encoded gradients and counts, and of which lengths."""
 
     values: memoryview
     counts: memoryview
+    lengths: memoryview = _EMPTY
+    vectors: memoryview = _EMPTY
 
 
 class Preparer:
@@ -138,17 +145,25 @@ class Stepper:
     ----------
     last : tuple of float, float, int
         Label, score and number of features of the last example.
+    dropped : int
+        Examples whose score was not finite, of which nothing was learned.
     """
 
     def __init__(self, job: JobConfig, rows_max: int, validation: BinaryValidation) -> None:
         self.last: tuple[float, float, int] = (np.nan, np.nan, 0)
         self.validation = validation
-        self._step = LogisticStep(job.model)
+        self.dropped = 0
+        self._step = new_step(job.model)
+        self._tiers = job.model.tiers
         self._coding = codings(job)[1]
         self._kkt = job.tables.kkt
         # what is rounded, or not sent, comes later
         loses = self._coding & ~columns.SPARSE == columns.BYTE or self._kkt > 0
         self._residuals = columns.Residuals(_RESIDUAL_BITS) if loses else None
+        self._vector_residuals = None
+        if self._tiers is not None and self._coding & ~columns.SPARSE == columns.BYTE:
+            dim, parts = self._tiers.dim, self._tiers.parts
+            self._vector_residuals = VectorResiduals(_VECTOR_RESIDUAL_BITS, dim, parts)
         self._l1 = float(job.model.l1)
         self._scores: F32 = np.zeros(rows_max, np.float32)
         self._weights: F32 = np.zeros(1, np.float32)
@@ -180,11 +195,15 @@ class Stepper:
             A shard sent something else than weights.
         """
         batch, localized = prepared.cut.batch, prepared.buffers.localized
-        weights = self._decode(prepared, pulled)
+        taken = self._decode(prepared, pulled)
+        weights = taken.weights
         before = self.validation.totals()
         rows = batch.rows
+        vectors = _NO_VECTORS
         if rows:
-            gradients = self._step.step(batch, localized, weights, self._scores)
+            stepped = self._step.step(batch, localized, taken, self._scores, seed)
+            gradients, vectors = stepped.weights, stepped.vectors
+            self.dropped += stepped.dropped
             self.validation.update(self._scores[:rows], batch.labels[:rows], batch.weights[:rows])
             features = int(batch.indptr[rows] - batch.indptr[rows - 1])
             self.last = (float(batch.labels[rows - 1]), float(self._scores[rows - 1]), features)
@@ -199,6 +218,7 @@ class Stepper:
                 columns.unsent(
                     weights, gradients, self._l1, self._kkt, has_intercept=localized.intercept
                 )
+        pushed_vectors = self._encode_vectors(prepared, pulled, taken, vectors, seed)
         pushed = []
         decoded = np.zeros(len(keys), np.float32) if self._residuals is not None else None
         for shard, part in enumerate(prepared.parts):
@@ -212,7 +232,9 @@ class Stepper:
             pushed.append(
                 Pushed(
                     column.data,
-                    columns.encode_counts(told).data if told is not None else memoryview(b""),
+                    columns.encode_counts(told).data if told is not None else _EMPTY,
+                    pulled[shard].lengths,
+                    pushed_vectors[shard],
                 )
             )
         if decoded is not None and self._residuals is not None and len(keys):
@@ -228,13 +250,52 @@ class Stepper:
 
     def try_out(self, batch: Minibatch, localized: Localized) -> None:
         """Step a minibatch with weights of zero, so that kernels are there when they are needed."""
-        weights = np.zeros(localized.unique, np.float32)
-        self._step.step(batch, localized, weights, self._scores)
+        values = Values(np.zeros(localized.unique, np.float32))
+        if self._tiers is not None:
+            dims = np.full(localized.unique, self._tiers.dim, np.int64)
+            dims[: int(localized.intercept)] = 0
+            vectors = np.zeros(int(dims.sum()) * self._tiers.parts, np.float32)
+            values = Values(values.weights, dims, [vectors])
+            if self._vector_residuals is not None:
+                self._vector_residuals.add(localized.keys, dims, vectors)
+                self._vector_residuals.keep(localized.keys, dims, vectors, vectors)
+        self._step.step(batch, localized, values, self._scores, 0)
         rows = batch.rows
         self.validation.update(self._scores[:rows], batch.labels[:rows], batch.weights[:rows])
         self.validation.summary()
 
-    def _decode(self, prepared: Prepared, pulled: Sequence[Pulled]) -> F32:
+    def _encode_vectors(
+        self,
+        prepared: Prepared,
+        pulled: Sequence[Pulled],
+        taken: Values,
+        vectors: F32,
+        seed: int,
+    ) -> list[memoryview]:
+        """Encode embeddings' gradients by shard, with what was lost before and is held."""
+        if self._tiers is None:
+            return [_EMPTY] * len(prepared.parts)
+        keys, dims = prepared.buffers.localized.keys, taken.dims
+        coding, residuals = self._coding & ~columns.SPARSE, self._vector_residuals
+        if residuals is not None:
+            residuals.add(keys, dims, vectors)
+        decoded = np.empty_like(vectors)
+        encoded = []
+        first = 0
+        for shard, part in enumerate(prepared.parts):
+            end = first + int(dims[part.first : part.end].sum()) * self._tiers.parts
+            # other dice than those of the weights
+            dice = seed * 1024 + 512 + shard
+            column = columns.encode_values(vectors[first:end], coding, dice)
+            if residuals is not None:
+                columns.decode_values(column, end - first, coding, decoded[first:end])
+            encoded.append(column.data)
+            first = end
+        if residuals is not None:
+            residuals.keep(keys, dims, vectors, decoded)
+        return encoded
+
+    def _decode(self, prepared: Prepared, pulled: Sequence[Pulled]) -> Values:
         unique = prepared.buffers.localized.unique
         if len(self._weights) < unique:
             self._weights = np.zeros(2 * unique, np.float32)
@@ -243,7 +304,17 @@ class Stepper:
             columns.decode_values(
                 answer.values, part.count, answer.coding, weights[part.first : part.end]
             )
-        return weights
+        if self._tiers is None:
+            return Values(weights)
+        dims = np.zeros(unique, np.int64)
+        vectors = []
+        for part, answer in zip(prepared.parts, pulled, strict=True):
+            there = columns.decode_lengths(answer.lengths, part.count, self._tiers.dims)
+            dims[part.first : part.end] = there
+            total = int(there.sum()) * self._tiers.parts
+            coding = answer.coding & ~columns.SPARSE
+            vectors.append(columns.decode_values(answer.vectors, total, coding))
+        return Values(weights, dims, vectors)
 
 
 def marked(before: Mark, cut: Cut, totals: Totals, stored_bytes: int) -> Mark:

@@ -381,7 +381,10 @@ class Remote:
         pushing.attempt += 1
         attempt = pushing.attempt
         if first and pulled.connection is connection:
-            message = msgspec.structs.replace(message, pull=pulled.request, keys=memoryview(b""))
+            nothing = memoryview(b"")
+            message = msgspec.structs.replace(
+                message, pull=pulled.request, keys=nothing, lengths=nothing
+            )
         try:
             _, answer = connection.post(message)
         except PeerLostError:

@@ -14,12 +14,13 @@ from typing import Final
 
 import numpy as np
 
-from streamlearn.cluster.stored_shards import ROWS, SHARDS, StoredShards, shard_directory
+from streamlearn.cluster.stored_shards import SHARDS, StoredShards, shard_directory
+from streamlearn.embeddings import Tiers
 from streamlearn.errors import RunError
-from streamlearn.messages import U64
+from streamlearn.shards.arena import Part, sliced
 from streamlearn.shards.clock import Clocks
 from streamlearn.shards.directory import fsync_directory
-from streamlearn.shards.image import ImageMeta, snapshot_meta
+from streamlearn.shards.image import ImageMeta, snapshot_meta, write_part
 from streamlearn.shards.recovery import SNAPSHOTS
 from streamlearn.shards.shard import prefixes_of
 from streamlearn.shards.snapshot import SnapshotWriter
@@ -57,9 +58,9 @@ def reshard(directory: Path, of: int, into: int, *, now: float) -> None:
             targets = [_Target(directory, index, into) for index in range(into)]
             for target in targets:
                 aborted.callback(target.writer.abort)  # nothing happens after commit
-            for rows in shards.rows():
+            for part in shards.parts():
                 for target in targets:
-                    target.take(rows)
+                    target.take(part, shards.job.model.tiers)
             clocks = _clocks(shards.images)
             for target in targets:
                 image = ImageMeta(
@@ -115,12 +116,12 @@ class _Target:
         self.writer = SnapshotWriter(shard_directory(directory, index, of) / SNAPSHOTS, _FIRST)
         self._parts = 0
 
-    def take(self, rows: U64) -> None:
+    def take(self, part: Part, tiers: Tiers | None) -> None:
         """Write the rows that are this shard's, of some in the order of keys."""
-        prefixes = rows[:, 0] >> np.uint64(56)
+        prefixes = part.rows[:, 0] >> np.uint64(56)
         first, end = np.searchsorted(prefixes, np.array([self.low, self.high], np.uint64))
         if first < end:
-            with self.writer.open(f"{ROWS}{self._parts:03d}") as blob:
-                blob.write(np.ascontiguousarray(rows[first:end]))
+            own = sliced(part, int(first), int(end), tiers)
+            write_part(self.writer, own, f"{self._parts:03d}")
             self._parts += 1
             self.features += int(end - first)

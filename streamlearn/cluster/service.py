@@ -40,7 +40,7 @@ from streamlearn.protocol import (
     encode,
 )
 from streamlearn.shards.registry import Registry
-from streamlearn.shards.shard import Gradients, Located, Record, Shard, decode_gradients
+from streamlearn.shards.shard import Gradients, Located, Record, Shard
 
 __all__ = ["PULLS_KEPT_MAX", "Appender", "Out", "Service"]
 
@@ -93,6 +93,7 @@ class _Held:
     pull: Pull
     located: Located
     signature: int
+    lengths: memoryview
 
 
 @dataclass(slots=True)
@@ -261,6 +262,7 @@ class Service:
             **self.counts,
             "features": shard.table.features,
             "table_bytes": shard.table.nbytes,
+            **_embedded(shard),
             "parked": self.parked,
             "workers": len(shard.clocks.members),
             "staleness": shard.clocks.highest - slowest if slowest is not None else 0,
@@ -317,18 +319,22 @@ class Service:
         keys = columns.decode_keys(pull.keys, pull.count, spec.low, spec.high)
         located = self.shard.locate(keys)
         try:
-            column = columns.encode_values(self.shard.values(located), pull.coding)
+            weights = self.shard.values(located)
+            column = columns.encode_values(weights, pull.coding)
+            lengths, vectors = self.shard.vectors(located, weights, pull.coding)
         except ValueError as error:
             raise RefusedError(str(error), code="invalid") from error
         if pull.incarnation:
             held = self._sessions[session].held
-            held[request] = _Held(pull, located, columns.signature(pull.keys))
+            signature = columns.signature(pull.keys)
+            held[request] = _Held(pull, located, signature, lengths.data)
             if len(held) > PULLS_KEPT_MAX:
                 del held[next(iter(held))]
             self._under_way.setdefault(pull.incarnation, set()).add(pull.clock)
         self.counts["pulls"] += 1
         self.counts["keys"] += pull.count
-        self.say(session, request, Pulled(pull.count, pull.coding, column.data))
+        pulled = Pulled(pull.count, pull.coding, column.data, lengths.data, vectors.data)
+        self.say(session, request, pulled)
 
     def _unpark(self, now: float) -> None:
         """Answer the pulls that waited long enough."""
@@ -375,7 +381,7 @@ class Service:
             self.say(session, request, KeyMiss(push.pull))
             return
         located, whole = named
-        gradients = decode_gradients(whole)
+        gradients = shard.decode_gradients(whole)
         if not len(located.keys) == len(gradients.values):
             raise ColumnError(f"{len(located.keys)} keys, but {len(gradients.values)} gradients")
         located = shard.relocate(located)
@@ -406,7 +412,8 @@ class Service:
             return None
         whole = Push(
             push.table, push.worker, push.incarnation, push.clock, 0, push.signature, push.count,
-            held.pull.keys, push.coding, push.values, push.counts, push.mark,
+            held.pull.keys, push.coding, push.values, push.counts, push.mark, held.lengths,
+            push.vectors,
         )  # fmt: skip
         return held.located, whole
 
@@ -544,3 +551,11 @@ class Service:
     def say(self, session: int, request: int, message: Answer, lsn: int = 0) -> None:
         """Answer a request, once log record ``lsn`` is durable."""
         self._out.append(Out(session, request, message, lsn))
+
+
+def _embedded(shard: Shard) -> dict[str, float]:
+    """Return what is to be said of a shard's embeddings, if its model has some."""
+    arena = shard.table.arena
+    if arena is None:
+        return {}
+    return {"embeddings_bytes": arena.nbytes, "embeddings_refused": arena.refused}

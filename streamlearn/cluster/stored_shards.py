@@ -19,17 +19,16 @@ import numpy as np
 
 from streamlearn.config import JobConfig
 from streamlearn.errors import ClusterError, SnapshotError
-from streamlearn.messages import U64
 from streamlearn.protocol import Mark, Push, decode
+from streamlearn.shards.cut import Part
 from streamlearn.shards.directory import DirectoryLock
 from streamlearn.shards.disk import RealDisk
-from streamlearn.shards.image import ImageMeta, read_meta
+from streamlearn.shards.image import ROWS, ImageMeta, read_meta, read_part
 from streamlearn.shards.log import Log
 from streamlearn.shards.recovery import LOG, SNAPSHOTS
 from streamlearn.shards.snapshot import SnapshotReader, newest
 
 __all__ = [
-    "ROWS",
     "SHARDS",
     "StoredShards",
     "counts_of_shards",
@@ -38,7 +37,6 @@ __all__ = [
 ]
 
 SHARDS: Final = "shards"
-ROWS: Final = "rows."
 # Of a mark, what depends on the stream alone.
 _PLACE: Final = (
     *("partition", "version", "epoch", "sequence", "offset", "records", "done"),
@@ -142,20 +140,20 @@ class StoredShards:
         """Rows of all shards."""
         return sum(image.features for image in self.images)
 
-    def rows(self) -> Iterator[U64]:
-        """Yield the rows of all shards in parts, uint64[n, 4], all in the order of their keys."""
+    def parts(self) -> Iterator[Part]:
+        """Yield the rows of all shards in parts, all in the order of their keys."""
         for reader in self._readers:
             names = [name for name in reader.sizes if name.startswith(ROWS) and reader.sizes[name]]
             last = 0
             for name in sorted(names, key=lambda name: _first_key(reader, name)):
-                rows = reader.read(name).view(np.uint64).reshape(-1, 4)
-                keys = rows[:, 0]
+                part = read_part(reader, name.removeprefix(ROWS))
+                keys = part.rows[:, 0]
                 if int(keys[0]) <= last or np.any(keys[1:] <= keys[:-1]):
                     raise SnapshotError(
                         f"snapshot {reader.path}: the keys of '{name}' do not ascend"
                     )
                 last = int(keys[-1])
-                yield rows
+                yield part
 
     def _reader(self, index: int) -> SnapshotReader:
         path = shard_directory(self.directory, index, self.of)

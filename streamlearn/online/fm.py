@@ -8,14 +8,14 @@ import numpy as np
 
 from streamlearn.compute.kernels import fm as kernels
 from streamlearn.compute.kernels import logistic
-from streamlearn.compute.kernels.rules import rates_of
+from streamlearn.compute.kernels.rules import rates_of, v_rates_of
 from streamlearn.config import FmConfig
 from streamlearn.embeddings import Tiers
 from streamlearn.messages import F32, I64, U32, U64
 from streamlearn.online.logistic import CutArguments, Scratch
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
 
-__all__ = ["FmScratch", "FmSolver", "v_rates_of"]
+__all__ = ["FmScratch", "FmSolver"]
 
 _FTRL: Final = 0
 _NOBODYS_WORDS: Final[U64] = np.zeros(0, np.uint64)
@@ -34,22 +34,6 @@ class Keeper(Protocol):
     def arguments(self, lines_max: int) -> CutArguments:
         """Return what a learn kernel keeps lines with, room for so many more."""
         ...
-
-
-def v_rates_of(model: FmConfig) -> F32:
-    """Return the numbers that embeddings are updated by as kernels take them, float32[8].
-
-    rate, beta, l2, scale, clip (0: none), dropout, whether to normalise, 0.
-    """
-    # below, float32 would divide 0 by 0 before the first gradient
-    beta = min(max(model.v_lr_beta, 1e-12), 1e18)
-    return np.array(
-        [
-            min(model.v_lr, 1e18), beta, min(model.v_l2, 1e18), min(model.v_init_scale, 1e18),
-            min(model.v_clip, 1e18), model.v_dropout, model.v_normalize, 0,
-        ],
-        np.float32,
-    )  # fmt: skip
 
 
 class FmScratch(Scratch):
@@ -78,8 +62,8 @@ class FmScratch(Scratch):
         self.owners = np.zeros(width, np.int64)
         self.dims = np.zeros(width, np.int64)
         self.seeds = np.zeros(width, np.uint64)
-        self.ends = np.zeros(blocks, np.int64)
-        self.sums = np.zeros(4 * tiers.lanes * blocks, np.float32)
+        self.ends = np.zeros(len(tiers.dims), np.int64)
+        self.sums = np.zeros(4 * tiers.lanes * (blocks + 1), np.float32)
 
 
 class FmSolver:
@@ -110,7 +94,7 @@ class FmSolver:
         self._tiers = model.tiers
         self._shared = int(shared)
         self._rates = rates_of(model.alpha, model.beta, model.l1, model.l2, model.intercept)
-        self._v_rates = v_rates_of(model)
+        self._v_rates = v_rates_of(*model.v_rates)
         self._hashed = table.index == "hashed"
 
     def scratch(
@@ -183,7 +167,8 @@ class FmSolver:
         longest = self._tiers.lines(self._tiers.dim)
         # What a full table forgets must not depend on where minibatches end.
         lead = kernels.LEAD if self._hashed or table.when_full == "error" else 0
-        kernels.learn(
+        learn: Any = kernels.learn  # numba's stubs count the arguments of another function
+        learn(
             batch.keys, batch.values, batch.indptr, batch.labels, batch.weights, state, mode,
             *self._rows(), self._shared, slots, *self._embeddings(), self._rates, self._v_rates,
             np.uint64(tick), np.uint64(self.counting), lead, s.columns64, s.columns, s.x, s.w,
@@ -241,7 +226,7 @@ class FmSolver:
             return 0.0
         z, n = (float(v) for v in self.table.intercept)
         alpha, beta = float(self._rates[0]), float(self._rates[1])
-        return -z / ((beta + np.sqrt(n)) / alpha)
+        return float(-z / ((beta + np.sqrt(n)) / alpha))
 
 
 _NO_SEGMENTS: Final = np.zeros(256, np.int32)

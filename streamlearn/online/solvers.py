@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from streamlearn.config import FmConfig, ModelConfig
 from streamlearn.messages import F32, U32, U64
 from streamlearn.online.fm import FmSolver
-from streamlearn.online.logistic import LogisticSolver, Scratch
+from streamlearn.online.logistic import LogisticSolver
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
 
 __all__ = ["Solver", "new_solver"]

@@ -8,7 +8,7 @@ that are free then are given back at the next growth.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
@@ -20,13 +20,32 @@ from streamlearn.messages import F32, I64, U64
 from streamlearn.shards.memory import HUGE_BYTES, Reservation
 
 if TYPE_CHECKING:
-    from streamlearn.shards.cut import Keeper
+    from streamlearn.shards.cut import Keeper, Lines
     from streamlearn.shards.table import ExactTable
 
-__all__ = ["LINE_FLOATS", "Arena", "Geometry"]
+__all__ = ["LINE_FLOATS", "Arena", "Geometry", "Part", "dims_of", "sliced"]
 
 LINE_FLOATS: Final = 16
 LINE_BYTES: Final = 64
+
+
+class Part(NamedTuple):
+    """A part of a table as it was.
+
+    Attributes
+    ----------
+    number : int
+        A segment; of a hashed table, how many parts come before.
+    rows : uint64[n, 4] or uint64[n]
+        By key, for an exact table; those of a hashed one.
+    vectors : float32[m]
+        The embeddings of those rows, back to back as they lie in memory. Of an exact table the
+        rows' words 3 say how long each is, and no longer where it is.
+    """
+
+    number: int
+    rows: U64
+    vectors: F32
 
 
 class Geometry:
@@ -95,6 +114,22 @@ class Geometry:
 def dims_of(words: U64) -> I64:
     """Return how many coordinates rows' embeddings have, by their words 3; 0: there is none."""
     return (words >> np.uint64(48)).astype(np.int64)
+
+
+def sliced(part: Part, first: int, end: int, tiers: Tiers | None) -> Part:
+    """Return the rows ``[first, end)`` of a part of an exact table, with their embeddings.
+
+    Parameters
+    ----------
+    tiers : Tiers or None
+        Of the model; None: it has no embeddings.
+    """
+    rows = part.rows[first:end]
+    if tiers is None or not len(part.vectors):
+        return Part(part.number, rows, part.vectors)
+    blocks = -(-dims_of(part.rows[:, 3]) // tiers.lanes)
+    ends = np.concatenate([[0], np.cumsum(blocks * tiers.block_floats)])
+    return Part(part.number, rows, part.vectors[ends[first] : ends[end]])
 
 
 class Arena:
@@ -208,7 +243,7 @@ class Arena:
         kernels.pull(self._table.words, slots, dims, self.geometry.layout, self.values, out)
         return out
 
-    def push(self, slots: I64, dims: I64, gradients: F32, rates: F32, keeper: Keeper) -> None:
+    def push(self, slots: I64, dims: I64, gradients: F32, rates: F32, keeper: Lines) -> None:
         """Take one step with each embedding, in place.
 
         Parameters
@@ -219,7 +254,7 @@ class Arena:
             As :meth:`pull` lays them out; finite.
         rates : float32[8]
             See ``compute.kernels.fm.learn``.
-        keeper : Keeper
+        keeper : Lines
             Of the arena's memory.
 
         Raises
@@ -236,18 +271,23 @@ class Arena:
             self.words, rates[0], rates[1], rates[2], *keeper.arguments(lines),
         )  # fmt: skip
 
-    def admit(self, slots: I64, weights: F32, bare: bool, keeper: Keeper) -> int:
+    def admit(self, slots: I64, l1: float, bare: bool, keeper: Keeper) -> int:
         """Give rows the embedding that they have earned; return how many got a longer one.
 
         Parameters
         ----------
-        slots, weights : int64[n], float32[n]
-            Rows, none negative, and their weights.
+        slots : int64[n]
+            Rows, none negative.
+        l1 : float
+            Rows whose z is not beyond it have a weight of zero, and earn nothing.
+        bare : bool
+            Whether the first is the constant feature.
         keeper : Keeper
             Of the table.
         """
-        admitted = kernels.admit(
-            self._table.words, slots, weights, int(bare), *self._earning(), self.scale,
+        admit: Any = kernels.admit  # numba's stubs count the arguments of another function
+        admitted = admit(
+            self._table.words, slots, np.float32(l1), int(bare), *self._earning(), self.scale,
             *keeper.arguments(len(slots)),
         )  # fmt: skip
         self.advise()

@@ -14,12 +14,13 @@ calls.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 import numpy as np
 
 from streamlearn.compute.kernels.table import pack
 from streamlearn.messages import F32, I64, U64
+from streamlearn.shards.arena import Part
 from streamlearn.shards.table import ExactTable, HashedTable
 
 __all__ = ["Cut", "CutArguments", "Keeper", "KeptLines", "Nothing", "Part", "Table"]
@@ -32,25 +33,6 @@ _SIDE_LINES_INITIAL: Final = 1 << 14
 _NO_VECTORS: Final[F32] = np.zeros(0, np.float32)
 
 CutArguments = tuple[int, U64, I64, U64, I64]
-
-
-class Part(NamedTuple):
-    """A part of a table as it was.
-
-    Attributes
-    ----------
-    number : int
-        A segment; of a hashed table, how many parts come before.
-    rows : uint64[n, 4] or uint64[n]
-        By key, for an exact table; those of a hashed one.
-    vectors : float32[m]
-        The embeddings of those rows, back to back as they lie in memory. Of an exact table the
-        rows' words 3 say how long each is (``shards.arena``).
-    """
-
-    number: int
-    rows: U64
-    vectors: F32
 
 
 class Keeper(Protocol):

@@ -6,21 +6,37 @@ An image is taken part by part while pushes go on. There is one at a time; other
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from typing import Any, Final, Protocol
 
 import msgspec
 import numpy as np
 
 from streamlearn.errors import SnapshotError
-from streamlearn.messages import U64
+from streamlearn.messages import F32
 from streamlearn.protocol import Mark
-from streamlearn.shards.cut import Cut, Nothing
+from streamlearn.shards.cut import Cut, Nothing, Part
 from streamlearn.shards.shard import Shard, ShardSpec
-from streamlearn.shards.snapshot import SnapshotReader
+from streamlearn.shards.snapshot import SnapshotReader, SnapshotWriter
 
-__all__ = ["KIND", "ImageMeta", "Imaging", "Sink", "load_image", "read_meta"]
+__all__ = [
+    "KIND",
+    "ROWS",
+    "VECTORS",
+    "ImageMeta",
+    "Imaging",
+    "Sink",
+    "load_image",
+    "read_meta",
+    "read_part",
+    "read_parts",
+    "write_part",
+]
 
 KIND: Final = "shard"
+# Files of a snapshot with the rows of a part, and with their embeddings, by its number.
+ROWS: Final = "rows."
+VECTORS: Final = "vectors."
 
 
 class ImageMeta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -95,8 +111,8 @@ class Sink(Protocol):
         """Begin with the image of this moment."""
         ...
 
-    def part(self, number: int, rows: U64) -> None:
-        """Take the rows of a part, uint64[n, 4] by key."""
+    def part(self, part: Part) -> None:
+        """Take a part."""
         ...
 
     def end(self) -> None:
@@ -140,7 +156,7 @@ class Imaging:
         assert self._cut is not None
         part = self._cut.take()
         if part is not None:
-            self._sink.part(*part)
+            self._sink.part(part)
             return True
         sink = self._sink
         self._close()
@@ -171,6 +187,27 @@ def read_meta(reader: SnapshotReader) -> ImageMeta:
         ) from error
 
 
+def read_part(reader: SnapshotReader, number: str) -> Part:
+    """Return the part of an exact table that a snapshot holds under a number.
+
+    Raises
+    ------
+    SnapshotError
+        It is damaged.
+    """
+    vectors: F32 = np.zeros(0, np.float32)
+    if f"{VECTORS}{number}" in reader.sizes:
+        vectors = reader.read(f"{VECTORS}{number}").view(np.float32)
+    rows = reader.read(f"{ROWS}{number}").view(np.uint64)
+    return Part(int(number), rows.reshape(-1, 4), vectors)
+
+
+def read_parts(reader: SnapshotReader) -> Iterator[Part]:
+    """Yield the parts of a table that a snapshot holds, by their numbers; raises SnapshotError."""
+    for name in sorted(name for name in reader.sizes if name.startswith(ROWS)):
+        yield read_part(reader, name.removeprefix(ROWS))
+
+
 def load_image(reader: SnapshotReader, spec: ShardSpec) -> Shard:
     """Load the shard that a snapshot holds.
 
@@ -188,8 +225,11 @@ def load_image(reader: SnapshotReader, spec: ShardSpec) -> Shard:
             hint="use another --dir, or the job that it was made with",
         )
     shard = Shard(spec, Shard.new_table(spec, rows=meta.features))
-    for name in sorted(name for name in reader.sizes if name.startswith("rows.")):
-        shard.table.insert_rows(reader.read(name).view(np.uint64).reshape(-1, 4))
+    for part in read_parts(reader):
+        try:
+            shard.table.insert_rows(part.rows, part.vectors)
+        except ValueError as error:
+            raise SnapshotError(f"snapshot {reader.path} is damaged", cause=str(error)) from error
     meta.restore(shard)
     return shard
 
@@ -202,3 +242,11 @@ def snapshot_meta(meta: ImageMeta, job: Any, now: float) -> dict[str, Any]:
         "created_seconds": now,
         "image": msgspec.to_builtins(meta),
     }
+
+
+def write_part(writer: SnapshotWriter, part: Part, number: str) -> None:
+    """Write a part into the files of a snapshot."""
+    for prefix, array in ((ROWS, part.rows), (VECTORS, part.vectors)):
+        if prefix == ROWS or len(array):
+            with writer.open(f"{prefix}{number}") as blob:
+                blob.write(np.ascontiguousarray(array))

@@ -53,6 +53,7 @@ RULES: Final[dict[str, Rule]] = {
         Rule("sgd", 2, ("w", "m")),
         Rule("adam", 3, ("w", "m", "t", "s"), owns_arena_word=True),
         Rule("add", 4, ("w",)),
+        Rule("difacto", 0, ("z", "n")),  # and AdaGrad for embeddings, see ``shards.arena``
     )
 }
 

@@ -8,16 +8,18 @@ comes from ``Tick`` records, and exactly-once from the marks, which belong to th
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal, cast
 
 import numpy as np
 
 from streamlearn import columns
-from streamlearn.config import JobConfig
+from streamlearn.compute.kernels.rules import v_rates_of
+from streamlearn.config import FmConfig, JobConfig
 from streamlearn.errors import ColumnError, RefusedError
-from streamlearn.messages import F32, I64, U32, U64
+from streamlearn.messages import F32, I64, U8, U32, U64
 from streamlearn.protocol import Join, Leave, Mark, Push, Tick
+from streamlearn.shards.arena import Arena
 from streamlearn.shards.clock import Clocks
 from streamlearn.shards.cut import Keeper, Nothing
 from streamlearn.shards.rules import Updater
@@ -31,6 +33,7 @@ INTERCEPT_KEY: Final = 1
 # Segments looked at for rows past their time, at each tick: all of them within an hour or so.
 _SEGMENTS_A_TICK: Final = 4
 
+_NO_VECTORS: Final[F32] = np.zeros(0, np.float32)
 Verdict = Literal["next", "duplicate", "gap"]
 Record = Push | Join | Leave | Tick
 
@@ -54,6 +57,8 @@ class ShardSpec:
         Of the job: what workers and shards must agree on.
     features_max : int
         Rows at most.
+    embeddings_bytes_max : int
+        Memory of embeddings at most.
     """
 
     index: int
@@ -61,6 +66,7 @@ class ShardSpec:
     job: JobConfig
     signature: str
     features_max: int
+    embeddings_bytes_max: int = 1 << 40
 
     @property
     def prefixes(self) -> tuple[int, int]:
@@ -104,10 +110,25 @@ class Located:
 
 @dataclass(frozen=True, slots=True)
 class Gradients:
-    """A push, decoded: float32[n] gradients, and uint32[n] occurrences or None."""
+    """A push, decoded.
+
+    Attributes
+    ----------
+    values : float32[n]
+        Gradients of weights.
+    counts : uint32[n] or None
+        Occurrences.
+    dims : int64[n] or None
+        How many coordinates of each key's embedding ``vectors`` has gradients of; None: no model
+        with embeddings.
+    vectors : float32[m]
+        As ``Arena.pull`` lays them out.
+    """
 
     values: F32
     counts: U32 | None
+    dims: I64 | None = None
+    vectors: F32 = field(default_factory=lambda: _NO_VECTORS)
 
 
 class Shard:
@@ -136,6 +157,10 @@ class Shard:
         self.spec = spec
         self.table = table if table is not None else self.new_table(spec)
         self.updater = Updater.of(job.model)
+        self._tiers = job.model.tiers if isinstance(job.model, FmConfig) else None
+        self._v_rates = _NO_VECTORS
+        if isinstance(job.model, FmConfig):
+            self._v_rates = v_rates_of(*job.model.v_rates)
         self.marks: dict[str, Mark] = {}
         self.clocks = Clocks()
         self.lsn = 0
@@ -155,6 +180,8 @@ class Shard:
         else:
             table = ExactTable(spec.features_max, when_full, prefixes=spec.prefixes)
         table.features_min = tables.features_min // spec.of
+        if isinstance(spec.job.model, FmConfig):
+            Arena.of(table, spec.job.model, spec.embeddings_bytes_max)
         return table
 
     # ---------------------------------------------------------------- reading
@@ -170,6 +197,25 @@ class Shard:
         has_intercept = len(slots) > 0 and int(located.keys[0]) == INTERCEPT_KEY
         out = np.empty(len(slots), np.float32)
         return self.updater.values(self.table, slots, has_intercept, out)
+
+    def vectors(self, located: Located, weights: F32, coding: int) -> tuple[U8, U8]:
+        """Return the lengths and the embeddings of keys whose weights were read, as they travel.
+
+        Raises
+        ------
+        ValueError
+            An embedding does not fit the coding.
+        """
+        arena = self.table.arena
+        if arena is None or self._tiers is None or not len(located.keys):
+            return columns.NOTHING, columns.NOTHING
+        bare = int(located.keys[0]) == INTERCEPT_KEY
+        dims = arena.lengths(located.slots, weights, bare)
+        lengths = columns.encode_lengths(dims, self._tiers.dims)
+        if not len(lengths):
+            return lengths, columns.NOTHING
+        packed = arena.pull(located.slots, dims)
+        return lengths, columns.encode_values(packed, coding & ~columns.SPARSE)
 
     # ---------------------------------------------------------------- what may be applied
 
@@ -269,7 +315,7 @@ class Shard:
         if isinstance(record, Push):
             if self.verdict(record.mark) == "next":
                 keys = located or self.locate(self.decode_keys(record))
-                self._update(keys, gradients or decode_gradients(record))
+                self._update(keys, gradients or self.decode_gradients(record))
                 self.marks[record.mark.partition] = record.mark
                 self.pushes += 1
             self.clocks.advance(record.worker, record.incarnation, record.clock)
@@ -306,31 +352,45 @@ class Shard:
             has_intercept,
             self.keeper,
         )
+        if (arena := self.table.arena) is not None and gradients.dims is not None:
+            lines = self.keeper.vector_lines
+            arena.push(slots, gradients.dims, gradients.vectors, self._v_rates, lines)
+            arena.admit(slots, float(self.updater.rates[2]), has_intercept, self.keeper)
+
+    def decode_gradients(self, push: Push) -> Gradients:
+        """Decode a push's gradients and counts.
+
+        Raises
+        ------
+        ColumnError
+            A column is not what its count, coding and lengths say.
+        """
+        values = columns.decode_values(push.values, push.count, push.coding)
+        if len(values) != push.count:
+            raise ColumnError(f"{push.count} keys, but {len(values)} gradients")
+        counts = columns.decode_counts(push.counts, push.count) if len(push.counts) else None
+        if self._tiers is None:
+            if len(push.lengths) or len(push.vectors):
+                raise ColumnError("gradients of embeddings for a model without them")
+            return Gradients(values, counts)
+        dims = columns.decode_lengths(push.lengths, push.count, self._tiers.dims)
+        total = int(dims.sum()) * self._tiers.parts
+        vectors = columns.decode_values(push.vectors, total, push.coding & ~columns.SPARSE)
+        return Gradients(values, counts, dims, vectors)
 
     # ---------------------------------------------------------------- as a whole
 
     def digest(self) -> str:
         """Return a digest of rows, marks and clocks: equal for equal states."""
-        digest = hashlib.blake2b(digest_size=16)
+        digest, vectors = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
+        arena = self.table.arena
         for segment in self.table.key_order():
             rows = self.table.rows(segment)
-            digest.update(rows[np.argsort(rows[:, 0], kind="stable")].tobytes())
+            rows = rows[np.argsort(rows[:, 0], kind="stable")]
+            vectors.update((arena.take(rows) if arena is not None else _NO_VECTORS).tobytes())
+            digest.update(rows.tobytes())
+        digest.update(vectors.digest())
         digest.update(repr([self.marks[name] for name in sorted(self.marks)]).encode())
         cursors = self.table.cursors.tolist()
         digest.update(repr((self.clocks.state(), self.minute, self.lsn, cursors)).encode())
         return digest.hexdigest()
-
-
-def decode_gradients(push: Push) -> Gradients:
-    """Decode a push's values and counts.
-
-    Raises
-    ------
-    ColumnError
-        A column is not what its count and coding say.
-    """
-    values = columns.decode_values(push.values, push.count, push.coding)
-    if len(values) != push.count:
-        raise ColumnError(f"{push.count} keys, but {len(values)} gradients")
-    counts = columns.decode_counts(push.counts, push.count) if len(push.counts) else None
-    return Gradients(values, counts)

@@ -66,7 +66,9 @@ def test_the_gathered_model_is_the_one_that_was_spread(
     assert found.validation.summary() == pytest.approx(model.validation.summary())
     assert len(found.names) == len(model.names)
     assert gathered.features == model.table.features  # type: ignore[union-attr]
-    assert gathered.nonzeros == sum(int(np.count_nonzero(w)) for _, w, _ in model.weights())
+    assert gathered.nonzeros == sum(
+        int(np.count_nonzero(w)) for w in (part.weights for part in model.parts())
+    )
     assert gathered.whole
     (row,) = listing(tmp_path / "model")
     assert row["meta"]["gathered"] == {"shards": of}
@@ -263,4 +265,6 @@ def test_shards_are_found_by_their_directories(model: Model, tmp_path: Path) -> 
     with StoredShards(tmp_path, 2) as shards:
         assert shards.job == model.job
         assert shards.features == len(all_rows(model))
-        assert np.array_equal(np.concatenate(list(shards.rows())), all_rows(model))
+        assert np.array_equal(
+            np.concatenate([part.rows for part in shards.parts()]), all_rows(model)
+        )

@@ -71,7 +71,7 @@ def test_state_of_another_number_of_shards_is_made_that_of_this(
     assert found is not None
     assert found.shards == 3
     with StoredShards(tmp_path, 3) as shards:
-        assert np.array_equal(np.concatenate(list(shards.rows())), rows())
+        assert np.array_equal(np.concatenate([part.rows for part in shards.parts()]), rows())
         assert shards.marks == MARKS
 
 

@@ -1,9 +1,9 @@
 """Kernels of embeddings: they are earned, drawn, moved, read and updated by the table's rows.
 
 An embedding is a row of whole 64-byte lines in a memory of its own (``streamlearn.embeddings`` says
-how it lies); a table row's word 3 says which: how many coordinates it has (its top 16 bits; 0: none)
-and its first line (the other 48). Each segment of the table has a region of lines, used from its
-beginning on; line 0 of a region is never given.
+how it lies); a table row's word 3 says which: how many coordinates it has (its top 16 bits; 0:
+none) and its first line (the other 48). Each segment of the table has a region of lines, used from
+its beginning on; line 0 of a region is never given.
 
 ``layout`` is int64[8]: lanes, order, bytes of a block, slots of a segment's region, lines of a
 segment's region, whether embeddings are left out while the weight is zero, 0, 0.
@@ -39,6 +39,7 @@ COUNT = np.uint64(0xFFFFFFFF)  # of word 2
 LINE = np.uint64((1 << 48) - 1)
 # Coordinates of one order are numbered apart from those of the next.
 PART_STRIDE = 1024
+STEP = np.float32(2.0**-19)  # of 20 random bits over [0, 2)
 GRADIENT_MAX = np.float32(2.0**51)
 # Table rows ahead that are prefetched, and embeddings.
 AHEAD = 16
@@ -92,8 +93,8 @@ def draw(values, first, key, begin, dim, layout, scale):
             target = values[at : at + m]
             counter = part * PART_STRIDE + begin + 1
             for c in range(m):
-                unit = float32(dice(state, counter + c)) * float32(2.0**-19)
-                target[c] = scale * (unit - float32(1))
+                target[c] = dice(state, counter + c)
+                target[c] = (target[c] * STEP - float32(1)) * scale
         begin += m
 
 
@@ -175,7 +176,7 @@ def earn(
 
 @njit(nogil=True, cache=True)
 def admit(
-    words, slots, weights, bare, tier_counts, tier_dims, layout, values, used, live, room, scale,
+    words, slots, l1, bare, tier_counts, tier_dims, layout, values, used, live, room, scale,
     saving, kept, side_lines, side_words, side_count,
 ):  # fmt: skip
     """Give those rows the embedding that they have earned; return how many got one or a longer one.
@@ -184,14 +185,15 @@ def admit(
     ----------
     slots : int64[n]
         None negative.
-    weights : float32[n]
-        Of the rows, as they are now; one of zero earns nothing.
+    l1 : float32
+        Of FTRL: the weight of a row with |z| <= l1 is zero, which earns nothing.
     bare : int64
         1: the first row is the constant feature, which has no embedding.
     tier_counts, ...
         As for :func:`earn`.
     """
     base = int64(words.ctypes.data)
+    columns = words.view(np.float32)
     n = slots.shape[0]
     longest = tier_dims[tier_dims.shape[0] - 1]
     least = tier_counts[0]
@@ -200,9 +202,9 @@ def admit(
         prefetch(base + (slots[min(i + AHEAD, n - 1)] << 5))
         at = slots[i] * 4
         if (
-            weights[i] != float32(0)
-            and int64(words[at + 2] & COUNT) > least
+            int64(words[at + 2] & COUNT) > least
             and dim_of(words[at + 3]) < longest
+            and abs(columns[slots[i] * 8 + 2]) > l1
         ):
             before = words[at + 3]
             after = earn(

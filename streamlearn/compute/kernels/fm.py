@@ -10,9 +10,9 @@ are prefetched; those of the one ``LEAD`` further on are found (inserted where t
 their embeddings prefetched; and the example itself is scored and learned. So an example waits for
 memory hardly ever, though each of its features has lines in two places.
 
-A feature earns its embedding, or a longer one, when it is met with a weight that is not zero and a
-count that the examples before have raised above a tier's. On a hashed table every row has one, drawn
-when the row is first met. (A row is new while its two columns are zero.)
+A feature earns its embedding, or a longer one, once an example has raised its count above a tier's
+and left its weight other than zero. On a hashed table every row has one,
+drawn when the row is first met. (A row is new while its two columns are zero.)
 
 A key that stands twice in an example counts twice in the score; its later occurrence's update of
 the weight wins, and its embedding takes two steps. An example whose score is not finite teaches
@@ -27,6 +27,7 @@ import numpy as np
 from numba import float32, int64, njit, uint8, uint32, uint64
 
 from streamlearn.compute.kernels.bits import prefetch
+from streamlearn.compute.kernels.blocks import sum_blocks, teach_blocks
 from streamlearn.compute.kernels.embeddings import COUNT, LINE, dim_of, draw, earn, lines_of
 from streamlearn.compute.kernels.linear import (
     AHEAD,
@@ -43,6 +44,7 @@ from streamlearn.compute.kernels.linear import (
     teach_intercept,
     weigh,
 )
+from streamlearn.compute.kernels.steps import cut
 from streamlearn.compute.kernels.table import (
     FENCE,
     atomic_add,
@@ -50,14 +52,6 @@ from streamlearn.compute.kernels.table import (
     line_of,
     preserve,
     seek,
-)
-from streamlearn.compute.kernels.vectors import (
-    second_8,
-    second_16,
-    teach_8,
-    teach_16,
-    third_8,
-    third_16,
 )
 
 __all__ = ["EXACT", "HASHED", "LEAD", "RESOLVED", "learn", "score"]
@@ -71,43 +65,6 @@ HASHED = 2
 LEAD = 3
 
 _MIX = np.uint64(0x9E3779B97F4A7C15)
-
-
-@njit(nogil=True, cache=True, inline="always")
-def _sums(blocks, ends, rows, xs, layout, sums):
-    """Sum the embeddings of an example block by block; return what they add to the score.
-
-    ``rows`` and ``xs`` are addresses of int64[n] and float32[n]; ``sums`` is the address of
-    4 * lanes floats for each block.
-    """
-    value = float32(0)
-    lanes = layout[0]
-    size = lanes * 16
-    for b in range(blocks):
-        n, block, out = ends[b], b * layout[2], sums + b * size
-        if lanes == 16:
-            value += second_16(rows, xs, n, block, out)
-            if layout[1] == 3:
-                value += third_16(rows, xs, n, block, out + 128)
-        else:
-            value += second_8(rows, xs, n, block, out)
-            if layout[1] == 3:
-                value += third_8(rows, xs, n, block, out + 64)
-    return value
-
-
-@njit(nogil=True, cache=True, inline="always")
-def _teach_embeddings(blocks, ends, rows, xs, gxs, layout, sums, v_rates):
-    """Take one step with the embeddings of an example, block by block, in place."""
-    lanes = layout[0]
-    size = lanes * 16
-    for b in range(blocks):
-        n, block, s = ends[b], b * layout[2], sums + b * size
-        third = s + lanes * 8 if layout[1] == 3 else int64(0)
-        if lanes == 16:
-            teach_16(rows, xs, gxs, n, block, s, third, v_rates[0], v_rates[1], v_rates[2])
-        else:
-            teach_8(rows, xs, gxs, n, block, s, third, v_rates[0], v_rates[1], v_rates[2])
 
 
 @njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
@@ -178,8 +135,8 @@ def _teach_treated(n, addresses, xs, gxs, seeds, dims, layout, sums, values, bas
 def _collect_exact(m, slots, words, base, x, w, tier_dims, tiers, layout, addresses, xs, ends):
     """List the embeddings that an example uses, the longest first; return how many.
 
-    ``slots`` are rows of the exact table; -1 for none. ``ends[b]`` is set to how many of the list
-    have block ``b``.
+    ``slots`` are rows of the exact table; -1 for none. ``ends[t]`` is set to how many of the list
+    are of tier t or longer.
     """
     used = int64(0)
     for t in range(tiers - 1, -1, -1):
@@ -191,22 +148,19 @@ def _collect_exact(m, slots, words, base, x, w, tier_dims, tiers, layout, addres
             xs[used] = x[j]
             there = int64(dim_of(word) == dim) & int64(slot >= 0)
             used += there & (int64(w[j] != float32(0)) | int64(layout[5] == 0))
-        bottom = (tier_dims[t - 1] + layout[0] - 1) // layout[0] if t > 0 else int64(0)
-        for b in range(bottom, (dim + layout[0] - 1) // layout[0]):
-            ends[b] = used
+        ends[t] = used
     return used
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _collect_hashed(m, slots, base, x, w, row_bytes, blocks, layout, addresses, xs, ends):
+def _collect_hashed(m, slots, base, x, w, row_bytes, layout, addresses, xs, ends):
     """List the embeddings that an example uses of a hashed table; return how many."""
     used = int64(0)
     for j in range(m):
         addresses[used] = base + slots[j] * row_bytes
         xs[used] = x[j]
         used += int64(w[j] != float32(0)) | int64(layout[5] == 0)
-    for b in range(blocks):
-        ends[b] = used
+    ends[ends.shape[0] - 1] = used
     return used
 
 
@@ -259,7 +213,7 @@ def learn(
     row_slots : uint32[nnz]
         Row of each key: given where ``mode`` says so, else scratch.
     tier_counts, tier_dims : int64[tiers]
-        Ascending. Of a hashed table the last one counts.
+        Ascending. Of a hashed table there is one.
     layout, vectors, lines, used, live, room
         The embeddings, see ``kernels.embeddings``; of a hashed table those of all rows one behind
         the other. ``lines`` is the memory of ``vectors`` as uint64.
@@ -280,8 +234,8 @@ def learn(
         Scratch for the features of an example: float32[p], float32[p], int64[p], int64[p],
         float32[p], float32[p], int64[p], int64[p], uint64[p]; ``x`` is all ones where there are no
         values.
-    ends, sums : int64[blocks], float32[4 * lanes * blocks]
-        Scratch for the blocks of the longest embedding.
+    ends, sums : int64[tiers], float32[4 * lanes * (blocks + 1)]
+        Scratch, for the blocks of the longest embedding and one more.
     scores : float32[rows]
         Written: the score (logit) of each example before it taught.
     fresh : uint8[rows]
@@ -302,7 +256,6 @@ def learn(
     gxs_at, sums_at = int64(gxs.ctypes.data), int64(sums.ctypes.data)
     tiers = tier_dims.shape[0]
     longest, least = tier_dims[tiers - 1], tier_counts[0]
-    blocks = (longest + layout[0] - 1) // layout[0]
     row_lines = lines_of(longest, layout)
     treated = (v_rates[4] > 0) | (v_rates[5] > 0) | (v_rates[6] > 0)
     first, end = state[0], state[1]
@@ -404,26 +357,15 @@ def learn(
                             )
                     draw(vectors, line << 4, uint64(slots[j]), 0, longest, layout, v_rates[3])
             n_used = _collect_hashed(
-                m, slots, memory, x, w, row_lines << 6, blocks, layout, addresses, xs, ends
+                m, slots, memory, x, w, row_lines << 6, layout, addresses, xs, ends
             )
         else:
-            for j in range(m):
-                at = slots[j] * 4
-                if (
-                    int64(words[at + 2] & COUNT) > least
-                    and dim_of(words[at + 3]) < longest
-                    and w[j] != float32(0)
-                ):
-                    before = words[at + 3]
-                    after = earn(
-                        words, slots[j], tier_counts, tier_dims, layout, vectors, used, live, room,
-                        v_rates[3], shared, saving, kept, side_lines, side_words, side_count,
-                    )  # fmt: skip
-                    state[5] += int64(after != before)
             n_used = _collect_exact(
                 m, slots, words, memory, x, w, tier_dims, tiers, layout, addresses, xs, ends
             )
-        score = linear + _sums(blocks, ends, addresses_at, xs_at, layout, sums_at)
+        score = linear + sum_blocks(
+            ends, tier_dims, addresses_at, xs_at, layout[0], layout[1], sums_at
+        )
         bias = float32(0)
         if rates[5] > float32(0):
             bias = intercept_weight(0, intercept, beta, inverse_alpha)
@@ -431,10 +373,10 @@ def learn(
         sound = abs(score) <= SCORE_MAX
         score = finite(score)
         scores[r] = score
-        left_zero = int64(0)
+        left_zero = 0
         if sound:
             gradient = (clipped_sigmoid(score) - labels[r]) * weights[r]
-            gradient = max(min(gradient, GRADIENT_MAX), -GRADIENT_MAX)
+            gradient = cut(gradient)
             if treated or v_saving != 0:
                 _owners(m, slots, words, hashed, w, tier_dims, layout, owners, dims)
             if v_saving != 0:
@@ -443,7 +385,7 @@ def learn(
                     for b in range(lines_of(dims[k], layout)):
                         preserve(lines, line + b, v_kept, v_side_lines, v_side_words, v_side_count)
             for k in range(n_used):
-                gxs[k] = max(min(gradient * xs[k], GRADIENT_MAX), -GRADIENT_MAX)
+                gxs[k] = cut(gradient * xs[k])
             if treated:
                 # of what the example is, and, where counts are kept, of how often it came
                 chance = uint64(0)
@@ -457,9 +399,10 @@ def learn(
                     n_used, addresses, xs, gxs, seeds, dims, layout, sums, vectors, memory, v_rates
                 )
             else:
-                _teach_embeddings(
-                    blocks, ends, addresses_at, xs_at, gxs_at, layout, sums_at, v_rates
-                )
+                teach_blocks(
+                    ends, tier_dims, addresses_at, xs_at, gxs_at, layout[0], layout[1], sums,
+                    v_rates,
+                )  # fmt: skip
             left_zero = teach(0, zn, x, w, padded, gradient, alpha, inverse_alpha, beta, l1, l2)
             if rates[5] > float32(0):
                 teach_intercept(0, intercept, bias, gradient, alpha, inverse_alpha, beta)
@@ -478,13 +421,21 @@ def learn(
                     preserve(words, slots[j] >> 1, kept, side_lines, side_words, side_count)
             for j in range(m):
                 at = slots[j] * 4
-                count = words[at + 2] & COUNT
+                count = min((words[at + 2] & COUNT) + counting, COUNT)
                 words[at + 1] = zn64[j]
-                words[at + 2] = min(count + counting, COUNT) | (tick << uint64(32))
+                words[at + 2] = count | (tick << uint64(32))
+                word = words[at + 3]
+                if int64(count) > least and dim_of(word) < longest and abs(zn[2 * j]) > l1:
+                    after = earn(
+                        words, slots[j], tier_counts, tier_dims, layout, vectors, used, live, room,
+                        v_rates[3], shared, saving, kept, side_lines, side_words, side_count,
+                    )  # fmt: skip
+                    if after != word:
+                        state[5] += 1
         restore_ones(values, m, padded, x)
         r += 1
     state[0] = r
-    state[2] = int64(grow >= 0)
+    state[2] = 1 if grow >= 0 else 0
     state[3] = grow
 
 
@@ -505,7 +456,6 @@ def score(
     sums_at = int64(sums.ctypes.data)
     tiers = tier_dims.shape[0]
     longest = tier_dims[tiers - 1]
-    blocks = (longest + layout[0] - 1) // layout[0]
     row_lines = lines_of(longest, layout)
     hinted, ready = int64(0), int64(0)
     for r in range(rows):
@@ -554,14 +504,14 @@ def score(
         buffer_values(values, o, m, padded, zn64, x)
         linear = weigh(0, zn, x, w, padded, inverse_alpha, base_rate, l1)
         if hashed:
-            _collect_hashed(
-                m, slots, memory, x, w, row_lines << 6, blocks, layout, addresses, xs, ends
-            )
+            _collect_hashed(m, slots, memory, x, w, row_lines << 6, layout, addresses, xs, ends)
         else:
             _collect_exact(
                 m, slots, words, memory, x, w, tier_dims, tiers, layout, addresses, xs, ends
             )
-        total = linear + _sums(blocks, ends, addresses_at, xs_at, layout, sums_at)
+        total = linear + sum_blocks(
+            ends, tier_dims, addresses_at, xs_at, layout[0], layout[1], sums_at
+        )
         if rates[5] > float32(0):
             total += intercept_weight(0, intercept, beta, inverse_alpha)
         scores[r] = finite(total)

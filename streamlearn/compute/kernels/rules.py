@@ -43,7 +43,7 @@ from streamlearn.compute.kernels.table import preserve
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["push", "rates_of", "values"]
+__all__ = ["push", "rates_of", "v_rates_of", "values"]
 
 # What no number exceeds, see above.
 GRADIENT_MAX = np.float32(2.0**51)
@@ -90,6 +90,34 @@ def rates_of(
     beta = min(max(beta, BETA_MIN), RATE_MAX)
     l1, l2 = min(l1, PENALTY_MAX), min(l2, PENALTY_MAX)
     return np.array([alpha, beta, l1, l2, 1 / alpha, intercept, momentum, memory], np.float32)
+
+
+def v_rates_of(
+    rate: float,
+    beta: float,
+    l2: float,
+    scale: float,
+    clip: float = 0.0,
+    dropout: float = 0.0,
+    normalize: float = 0.0,
+) -> NDArray[np.float32]:
+    """Return the numbers that embeddings are updated by as kernels take them, float32[8].
+
+    Parameters
+    ----------
+    rate, beta, l2 : float
+        As in ``kernels.vectors``; cut to what float32 can compute with.
+    scale : float
+        New embeddings are drawn from between minus and plus this.
+    clip, dropout : float
+        Of gradients; 0: none.
+    normalize : float
+        Not 0: gradients are divided by their norm.
+    """
+    beta = min(max(beta, BETA_MIN), RATE_MAX)
+    rate, l2 = min(rate, RATE_MAX), min(l2, RATE_MAX)
+    scale, clip = min(scale, RATE_MAX), min(clip, RATE_MAX)
+    return np.array([rate, beta, l2, scale, clip, dropout, normalize, 0], np.float32)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

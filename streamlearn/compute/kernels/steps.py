@@ -9,7 +9,15 @@ from __future__ import annotations
 import numpy as np
 from numba import float32, int64, njit, uint8, uint32
 
-__all__ = ["GRADIENT_MAX", "SCORE_MAX", "left_zero", "logistic_step", "sigmoid"]
+__all__ = [
+    "GRADIENT_MAX",
+    "SCORE_MAX",
+    "cut",
+    "finite",
+    "left_zero",
+    "logistic_step",
+    "sigmoid",
+]
 
 # What no number exceeds, as in ``kernels.logistic``.
 GRADIENT_MAX = np.float32(2.0**51)
@@ -17,7 +25,7 @@ SCORE_MAX = np.float32(3e38)
 
 
 @njit(nogil=True, cache=True, inline="always", error_model="numpy")
-def _finite(score):
+def finite(score):
     """Return a score that sums of large terms have not made infinite, nor NaN."""
     if not abs(score) <= SCORE_MAX:
         return float32(0) if np.isnan(score) else np.copysign(SCORE_MAX, score)
@@ -25,7 +33,8 @@ def _finite(score):
 
 
 @njit(nogil=True, cache=True, inline="always", error_model="numpy")
-def _cut(gradient):
+def cut(gradient):
+    """Return a gradient (float32) cut at 2**51."""
     return max(min(gradient, GRADIENT_MAX), -GRADIENT_MAX)
 
 
@@ -109,20 +118,20 @@ def logistic_step(
                 s1 += weights[uint32(inverse[whole + 1])] * values[whole + 1]
             if whole + 2 < end:
                 s2 += weights[uint32(inverse[whole + 2])] * values[whole + 2]
-        score = _finite(((s0 + s1) + (s2 + s3)) + bias)
+        score = finite(((s0 + s1) + (s2 + s3)) + bias)
         scores[r] = score
-        gradient = _cut((sigmoid(score) - labels[r]) * shares[r])
+        gradient = cut((sigmoid(score) - labels[r]) * shares[r])
         bias_gradient += gradient
         if plain:
             for j in range(first, end):
                 gradients[uint32(inverse[j])] += gradient
         else:
             for j in range(first, end):
-                gradients[uint32(inverse[j])] += _cut(gradient * values[j])
+                gradients[uint32(inverse[j])] += cut(gradient * values[j])
     if intercept != 0:
         gradients[0] += bias_gradient
     for i in range(gradients.shape[0]):
-        gradients[i] = _cut(gradients[i])
+        gradients[i] = cut(gradients[i])
 
 
 @njit(nogil=True, cache=True)
