@@ -43,7 +43,7 @@ def differences(out: Path, of: int, alone: Path) -> list[str]:
         The shards have not drained, or have applied something else than one another.
     """
     model = load(alone)
-    keys, counts = _of_rows([rows for _, _, rows in model.weights()])
+    keys, counts = _of_rows([part.rows for part in model.parts()])
     with StoredShards(out, of) as shards:
         marks = {mark.partition: mark for mark in shards.marks}
         found_keys, found_counts = _of_rows(list(shards.rows()))

@@ -424,6 +424,7 @@ def _check_together(job: JobConfig) -> None:
             "none",
             hint="leave out one of the two",
         )
+    _check_tiers(job.model)
     if tables.features_max and tables.features_min > tables.features_max:
         raise ConfigError(
             f"`tables.features_min` is {tables.features_min}, which is above "
@@ -437,6 +438,19 @@ def _check_together(job: JobConfig) -> None:
             f"`cluster.{given[0]}` is given, but `cluster.{missing[0]}` is not",
             hint="TLS needs certificate, key and authority on both sides",
         )
+
+
+def _check_tiers(model: ModelConfig) -> None:
+    """Refuse tiers that are out of order once they are laid over one another."""
+    try:
+        _ = model.tiers
+    except ValueError as error:
+        setting = next(one for one in settings(model.kind) if one.name == "dim_by_count")
+        raise ConfigError(
+            f"`{setting.path}` must be {setting.expects}, but together it is "
+            f"{shown(getattr(model, setting.name))}",
+            cause=str(error),
+        ) from error
 
 
 def _check_lanes(job: JobConfig) -> None:

@@ -1,23 +1,45 @@
-"""What is in a model, and its way into open formats."""
+"""What is in a model: how large it is, and what weighs most in it."""
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from streamlearn.errors import ConfigError, RunError
-from streamlearn.messages import F32, U32, U64
-from streamlearn.model import Model, load
+from streamlearn.messages import F32, I64, U32, U64
+from streamlearn.model import Held, Model, load
+from streamlearn.shards.arena import dims_of
+from streamlearn.shards.table import ExactTable
 
-__all__ = ["export", "inspect", "sizes", "strongest"]
+__all__ = ["Columns", "columns_of", "inspect", "name_keys", "sizes", "strongest"]
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """What a part of a model holds, by feature.
+
+    Attributes
+    ----------
+    keys, weights : uint64[n], float32[n]
+        As in ``Held``.
+    counts : uint32[n]
+        0 where the table keeps none.
+    dims : int64[n]
+        Coordinates of their embeddings; 0: they have none.
+    """
+
+    keys: U64
+    weights: F32
+    counts: U32
+    dims: I64
 
 
 def inspect(directory: Path, top: int) -> dict[str, Any]:
-    """Say what is in a model: counts, sparsity, and the largest weights by name."""
+    """Say what is in a model: counts, sparsity, embeddings, and the largest weights by name."""
     model = load(directory)
     report: dict[str, Any] = {
         "model": model.job.model.kind,
@@ -32,19 +54,26 @@ def inspect(directory: Path, top: int) -> dict[str, Any]:
             for name, value in model.validation.summary().items()
             if name in {"logloss", "auc", "calibration", "normalized_entropy"}
         },
+        **({"dimensions": dimensions(model)} if model.has_embeddings else {}),
         "weights": strongest(model, top),
     }
     return report
 
 
 def strongest(model: Model, top: int) -> list[dict[str, Any]]:
-    """Return the ``top`` features of largest absolute weight, by name where it is known."""
-    best: list[tuple[float, int, float, int]] = []
-    for keys, weights, counts in _weights(model):
-        size = np.abs(weights)
+    """Return the ``top`` features of largest absolute weight, by name where it is known.
+
+    With their counts where the table keeps some, and, where there are embeddings, how many
+    coordinates theirs have.
+    """
+    best: list[tuple[float, int, float, int, int]] = []
+    for part in _columns(model):
+        size = np.abs(part.weights)
         order = np.argpartition(size, -min(top, len(size)))[-top:] if top < len(size) else ...
-        for key, weight, count in zip(keys[order], weights[order], counts[order], strict=True):
-            entry = (abs(float(weight)), int(key), float(weight), int(count))
+        keys, weights = part.keys[order].tolist(), part.weights[order].tolist()
+        counts, dims = part.counts[order].tolist(), part.dims[order].tolist()
+        for key, weight, count, dim in zip(keys, weights, counts, dims, strict=True):
+            entry = (abs(weight), key, weight, count, dim)
             if weight == 0 or top == 0:
                 continue
             if len(best) < top:
@@ -52,115 +81,88 @@ def strongest(model: Model, top: int) -> list[dict[str, Any]]:
             elif entry > best[0]:
                 heapq.heapreplace(best, entry)
     best.sort(reverse=True)
-    names = _names(model, np.array([key for _, key, _, _ in best], np.uint64))
-    exact = model.table.index == "exact"
+    names = _names(model, np.array([key for _, key, *_ in best], np.uint64))
+    exact, embedded = model.table.index == "exact", model.has_embeddings
     return [
-        {"feature": name, "weight": weight} | ({"count": count} if exact else {})
-        for name, (_, _, weight, count) in zip(names, best, strict=True)
+        {"feature": name, "weight": weight}
+        | ({"count": count} if exact else {})
+        | ({"dim": dim} if embedded else {})
+        for name, (_, _, weight, count, dim) in zip(names, best, strict=True)
     ]
 
 
-def export(directory: Path, target: Path) -> dict[str, Any]:
-    """Write the non-zero weights of a model, in the format of the target's suffix.
+def dimensions(model: Model) -> list[dict[str, Any]]:
+    """Say how many features have embeddings of which length, the count that earns it, and memory.
 
-    ``.npz``: arrays ``keys`` (uint64), ``weights`` (float32), ``counts`` (uint32), ``names`` (str,
-    empty where unknown) and ``intercept``. ``.parquet``: the same columns (needs the ``arrow``
-    extra). ``.txt``: ``key weight name`` a line, the intercept first.
-
-    Raises
-    ------
-    ConfigError
-        Another suffix, or pyarrow is missing.
-    RunError
-        The file cannot be written.
+    Of a hashed table, whose rows all have the longest, those that were touched; the memory is of
+    all.
     """
-    model = load(directory)
-    parts = [
-        (keys[weights != 0], weights[weights != 0], counts[weights != 0])
-        for keys, weights, counts in _weights(model)
+    geometry = model.geometry
+    assert geometry is not None
+    tiers = geometry.tiers
+    found = np.zeros(tiers.dim + 1, np.int64)
+    for part in _columns(model):
+        found += np.bincount(part.dims, minlength=len(found))
+    if not isinstance(model.table, ExactTable):
+        size = model.table.embeddings_bytes
+        return [{"dim": tiers.dim, "features": int(found[tiers.dim]), "bytes": size}]
+    bare = {"dim": 0, "above_count": None, "features": int(found[0]), "bytes": 0}
+    return [bare] + [
+        {
+            "dim": dim,
+            "above_count": count,
+            "features": int(found[dim]),
+            "bytes": int(found[dim]) * 4 * tiers.floats(dim),
+        }
+        for count, dim in zip(tiers.counts, tiers.dims, strict=True)
     ]
-    keys: U64 = np.concatenate([part[0] for part in parts]) if parts else np.empty(0, np.uint64)
-    weights: F32 = np.concatenate([part[1] for part in parts]) if parts else np.empty(0, np.float32)
-    counts: U32 = np.concatenate([part[2] for part in parts]) if parts else np.empty(0, np.uint32)
-    names = [name or "" for name in model.names.lookup(_name_keys(model, keys))]
-    intercept = model.solver.intercept
-    try:
-        if target.suffix == ".npz":
-            np.savez(
-                target,
-                keys=keys,
-                weights=weights,
-                counts=counts,
-                names=np.array(names, dtype=np.str_),
-                intercept=np.float32(intercept),
-            )
-        elif target.suffix == ".parquet":
-            _write_parquet(target, keys, weights, counts, names, intercept)
-        elif target.suffix == ".txt":
-            with target.open("w", encoding="utf-8") as file:
-                file.write(f"0 {intercept:.9g} (intercept)\n")
-                file.writelines(
-                    f"{key} {weight:.9g} {_one_line(name)}".rstrip() + "\n"
-                    for key, weight, name in zip(keys, weights, names, strict=True)
-                )
-        else:
-            raise ConfigError(f"export writes .npz, .parquet or .txt, but got {target.name}")
-    except OSError as error:
-        raise RunError(f"cannot write {target}", cause=error.strerror) from error
-    return {
-        "file": str(target),
-        "nonzeros": len(keys),
-        "named": sum(1 for name in names if name),
-        "intercept": intercept,
-    }
-
-
-def _one_line(name: str) -> str:
-    return name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
-
-
-def _write_parquet(
-    target: Path, keys: U64, weights: F32, counts: U32, names: list[str], intercept: float
-) -> None:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise ConfigError(
-            "Parquet needs pyarrow, which is not installed",
-            hint="pip install 'streamlearn[arrow]'",
-        ) from error
-    table = pa.table({"key": keys, "weight": weights, "count": counts, "name": names})
-    table = table.replace_schema_metadata({"intercept": repr(float(intercept))})
-    pq.write_table(table, target)
 
 
 def sizes(model: Model) -> dict[str, Any]:
     """Say how large a model is, by a scan of its table."""
-    features = nonzeros = 0
-    for part in model.parts():
+    features = nonzeros = embeddings = 0
+    for part in _columns(model):
         features += len(part.weights)
         nonzeros += int(np.count_nonzero(part.weights))
+        embeddings += int(np.count_nonzero(part.dims))
     return {
         "features": features,
         "nonzeros": nonzeros,
         "sparsity": 1 - nonzeros / features if features else None,
         "table_bytes": model.table.nbytes,
+        **({"embeddings": embeddings, **_embeddings(model)} if model.has_embeddings else {}),
         "names": len(model.names),
     }
 
 
-def _weights(model: Model) -> Iterator[tuple[U64, F32, U32]]:
-    """Yield (keys, weights, counts) part by part; counts are 0 where the table keeps none."""
-    for part in model.parts():
-        if part.rows.ndim == 2:
-            counts = (part.rows[:, 2] & np.uint64(0xFFFFFFFF)).astype(np.uint32)
-        else:
-            counts = np.zeros(len(part.keys), np.uint32)
-        yield part.keys, part.weights, counts
+def columns_of(model: Model, part: Held) -> Columns:
+    """Return what a part of a model's table holds, by feature."""
+    n = len(part.keys)
+    if part.rows.ndim == 2:
+        counts = (part.rows[:, 2] & np.uint64(0xFFFFFFFF)).astype(np.uint32)
+        dims = dims_of(part.rows[:, 3]) if model.has_embeddings else np.zeros(n, np.int64)
+    else:
+        geometry = model.geometry
+        counts = np.zeros(n, np.uint32)
+        dims = np.full(n, geometry.tiers.dim if geometry is not None else 0, np.int64)
+    return Columns(part.keys, part.weights, counts, dims)
 
 
-def _name_keys(model: Model, keys: U64) -> U64:
+def _columns(model: Model) -> Iterator[Columns]:
+    for part in model.parts(embeddings=False):
+        yield columns_of(model, part)
+
+
+def _embeddings(model: Model) -> dict[str, int]:
+    """Return the memory of embeddings, and how often one was refused for want of it."""
+    table = model.table
+    if not isinstance(table, ExactTable):
+        return {"embeddings_bytes": table.embeddings_bytes}
+    assert table.arena is not None
+    return {"embeddings_bytes": table.arena.nbytes, "embeddings_refused": table.arena.refused}
+
+
+def name_keys(model: Model, keys: U64) -> U64:
     """Return the keys to look names up by; a hashed row goes by the first known key in it."""
     if model.table.index == "exact" or not len(keys):
         return keys
@@ -177,5 +179,5 @@ def _name_keys(model: Model, keys: U64) -> U64:
 
 
 def _names(model: Model, keys: U64) -> list[str]:
-    found = model.names.lookup(_name_keys(model, keys))
+    found = model.names.lookup(name_keys(model, keys))
     return [name or f"#{key}" for name, key in zip(found, keys.tolist(), strict=True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any, Final
 
 import msgspec
@@ -75,22 +76,33 @@ def settings_markdown() -> str:
     """Return the tables of docs/configuration.md, one a section."""
     parts: list[str] = []
     for section in msgspec.structs.fields(JobConfig):
-        parts += [f"## [{section.name}]", "", (section.type.__doc__ or "").strip(), ""]
-        parts += ["| key | flag | allowed | default | meaning |", "|---|---|---|---|---|"]
-        for setting in settings():
-            if setting.section != section.name:
-                continue
-            flags = " ".join(f"`{flag}`" for flag in (setting.flag, setting.short) if flag)
-            cells = [
-                f"`{setting.name}`",
-                "arguments" if setting.positional else flags,
-                setting.expected,
-                f"`{_default(setting)}`",
-                setting.description,
-            ]
-            parts.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-        parts.append("")
+        own = [setting for setting in settings() if setting.section == section.name]
+        if section.name != "model":
+            parts += _table(f"## [{section.name}]", section.type.__doc__ or "", own)
+            continue
+        shared = [setting for setting in own if len(setting.models) in (0, len(MODELS))]
+        parts += _table("## [model]", "What is learned. Settings of all kinds:", shared)
+        for kind, struct in MODELS.items():
+            named = [setting for setting in own if setting.models == (kind,)]
+            parts += _table(f"### kind = {_toml(kind)}", struct.__doc__ or "", named)
     return "\n".join(parts)
+
+
+def _table(title: str, about: str, own: Iterable[Setting]) -> list[str]:
+    """Return the lines of one table of the docs."""
+    lines = [title, "", about.strip(), ""]
+    lines += ["| key | flag | allowed | default | meaning |", "|---|---|---|---|---|"]
+    for setting in own:
+        flags = " ".join(f"`{flag}`" for flag in (setting.flag, setting.short) if flag)
+        cells = [
+            f"`{setting.name}`",
+            "arguments" if setting.positional else flags,
+            setting.expected,
+            f"`{_default(setting)}`",
+            setting.description,
+        ]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return [*lines, ""]
 
 
 _LIMITS: Final = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")

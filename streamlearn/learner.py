@@ -125,6 +125,7 @@ class Learner:
         self.reasons: Counter[str] = Counter()  # of bad records of this process
         self.bad = 0
         self.notices = Notices()
+        self._arena = model.table.arena if isinstance(model.table, ExactTable) else None
         self.stopped = asyncio.Event()
         model.solver.counting = model.counting
         self._format = format
@@ -436,6 +437,7 @@ class Learner:
         dropped, worker.scratch.state[4] = int(worker.scratch.state[4]), 0
         first = work.base + int(batch.lines[0]) if rows else 0
         self.notices.note_dropped(dropped, work.stream.partition.uri, first, work.base + work.end)
+        self.notices.look_at(self._arena)
         worker.validation.update(scores, batch.labels[:rows], batch.weights[:rows])
         if self._teach and worker.sampler is not None and rows:
             picked = worker.sampler.pick(fresh, rows)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     from streamlearn.online.validation import Totals
+    from streamlearn.shards.arena import Arena
 
 __all__ = ["METRICS", "STATES", "Metric", "Metrics", "metrics_table"]
 
@@ -27,6 +28,8 @@ PREFIX: Final = "streamlearn_"
 # Values of all labels of one metric: reasons, lanes and states are few; a key or an address here
 # would be a mistake that fills Prometheus' memory.
 CHILDREN_MAX: Final = 128
+# An arena's room is in lines.
+_LINE_BYTES: Final = 64
 # As ``messages.Progress.state`` has them; a shard or follower is first ``recovering``, then
 # ``serving``.
 STATES: Final = (
@@ -59,6 +62,11 @@ class Metric:
 
 # What is learned.
 EXAMPLES = Metric("examples_total", "counter", "Examples learned.")
+DROPPED = Metric(
+    "examples_dropped_total",
+    "counter",
+    "Examples whose score was not finite: nothing was learned of them.",
+)
 WEIGHT = Metric("example_weight_total", "counter", "Sum of the weights of examples learned.")
 LOSS_SUM = Metric(
     "progressive_loss_sum_total",
@@ -129,6 +137,19 @@ GROWTH_SECONDS_MAX = Metric(
     "table_growth_seconds_max", "gauge", "Longest time that one growth took."
 )
 EVICTIONS = Metric("table_evictions_total", "counter", "Features dropped to make room.")
+EMBEDDINGS_BYTES = Metric(
+    "table_embeddings_bytes", "gauge", "Memory of the embeddings that features have."
+)
+EMBEDDINGS_BYTES_MAX = Metric(
+    "table_embeddings_bytes_max",
+    "gauge",
+    "Limit of table_embeddings_bytes; beyond it none is given.",
+)
+EMBEDDINGS_REFUSED = Metric(
+    "embeddings_refused_total",
+    "counter",
+    "Times that a feature had earned an embedding and got none, for want of memory.",
+)
 NAMES = Metric("names", "gauge", "Features whose field and token are known.")
 NAMES_BYTES = Metric("names_bytes", "gauge", "Bytes of their texts.")
 NAMES_REFUSED = Metric(
@@ -274,6 +295,13 @@ class Metrics:
         for span, suffix in (("run", ""), ("window", "_window")):
             self.set(AUC, figures["auc" + suffix], span)
             self.set(AUC_ERROR, figures["auc_error" + suffix], span)
+
+    def set_embeddings(self, arena: Arena | None) -> None:
+        """Show the embeddings of a table, where it has some."""
+        if arena is not None:
+            self.set(EMBEDDINGS_BYTES, arena.nbytes)
+            self.set(EMBEDDINGS_BYTES_MAX, int(arena.room[0]) * _LINE_BYTES)
+            self.set(EMBEDDINGS_REFUSED, arena.refused)
 
     def on_scrape(self, read: Callable[[], None]) -> None:
         """Call ``read`` before each scrape, to ``set`` what has changed; it must not wait."""

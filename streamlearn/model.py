@@ -28,6 +28,7 @@ from streamlearn.messages import F32, U64, Partition, Position
 from streamlearn.online.names import Names
 from streamlearn.online.solvers import Solver, new_solver
 from streamlearn.online.validation import BinaryValidation
+from streamlearn.shards.arena import Geometry
 from streamlearn.shards.cut import Cut, Part, Table
 from streamlearn.shards.image import read_parts, write_part
 from streamlearn.shards.snapshot import SnapshotReader, SnapshotWriter, newest, next_sequence, prune
@@ -155,8 +156,7 @@ class Model:
     @property
     def has_embeddings(self) -> bool:
         """Whether its features may have embeddings."""
-        table = self.table
-        return (table.arena if isinstance(table, ExactTable) else table.vectors) is not None
+        return self.geometry is not None
 
     def position(self, partition: Partition) -> Position:
         """Return where to go on in a partition."""
@@ -211,14 +211,28 @@ class Model:
                 )
         return refused
 
-    def parts(self) -> Iterator[Held]:
-        """Yield what the table holds, part by part in the order of keys; copies."""
+    @property
+    def geometry(self) -> Geometry | None:
+        """How its embeddings lie in memory; None where it has none."""
+        table = self.table
+        held = table.arena if isinstance(table, ExactTable) else table.vectors
+        return held.geometry if held is not None else None
+
+    def parts(self, *, embeddings: bool = True) -> Iterator[Held]:
+        """Yield what the table holds, part by part in the order of keys; copies.
+
+        Parameters
+        ----------
+        embeddings : bool
+            False: leave ``vectors`` empty; then rows still say where their embeddings are.
+        """
         table = self.table
         if isinstance(table, ExactTable):
             for segment in table.key_order():
                 rows = table.rows(segment)
                 rows = rows[np.argsort(rows[:, 0], kind="stable")]
-                vectors = table.arena.take(rows) if table.arena is not None else _NO_VECTORS
+                arena = table.arena if embeddings else None
+                vectors = arena.take(rows) if arena is not None else _NO_VECTORS
                 yield Held(rows[:, 0], self.solver.weights(rows[:, 1]), rows, vectors)
             return
         step = 1 << 18
@@ -228,7 +242,7 @@ class Model:
             if len(touched):
                 columns = words[touched]
                 keys = (touched + first).astype(np.uint64)
-                vectors = table.vectors_at(touched + first)
+                vectors = table.vectors_at(touched + first) if embeddings else _NO_VECTORS
                 yield Held(keys, self.solver.weights(columns), columns, vectors.reshape(-1))
 
     def weights_at(self, keys: U64) -> F32:
@@ -259,7 +273,7 @@ class Model:
     def digest(self) -> str:
         """Return a digest of rows and intercept in the order of keys: equal for equal models."""
         digest = hashlib.blake2b(self.table.intercept.tobytes(), digest_size=16)
-        for held in self.parts():
+        for held in self.parts(embeddings=False):
             exact = held.rows.ndim == 2
             columns = held.rows[:, 1] if exact else held.rows
             # side by side, so that it does not matter where one part ends and another begins

@@ -12,7 +12,8 @@ import uvloop
 from streamlearn.cluster.roles import FollowerOptions, ShardOptions, UpOptions, WorkerOptions
 from streamlearn.config import JobConfig
 from streamlearn.errors import StreamlearnError
-from streamlearn.inspection import export, inspect
+from streamlearn.exports import export
+from streamlearn.inspection import inspect
 from streamlearn.messages import Position, Progress
 from streamlearn.model import stored_job
 from streamlearn.net.sources.uri import open_source
@@ -118,6 +119,7 @@ def gather(directory: Path) -> dict[str, Any]:
         "bad_records": gathered.model.counts.bad_records,
         "features": gathered.features,
         "nonzeros": gathered.nonzeros,
+        **({"embeddings": gathered.embeddings} if gathered.model.has_embeddings else {}),
         "whole": gathered.whole,
         **{name: summary[name] for name in ("logloss", "auc", "calibration")},
         "notes": gathered.notes,

@@ -47,7 +47,7 @@ class Notices:
             return
         self._full = True
         _log.warning(
-            "embeddings have reached their limit, %.0f MB (tables.embeddings_bytes_max): features "
-            "that would earn one from now on get none",
-            int(arena.room[0]) * 64 / 1e6,
+            "embeddings have reached their limit, %s bytes (tables.embeddings_bytes_max): "
+            "features that would earn one, or a longer one, from now on get none",
+            f"{int(arena.room[0]) * 64:,}",
         )

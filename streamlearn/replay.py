@@ -146,7 +146,7 @@ async def replay(
     finally:
         lock.release()
     telemetry.tell("done")
-    return run_report(model, started, telemetry) | {
+    return run_report(learner, started, telemetry) | {
         "replayed": len(records),
         "still_bad": learner.bad,
     }

@@ -22,6 +22,7 @@ _LABELS: Final[Mapping[str, str]] = {
     "cpu_seconds": "CPU seconds",
     "peak_rss_bytes": "peak memory",
     "bad_records": "bad records",
+    "examples_dropped": "examples dropped",
     "resumed_from": "resumed from",
     "logloss": "logloss",
     "baseline_logloss": "best constant",
@@ -30,6 +31,10 @@ _LABELS: Final[Mapping[str, str]] = {
     "normalized_entropy": "normalized entropy",
     "features": "features",
     "nonzeros": "nonzero weights",
+    "table_bytes": "table memory",
+    "embeddings": "embeddings",
+    "embeddings_bytes": "embeddings' memory",
+    "embeddings_refused": "embeddings refused",
     "created_seconds": "created",
     "modified_seconds": "modified",
 }

@@ -92,7 +92,8 @@ async def score(
             learner.close()
     finally:
         await source.aclose()
-    report = run_report(model, started, telemetry)
+    report = run_report(learner, started, telemetry)
+    report.pop("examples_dropped", None)  # none is to teach anything
     if out is not None:  # of records that need no labels, nothing is known about these
         for figure in _ACCURACY:
             report.pop(figure, None)

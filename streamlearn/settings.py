@@ -116,10 +116,11 @@ class Setting:
         if self.expects:
             return self.expects
         low, high = self.limits.get("ge"), self.limits.get("le")
-        above = self.limits.get("gt")
+        above, below = self.limits.get("gt"), self.limits.get("lt")
         bounds = [f"> {above}"] if above is not None else []
         bounds += [f">= {low}"] if low is not None else []
         bounds += [f"<= {high}"] if high is not None else []
+        bounds += [f"< {below}"] if below is not None else []
         limit = " " + " and ".join(bounds) if bounds else ""
         if self.is_size:
             return f"a number of bytes{limit} (256MB, 1GiB)"

@@ -176,6 +176,7 @@ class Telemetry:
             return
         model = learner.model
         m.set_validation(model.validation.totals(), self.summary or _UNKNOWN)
+        m.set(metrics.DROPPED, learner.notices.dropped)
         m.set(metrics.RECORDS, learner.records)
         m.set(metrics.BYTES, model.counts.bytes)
         m.set(metrics.STORED_BYTES, model.counts.stored_bytes)
@@ -210,6 +211,9 @@ class Telemetry:
             m.set(metrics.GROWTH_SECONDS, table.growth_seconds)
             m.set(metrics.GROWTH_SECONDS_MAX, table.growth_seconds_max)
             m.set(metrics.EVICTIONS, table.evicted)
+            m.set_embeddings(table.arena)
+        elif model.has_embeddings:
+            m.set(metrics.EMBEDDINGS_BYTES, table.embeddings_bytes)
         m.set(metrics.NAMES, len(model.names))
         m.set(metrics.NAMES_BYTES, model.names.bytes)
         m.set(metrics.NAMES_REFUSED, model.names.refused)

@@ -162,7 +162,7 @@ class TrainingRun:
             learner.close()
             quarantine.close()
         failure = failure or failed(learner) or self._snapshot_error
-        report = run_report(model, started, self.telemetry)
+        report = run_report(learner, started, self.telemetry)
         report["stopped"] = self.stopped_by
         if learner.failed:
             report["failed"] = {name: str(error) for name, error in learner.failed.items()}
@@ -371,8 +371,9 @@ class Started:
         self.bytes = counts.bytes - self._bytes
 
 
-def run_report(model: Model, started: Started, telemetry: Telemetry) -> dict[str, Any]:
+def run_report(learner: Learner, started: Started, telemetry: Telemetry) -> dict[str, Any]:
     """Make the report of a run: what was learned in all, and how fast this run was."""
+    model = learner.model
     counts, summary = model.counts, telemetry.summary
     seconds = max(started.seconds, 1e-9)
     usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -388,6 +389,7 @@ def run_report(model: Model, started: Started, telemetry: Telemetry) -> dict[str
         "process_cpu_seconds": usage.ru_utime + usage.ru_stime,
         "peak_rss_bytes": usage.ru_maxrss * 1024,
         "bad_records": counts.bad_records,
+        **({"examples_dropped": learner.notices.dropped} if model.has_embeddings else {}),
         "subsampled": counts.subsampled,
         "resumed_from": model.resumed_from,
         "logloss": summary.get("logloss", np.nan),

@@ -52,7 +52,7 @@ def test_the_strongest_weights_come_by_name_and_size(out: Path) -> None:
     expected = sorted(twin(model).items(), key=lambda item: -abs(item[1]))[:15]
     found = [(row["feature"], row["weight"]) for row in report["weights"]]
     assert found == [(f"color={word}", pytest.approx(weight)) for word, weight in expected]
-    weights = np.concatenate([weights for _, weights, _ in model.weights()])
+    weights = np.concatenate([part.weights for part in model.parts()])
     assert report["features"] == len(weights)
     assert report["nonzeros"] == np.count_nonzero(weights)
     assert report["sparsity"] == pytest.approx(1 - report["nonzeros"] / report["features"])

@@ -347,8 +347,8 @@ def test_values_that_are_no_numbers_never_reach_the_model(tmp_path: Path) -> Non
     )
     assert ended.code == 0, ended.stderr
     assert (ended.report["examples"], ended.report["bad_records"]) == (60, len(bad))
-    for _, weights, _ in load(tmp_path / "out").weights():
-        assert np.isfinite(weights).all()
+    for part in load(tmp_path / "out").parts():
+        assert np.isfinite(part.weights).all()
 
 
 # --- damaged and missing objects

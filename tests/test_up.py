@@ -96,8 +96,8 @@ def test_what_a_cluster_learns_is_what_one_process_does(
     ]
     one, two = load(learned), load(out)
     assert one.positions == two.positions
-    weights = {int(k) for keys, _, _ in one.weights() for k in keys}
-    assert {int(k) for keys, _, _ in two.weights() for k in keys} == weights
+    weights = {int(k) for part in one.parts() for k in part.keys}
+    assert {int(k) for part in two.parts() for k in part.keys} == weights
     evaluated = run("evaluate", out, *logs, "--json", "--quiet")
     assert evaluated.code == 0, evaluated.stderr
     assert evaluated.report["logloss"] < alone["baseline_logloss"]

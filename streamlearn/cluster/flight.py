@@ -232,6 +232,7 @@ class Flight:
         pushed, totals = await worker.step_lane.run(
             worker.stepper.step, prepared, pulled, clock, first_pass
         )
+        self._note_dropped(cut)
         stored, self._stored_bytes = self._stored_bytes, 0
         size, records = max(0, cut.offset - self._mark.offset), cut.batch.records
         mark = self._mark = marked(self._mark, cut, totals, stored)
@@ -258,6 +259,13 @@ class Flight:
             await answer
         worker.end_minibatch(clock, totals.examples, records, size)
         self._open.release()
+
+    def _note_dropped(self, cut: Cut) -> None:
+        """Say where the minibatch stands that had examples of which nothing is learned."""
+        worker, batch = self._worker, cut.batch
+        first = int(batch.lines[0]) if batch.rows else cut.offset
+        dropped = worker.stepper.dropped - worker.notices.dropped
+        worker.notices.note_dropped(dropped, self._partition.uri, first, cut.offset)
 
     def _note_bad(self, cut: Cut, first_pass: bool) -> None:
         """Keep bad records aside before the shards are told that they are dealt with."""

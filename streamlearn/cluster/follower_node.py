@@ -194,3 +194,4 @@ class FollowerNode:
         m.set(metrics.FOLLOWER_LAG, host.lag)
         m.set(metrics.FEATURES, host.shard.table.features)
         m.set(metrics.TABLE_BYTES, host.shard.table.nbytes)
+        m.set_embeddings(host.shard.table.arena)

@@ -27,7 +27,7 @@ from streamlearn.online.names import Names
 from streamlearn.online.validation import BinaryValidation, Totals
 from streamlearn.protocol import Mark
 from streamlearn.quarantine import merge_quarantines
-from streamlearn.shards.arena import sliced
+from streamlearn.shards.arena import dims_of, sliced
 from streamlearn.shards.shard import INTERCEPT_KEY
 from streamlearn.shards.snapshot import SnapshotReader, newest
 
@@ -50,8 +50,8 @@ class Gathered:
         The snapshot.
     model : Model
         All but its rows.
-    features, nonzeros : int
-        Rows, and those whose weight is not zero.
+    features, nonzeros, embeddings : int
+        Rows, those whose weight is not zero, and those that have an embedding.
     whole : bool
         Whether every partition that was begun is applied to its end.
     notes : list of str
@@ -62,6 +62,7 @@ class Gathered:
     model: Model
     features: int
     nonzeros: int
+    embeddings: int
     whole: bool
     notes: list[str]
 
@@ -121,9 +122,10 @@ def gather(
             directory / BAD_RECORDS,
             _Applied(shards.marks),
         )
-        path_, features, nonzeros = _write(model, shards, directory / "model", size, now)
+        written = _write(model, shards, directory / "model", size, now)
+        path_, features, nonzeros, embeddings = written
         whole = all(mark.done for mark in shards.marks)
-        return Gathered(path_, model, features, nonzeros, whole, notes)
+        return Gathered(path_, model, features, nonzeros, embeddings, whole, notes)
 
 
 def counts_of(marks: Sequence[Mark]) -> Counts:
@@ -256,10 +258,10 @@ def _start_of(name: str) -> tuple[str, int]:
 
 def _write(
     model: Model, shards: StoredShards, root: Path, quarantine_size: int, now: float
-) -> tuple[str, int, int]:
-    """Write the snapshot; return its path, how many rows it has and how many weights."""
+) -> tuple[str, int, int, int]:
+    """Write the snapshot; return its path, how many rows, weights and embeddings it has."""
     cut = _cut_with_intercept(model, shards, root, quarantine_size, now)
-    features = nonzeros = number = 0
+    features = nonzeros = embeddings = number = 0
     try:
         for part in shards.parts():
             first = int(int(part.rows[0, 0]) == INTERCEPT_KEY)
@@ -269,11 +271,13 @@ def _write(
                 number += 1
                 features += len(own.rows)
                 nonzeros += int(np.count_nonzero(model.solver.weights(own.rows[:, 1])))
+                if model.has_embeddings:
+                    embeddings += int(np.count_nonzero(dims_of(own.rows[:, 3])))
         told = cut.commit(features=features, gathered={"shards": shards.of})
     except StreamlearnError as error:
         cut.abort(error)
         raise
-    return told["path"], features, nonzeros
+    return told["path"], features, nonzeros, embeddings
 
 
 def _cut_with_intercept(

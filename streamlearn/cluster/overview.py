@@ -5,8 +5,9 @@ the last example and the size of the source from the workers. Shards apply the s
 within moments of one another, so the one that is least far speaks for all.
 
 Of a shard's ``/status``, ``totals`` (sums over its marks) and ``figures`` (``features``,
-``table_bytes``) are read; of a worker's ``histogram`` (of predictions), ``validation`` (its
-figures), ``last`` (label, score and features of the last example) and ``source_bytes``.
+``table_bytes``, ``embeddings_bytes``, ``embeddings_refused``) are read; of a worker's ``histogram``
+(of predictions), ``validation`` (its figures), ``last`` (label, score and features of the last
+example), ``source_bytes`` and ``examples_dropped``.
 """
 
 from __future__ import annotations
@@ -118,6 +119,21 @@ class Overview:
     def table_bytes(self) -> int:
         """Memory of all tables."""
         return self._figure("table_bytes")
+
+    @property
+    def embeddings_bytes(self) -> int:
+        """Memory of all embeddings."""
+        return self._figure("embeddings_bytes")
+
+    @property
+    def embeddings_refused(self) -> int:
+        """How often a feature was refused an embedding."""
+        return self._figure("embeddings_refused")
+
+    @property
+    def examples_dropped(self) -> int:
+        """Examples of which workers learned nothing; an ended worker's count as it said last."""
+        return int(sum(_number(said, "examples_dropped", 0) for said in self._workers.values()))
 
     def _figure(self, name: str) -> int:
         """Return the sum over shards of one of their figures."""

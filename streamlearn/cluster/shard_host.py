@@ -28,6 +28,7 @@ from streamlearn.net.limits import Limits
 from streamlearn.net.network import Network
 from streamlearn.net.security import Secrets
 from streamlearn.net.server import Server, Session
+from streamlearn.notices import Notices
 from streamlearn.protocol import Done, Fault
 from streamlearn.shards.disk import Disk
 from streamlearn.shards.recovery import SNAPSHOTS, Recovered, recover
@@ -158,6 +159,7 @@ class ShardHost:
         self._on_snapshot = on_snapshot
         self._server: Server | None = None
         self._intake = Intake()
+        self._notices = Notices()
         self._waiting: deque[Out] = deque()  # for their log record to be durable
         self._durable = 0
         self._unsynced = asyncio.Event()
@@ -329,6 +331,7 @@ class ShardHost:
             else:
                 event[1]()
         service.advance(now, minute)
+        self._notices.look_at(service.shard.table.arena)
         moved = service.feeds.imaging.step()
         self._imaging = service.feeds.imaging.busy
         return service.take_out(), moved

@@ -264,6 +264,7 @@ class ShardNode:
         m.set(metrics.TABLE_BYTES, table.nbytes)
         m.set(metrics.GROWTHS, table.growths)
         m.set(metrics.EVICTIONS, table.evicted)
+        m.set_embeddings(table.arena)
         m.set(metrics.SNAPSHOTS, host.snapshots)
         m.set(metrics.SNAPSHOT_FAILURES, host.snapshot_failures)
         if host.snapshot:

@@ -476,6 +476,10 @@ class Supervisor:
         self._metrics.set(metrics.BYTES, last.bytes)
         self._metrics.set(metrics.STORED_BYTES, last.stored_bytes)
         self._metrics.set(metrics.FEATURES, last.features)
+        if self.job.model.tiers is not None:
+            self._metrics.set(metrics.EMBEDDINGS_BYTES, self._overview.embeddings_bytes)
+            self._metrics.set(metrics.EMBEDDINGS_REFUSED, self._overview.embeddings_refused)
+            self._metrics.set(metrics.DROPPED, self._overview.examples_dropped)
         self._metrics.set(metrics.AUC, last.auc, "run")
 
     # ---------------------------------------------------------------- the end
@@ -521,12 +525,24 @@ class Supervisor:
             "features": gathered.features if gathered else last.features,
             "nonzeros": gathered.nonzeros if gathered else None,
             "table_bytes": self._overview.table_bytes,
+            **self._embedded(gathered),
             "names": len(gathered.model.names) if gathered else None,
             "shards": self.options.shards,
             "workers": self.options.workers,
             "followers": self.options.followers,
             "restarts": sum(one.restarts for one in self._running.values()),
             "stopped": self.stopped_by,
+        }
+
+    def _embedded(self, gathered: Gathered | None) -> dict[str, int | None]:
+        """Return what is to be said of embeddings, if the model has some."""
+        if self.job.model.tiers is None:
+            return {}
+        return {
+            "embeddings": gathered.embeddings if gathered else None,
+            "embeddings_bytes": self._overview.embeddings_bytes,
+            "embeddings_refused": self._overview.embeddings_refused,
+            "examples_dropped": self._overview.examples_dropped,
         }
 
 

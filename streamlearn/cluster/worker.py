@@ -29,6 +29,7 @@ from streamlearn.errors import (
     StreamlearnError,
 )
 from streamlearn.messages import Partition, Position
+from streamlearn.notices import Notices
 from streamlearn.online.formats import Format
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX
 from streamlearn.online.names import Names, Sampler
@@ -151,6 +152,7 @@ class Worker:
         self.nnz = max(rows * _FEATURES_PER_ROW, 4096) + FEATURES_PER_RECORD_MAX
         self.rows = rows
         self.stepper = Stepper(job, rows, validation)
+        self.notices = Notices()
         self.preparer: Preparer
         self.sampler = Sampler()
         self._listed: dict[str, Partition] = {}

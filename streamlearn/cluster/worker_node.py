@@ -386,6 +386,7 @@ class WorkerNode:
             "examples": worker.examples,
             "records": worker.records,
             "bad_records": worker.bad,
+            "examples_dropped": worker.notices.dropped,
             "bytes": worker.bytes,
             "stored_bytes": worker.stored_bytes,
             "source_bytes": worker.source_bytes,
@@ -406,6 +407,7 @@ class WorkerNode:
             return
         show_wire(m, self._counters)
         m.set_validation(worker.validation.totals(), worker.validation.summary())
+        m.set(metrics.DROPPED, worker.notices.dropped)
         m.set(metrics.RECORDS, worker.records)
         m.set(metrics.BYTES, worker.bytes)
         m.set(metrics.STORED_BYTES, worker.stored_bytes)
@@ -426,6 +428,7 @@ class WorkerNode:
             "worker": self.options.name,
             "examples": worker.examples,
             "bad_records": worker.bad,
+            **({"examples_dropped": worker.notices.dropped} if self.job.model.tiers else {}),
             "bytes": worker.bytes,
             "seconds": seconds,
             "cpu_seconds": cpu_seconds,

@@ -129,9 +129,7 @@ def test_a_killed_lock_free_run_counts_every_record_once(
 
 def _counted(out: Path) -> int:
     """Return how often the features of a model were seen, all together."""
-    return sum(
-        int((rows[:, 2] & np.uint64(0xFFFFFFFF)).sum()) for _, _, rows in load(out).weights()
-    )
+    return sum(int((part.rows[:, 2] & np.uint64(0xFFFFFFFF)).sum()) for part in load(out).parts())
 
 
 def test_a_killed_run_of_shard_lanes_counts_every_record_once(
