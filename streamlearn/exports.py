@@ -154,11 +154,11 @@ def _write_text(target: Path, it: _Exported) -> None:
         file.write(f"0 {it.intercept:.9g} {'0 ' if it.order > 1 else ''}(intercept)\n")
         for i, (key, weight, name) in enumerate(zip(it.keys, it.weights, it.names, strict=True)):
             embedding = ""
-            if it.order > 1:
+            if it.order > 1:  # how many numbers follow, and those: what is left is the name
                 dim = int(it.dims[i])
                 parts = [it.part(order)[i, :dim].tolist() for order in range(2, it.order + 1)]
-                embedding = " ".join([str(dim), *(f"{v:.9g}" for part in parts for v in part)])
-                embedding += " "
+                numbers = [f"{value:.9g}" for part in parts for value in part]
+                embedding = " ".join([str(len(numbers)), *numbers, ""])
             file.write(f"{key} {weight:.9g} {embedding}{_one_line(name)}".rstrip() + "\n")
 
 

@@ -1,49 +1,23 @@
-"""What is said of a model and exported from it equals what its table and its log say."""
+"""What is said of a model equals what its table and its log say."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from streamlearn.inspection import sizes, strongest
-from streamlearn.model import Model, load
-from streamlearn.online.features import field_seed
-from tests.click_log import written
-from tests.reference.words import token_key
+from streamlearn.model import load
+from tests.click_log import clicks, text, written
 from tests.runs import run, settings
-
-WORDS = [f"wörd {n}" for n in range(40)]
+from tests.worded import WORDS, learned, twin
 
 
 @pytest.fixture(scope="module", params=["exact", "hashed"])
 def out(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of one field, stopped and resumed in the middle of its log."""
-    directory = tmp_path_factory.mktemp(request.param)
-    rng = np.random.default_rng(1)
-    weights = rng.normal(0, 2, len(WORDS))
-    rows = rng.integers(0, len(WORDS), 6_000)
-    labels = rng.random(6_000) < 1 / (1 + np.exp(-weights[rows]))
-    lines = [f"{label:d},{WORDS[row]}" for label, row in zip(labels, rows, strict=True)]
-    table = settings(f"tables.index={request.param}", "tables.bits=16")
-    flags = ["--format", "delimited", "--header", "--column", "y=label", *table]
-    flags += ["--column", "color=categorical", "--out", directory / "out"]
-    sources = []
-    for number in (0, 1):
-        part = lines[number * 3_000 : (number + 1) * 3_000]
-        data = ("y,color\n" + "\n".join(part) + "\n").encode()
-        sources.append(written(directory / f"{number}.csv", data))
-        ended = run("train", *sources, *flags)
-        assert ended.code == 0, ended.stderr
-    return directory / "out"
-
-
-def twin(model: Model) -> dict[str, float]:
-    """Return the weight of each word, looked up by its key."""
-    seed = int(field_seed("color"))
-    keys = np.array([token_key(word.encode(), seed) for word in WORDS], np.uint64)
-    return dict(zip(WORDS, model.weights_at(keys).tolist(), strict=True))
+    return learned(tmp_path_factory.mktemp(request.param), request.param)
 
 
 def test_the_strongest_weights_come_by_name_and_size(out: Path) -> None:
@@ -66,52 +40,70 @@ def test_the_strongest_weights_come_by_name_and_size(out: Path) -> None:
     assert sizes(model)["names"] == len(WORDS)
 
 
-@pytest.mark.parametrize("suffix", [".npz", ".parquet", ".txt"])
-def test_an_export_has_every_weight_by_name(out: Path, tmp_path: Path, suffix: str) -> None:
-    target = tmp_path / f"weights{suffix}"
-    if suffix == ".parquet":
-        pytest.importorskip("pyarrow")
-    report = run("export", out, target, "--json").report
-    model = load(out)
-    expected = {f"color={word}": weight for word, weight in twin(model).items() if weight}
-    found: dict[str, float] = {}
-    if suffix == ".npz":
-        with np.load(target) as arrays:
-            assert arrays["intercept"] == np.float32(model.solver.intercept)
-            keys, weights = arrays["keys"], arrays["weights"]
-            names = arrays["names"].tolist()
-    elif suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        table = pq.read_table(target)
-        keys = table["key"].to_numpy()
-        weights = table["weight"].to_numpy()
-        names = table["name"].to_pylist()
-        assert float(table.schema.metadata[b"intercept"]) == model.solver.intercept
-    else:
-        first, *lines = target.read_text(encoding="utf-8").splitlines()
-        key, weight, name = first.split(" ", 2)
-        assert (key, name) == ("0", "(intercept)")
-        assert float(weight) == pytest.approx(model.solver.intercept)
-        rows = [line.split(" ", 2) for line in lines]
-        keys = np.array([int(row[0]) for row in rows], np.uint64)
-        weights = np.array([float(row[1]) for row in rows], np.float32)
-        names = [row[2] for row in rows]
-    found = dict(zip(names, weights.tolist(), strict=True))
-    assert found == pytest.approx(expected)
-    assert report["nonzeros"] == report["named"] == len(expected)
-    if model.table.index == "exact":
-        assert (np.diff(keys) > 0).all()
-        np.testing.assert_array_equal(model.weights_at(keys), weights)
+EMBEDDED = ("model.kind=fm", "model.dim_by_count=10=4,160=12", "model.order=3")
 
 
-def test_what_cannot_be_exported_is_one_sentence(out: Path, tmp_path: Path) -> None:
-    wrong = run("export", out, tmp_path / "weights.csv")
-    assert wrong.code == 2
-    assert ".npz, .parquet or .txt" in wrong.stderr
-    nowhere = run("export", out, tmp_path / "none" / "weights.txt")
-    assert nowhere.code == 1
-    assert "error: cannot write" in nowhere.stderr
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A factorization machine of a click log."""
+    directory = tmp_path_factory.mktemp("embedded")
+    log = written(directory / "log.tsv", text(clicks(3_000, 1)))
+    sets = settings(*EMBEDDED)
+    ended = run("train", log, "--format", "criteo", "--out", directory / "out", *sets, "--json")
+    assert ended.code == 0, ended.stderr
+    told = run("inspect", directory / "out", "--json").report
+    for name in ("embeddings", "embeddings_bytes", "embeddings_refused"):
+        assert ended.report[name] == told[name]
+    return directory / "out"
+
+
+def test_embeddings_are_told_by_length_with_their_memory(embedded: Path) -> None:
+    report = run("inspect", embedded, "--json").report
+    model = load(embedded)
+    dims = np.concatenate([part.rows[:, 3] >> np.uint64(48) for part in model.parts()])
+    # a block of 8 coordinates has values and sums of both orders
+    block = 8 * 2 * 2 * 4
+    assert report["dimensions"] == [
+        {"dim": 0, "above_count": None, "features": int((dims == 0).sum()), "bytes": 0},
+        {
+            "dim": 4,
+            "above_count": 10,
+            "features": (n := int((dims == 4).sum())),
+            "bytes": n * block,
+        },
+        {
+            "dim": 12,
+            "above_count": 160,
+            "features": (m := int((dims == 12).sum())),
+            "bytes": m * 2 * block,
+        },
+    ]
+    assert min(n, m) > 0
+    assert report["embeddings"] == n + m
+    assert report["embeddings_bytes"] == (n + 2 * m) * block == model.table.arena.nbytes
+    assert report["embeddings_refused"] == 0
+    for row in report["weights"]:
+        longest = 12 if row["count"] > 160 else 4 if row["count"] > 10 else 0
+        assert row["dim"] <= longest  # it may have been zero when its count rose
+    shown = run("inspect", embedded).stdout
+    assert re.search(rf"^embeddings +{n + m:,}$", shown, re.MULTILINE)
+    assert "\ndimensions\n  dim  above count  features" in shown
+
+
+def test_of_a_hashed_table_every_row_has_the_longest_embedding(tmp_path: Path) -> None:
+    log = written(tmp_path / "log.tsv", text(clicks(500, 1)))
+    sets = settings("model.kind=fm", "model.dim=8", "tables.index=hashed", "tables.bits=12")
+    assert run("train", log, "--format", "criteo", "--out", tmp_path / "out", *sets).code == 0
+    report = run("inspect", tmp_path / "out", "--json").report
+    size = (1 << 12) * 8 * 2 * 4
+    assert report["dimensions"] == [{"dim": 8, "features": report["features"], "bytes": size}]
+    assert report["embeddings"] == report["features"]
+    assert report["embeddings_bytes"] == size
+    assert "embeddings_refused" not in report
+    assert all(row["dim"] == 8 and "count" not in row for row in report["weights"])
+
+
+def test_what_is_no_model_is_one_sentence(tmp_path: Path) -> None:
     missing = run("inspect", tmp_path / "none")
     assert missing.code == 2
     assert "error: there is no model in" in missing.stderr

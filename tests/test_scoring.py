@@ -10,16 +10,25 @@ import pytest
 
 from streamlearn.model import load
 from tests.click_log import BAD, clicks, text, written
-from tests.reference import criteo
+from tests.reference import criteo, fm
 from tests.runs import run, settings, spawn
 
 
-@pytest.fixture(scope="module", params=["exact", "hashed"])
+EMBEDDED = ("model.kind=fm", "model.v_lr=0.1", "model.v_init_scale=0.1")
+KINDS = {
+    "exact": (),
+    "hashed": ("tables.index=hashed",),
+    "fm": (*EMBEDDED, "model.dim_by_count=10=4,200=12"),
+    "fm, order 3, hashed": (*EMBEDDED, "tables.index=hashed", "model.order=3", "model.dim=8"),
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp(request.param)
+    directory = tmp_path_factory.mktemp("model")
     log = written(directory / "log.tsv", text(clicks(4_000, 1)))
-    table = settings(f"tables.index={request.param}", "tables.bits=14", "output.window=500")
-    ended = run("train", log, "--format", "criteo", "--out", directory / "out", *table)
+    flags = settings(*KINDS[request.param], "tables.bits=14", "output.window=500")
+    ended = run("train", log, "--format", "criteo", "--out", directory / "out", *flags)
     assert ended.code == 0, ended.stderr
     return directory / "out"
 
@@ -30,8 +39,15 @@ def twin(out: Path, data: bytes) -> tuple[np.ndarray, np.ndarray]:
     labels, probabilities = [], []
     for _, label, keys in criteo.parse(data)[0]:
         weights = model.weights_at(np.array(keys, np.uint64)).astype(np.float64)
+        parts, lengths = np.zeros((0, len(keys), 1)), np.zeros(len(keys), np.int64)
+        if model.geometry is not None:
+            tiers = model.geometry.tiers
+            vectors = model.embeddings_at(np.array(keys, np.uint64)).astype(np.float64)
+            parts = vectors.reshape(len(keys), tiers.parts, tiers.dim).transpose(1, 0, 2)
+            lengths = np.where(weights != 0, tiers.dim, 0)  # zeros beyond the last coordinate
+        score = fm.score(model.solver.intercept, weights, parts, np.ones(len(keys)), lengths)
         labels.append(label)
-        probabilities.append(1 / (1 + np.exp(-(model.solver.intercept + weights.sum()))))
+        probabilities.append(1 / (1 + np.exp(-score)))
     return np.array(labels, np.float64), np.array(probabilities)
 
 
@@ -53,6 +69,8 @@ def test_evaluate_says_what_the_scores_of_held_out_records_are_worth(
     assert report["auc"] == pytest.approx(auc, abs=report["auc_error"] + 1e-4)
     assert sorted(path.name for path in (model / "model").iterdir()) == before
     assert load(model).counts.examples == 4_000
+    assert ("embeddings" in report) == (load(model).job.model.kind == "fm")
+    assert "examples_dropped" not in report  # nobody is taught
 
 
 def test_test_only_of_train_is_evaluate(model: Path, tmp_path: Path) -> None:
