@@ -192,10 +192,10 @@ class Portion:
         with self.lock:
             if span.start and not self._number:
                 self._constant.value(self._updater, parcel.weights[:1])
+                parcel.dims[0] = 0
             parcel.generations[self._number] = self._table.generations
             parcel.slots[span] = self._table.find(keys)
             self._updater.values(self._table, parcel.slots[span], False, parcel.weights[span])
-            parcel.dims[: span.start] = 0  # of the constant feature, where this portion has it
             if (arena := self._table.arena) is not None:
                 slots = parcel.slots[span]
                 dims = parcel.dims[span] = arena.lengths(slots, parcel.weights[span], False)

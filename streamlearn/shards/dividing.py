@@ -43,6 +43,8 @@ def divide(table: ExactTable, lanes: int) -> list[int]:
             rows = table._take(segment)
             while not table._split(segment, rows, capacity):
                 capacity = int(capacity * tables.GROWTH) + 1
+            if table.after_change is not None:
+                table.after_change(segment, (segment, table.segments - 1))
     table._share_limit()
     return [(1 << bits) * i // lanes * (PREFIXES >> bits) for i in range(lanes + 1)]
 

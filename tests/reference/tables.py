@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from streamlearn.config import LrConfig
-from streamlearn.online.logistic import LogisticSolver, Scratch
+from streamlearn.config import FmConfig, LrConfig
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
-from streamlearn.shards import forgetting, memory
+from streamlearn.online.solvers import new_solver
+from streamlearn.shards import arena, forgetting, memory
 from streamlearn.shards import table as tables
 from streamlearn.shards.cut import Nothing
 from streamlearn.shards.table import ExactTable, HashedTable
@@ -34,7 +34,7 @@ def small_tables() -> Iterator[None]:
         patch.setattr(tables, "SPLIT_SLOTS", 256)
         patch.setattr(tables, "SLACK_SLOTS", SLACK)
         patch.setattr(forgetting, "EVICTION_ROWS", 64)
-        for module in (tables, memory):
+        for module in (tables, memory, arena):
             patch.setattr(module, "HUGE_BYTES", 4096)
         yield
 
@@ -65,14 +65,25 @@ def minibatch(
 
 
 class Learning:
-    """A solver on a table, with the scratch that it needs."""
+    """A solver on a table, with the scratch that it needs.
+
+    Parameters
+    ----------
+    fm : FmConfig, optional
+        The model, where the table has embeddings; by default ``LrConfig(**model)``.
+    """
 
     def __init__(
-        self, table: ExactTable | HashedTable, *, shared: bool = False, **model: Any
+        self,
+        table: ExactTable | HashedTable,
+        fm: FmConfig | None = None,
+        *,
+        shared: bool = False,
+        **model: Any,
     ) -> None:
         self.table = table
-        self.solver = LogisticSolver(LrConfig(**model), table, shared=shared)
-        self.scratch = Scratch(4096, FEATURES_PER_RECORD_MAX + (1 << 18))
+        self.solver = new_solver(fm or LrConfig(**model), table, shared=shared)
+        self.scratch = self.solver.scratch(4096, FEATURES_PER_RECORD_MAX + (1 << 18))
 
     def learn(self, batch: Minibatch, keeper: Any = None, tick: int = 1) -> NDArray[np.float32]:
         """Learn a minibatch; return a copy of the scores before."""

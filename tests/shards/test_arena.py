@@ -2,203 +2,415 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streamlearn.compute.kernels.rules import v_rates_of
 from streamlearn.compute.kernels.table import preserve
-from streamlearn.shards.arena import Arena
-from streamlearn.shards.cut import Cut, Nothing
+from streamlearn.embeddings import Tiers
+from streamlearn.errors import TableFullError
+from streamlearn.shards.arena import Arena, dims_of, sliced
+from streamlearn.shards.cut import Cut, Nothing, Part
+from streamlearn.shards.dividing import divide
 from streamlearn.shards.table import ExactTable
+from tests.reference.embeddings import (
+    Embedding,
+    adagrad,
+    as_bytes,
+    check_arena,
+    earned,
+    embeddings_in,
+    embeddings_of,
+    grown,
+)
 from tests.reference.tables import check_layout, image, small_tables
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    Keys = NDArray[np.uint64]
+
 NOTHING = Nothing()
-LOW = np.uint64(0xFFFFFFFF)
+RATES = v_rates_of(0.1, 0.5, 0.01, 0.25)
+SCALE = 0.25
+L1 = 1.0
+TIERS = [
+    Tiers(2, (1,), (16,)),
+    Tiers(3, (0,), (5,)),
+    Tiers(2, (0, 2, 4), (3, 8, 17)),
+    Tiers(3, (1, 3), (16, 32)),
+    Tiers(2, (0, 1, 2), (2, 5, 7)),
+]
 
 
-def random_keys(seed: int, n: int) -> NDArray[np.uint64]:
+def random_keys(seed: int, n: int) -> Keys:
     keys = np.random.default_rng(seed).integers(0, 1 << 63, n, np.uint64) << np.uint64(1)
     return np.unique(keys | np.uint64(1))
 
 
-def see(table: ExactTable, keys: NDArray[np.uint64], minute: int, keeper: object) -> None:
+def new_arena(tiers: Tiers, features_max: int = 300, bytes_max: int = 1 << 30) -> Arena:
+    table = ExactTable(features_max, "evict")
+    return Arena(table, tiers, l1_shrk=True, bytes_max=bytes_max, scale=SCALE)
+
+
+def see(table: ExactTable, keys: Keys, z: NDArray[np.float32], minute: int, keeper: Any) -> None:
+    """Insert rows and count them once more, as a push does; give them these z."""
     slots = table.find(keys)
     table.insert(keys, slots, keeper)
     lines = keeper.arguments(len(keys))
-    for slot in slots.tolist():
+    columns = table.words.view(np.float32)
+    for slot, number in zip(slots.tolist(), z.tolist(), strict=True):
         if lines[0]:
-            keep_line(table, slot, lines)
+            preserve(table.words, slot >> 1, *lines[1:])
         word = int(table.words[slot * 4 + 2])
-        table.words[slot * 4 + 2] = (word & 0xFFFFFFFF) + 1 | minute << 32
+        table.words[slot * 4 + 2] = ((word & 0xFFFFFFFF) + 1) | (minute << 32)
+        columns[slot * 8 + 2] = number
 
 
-def keep_line(table: ExactTable, slot: int, lines: tuple) -> None:
-    preserve(table.words, slot >> 1, *lines[1:])
+@dataclass
+class Twin:
+    """The same as a table and its arena, in dictionaries."""
 
+    arena: Arena
+    table: ExactTable
+    held: dict[int, Embedding] = field(default_factory=dict)
 
-def rows_by_key(table: ExactTable, arena: Arena) -> dict[int, list[float]]:
-    """Return the arena rows that the table's rows have."""
-    keys = image(table)[:, 0]
-    slots = table.find(keys)
-    numbers = arena.numbers(slots)
-    assert len(set(numbers[numbers > 0].tolist())) == np.count_nonzero(numbers) == arena.rows
-    out = arena.pull(slots, np.empty((len(keys), arena.width), np.float32))
-    assert not out[numbers == 0].any()
-    return {
-        key: row
-        for key, row, number in zip(keys.tolist(), out.tolist(), numbers.tolist(), strict=True)
-        if number
-    }
+    @property
+    def tiers(self) -> Tiers:
+        return self.arena.geometry.tiers
 
+    def act(self, step: tuple[str, int, int], minute: int, keeper: Any) -> None:
+        """Do one thing to the table and its arena, and the same to the dictionary."""
+        action, seed, n = step
+        table, rng = self.table, np.random.default_rng(seed)
+        keys = random_keys(seed % 5, 200)[:n]
+        if action == "see":
+            z = rng.choice([0.0, L1, -1.5, 2.0], len(keys)).astype(np.float32)
+            see(table, keys, z, minute, keeper)
+        elif action == "earn":
+            self._earn(keys, keeper)
+        elif action == "push":
+            self._push(keys, rng, keeper)
+        elif action == "grow":
+            table.grow(seed % table.segments)
+        elif action == "divide":
+            divide(table, 1 + seed % 3)
+        elif action == "expire":
+            table.expire(minute, 3, 20, 100)
+        present = set(image(table)[:, 0].tolist())
+        for key in self.held.keys() - present:
+            del self.held[key]
 
-def check_arena(table: ExactTable, arena: Arena) -> None:
-    """Assert that rows stand close up at their segments' starts, on lines of their own."""
-    assert arena.values.ctypes.data % 64 == 0
-    assert arena.stride % 16 == 0
-    unused = np.ones(len(arena.values), np.bool_)
-    for segment in range(table.segments):
-        first = arena.first_row(segment)
-        used = int(arena.used[segment])
-        numbers = (table.rows(segment)[:, 3] & LOW).astype(np.int64)
-        assert sorted(numbers[numbers > 0].tolist()) == list(range(first + 1, first + used + 1))
-        unused[first + 1 : first + used + 1] = False
-    assert not arena.values[unused].any()
+    def _earn(self, keys: Keys, keeper: Any) -> None:
+        slots = self.table.find(keys)
+        keys, slots = keys[slots >= 0], slots[slots >= 0]
+        admitted = 0
+        for key, row in zip(keys.tolist(), self.table.rows_at(slots), strict=True):
+            z = row.view(np.float32)[2]
+            wanted = earned(self.tiers, int(row[2]) & 0xFFFFFFFF)
+            if abs(z) > L1 and wanted > int(row[3]) >> 48:
+                self.held[key] = grown(self.held.get(key), key, wanted, self.tiers, SCALE)
+                admitted += 1
+        assert self.arena.admit(slots, L1, False, keeper) == admitted
+
+    def _push(self, keys: Keys, rng: np.random.Generator, keeper: Any) -> None:
+        slots = self.table.find(keys)
+        keys, slots = keys[slots >= 0], slots[slots >= 0]
+        dims = rng.choice([0, *self.tiers.dims], len(keys)).astype(np.int64)
+        parts = self.tiers.parts
+        vectors = rng.normal(size=int(dims.sum()) * parts).astype(np.float32)
+        ends = np.concatenate([[0], np.cumsum(dims * parts)])
+        for i, key in enumerate(keys.tolist()):
+            if key in self.held:
+                g = vectors[ends[i] : ends[i + 1]].reshape(parts, dims[i])
+                self.held[key] = adagrad(self.held[key], g, RATES)
+        self.arena.push(slots, dims, vectors, RATES, keeper.vector_lines)
+
+    def check(self) -> None:
+        assert as_bytes(embeddings_of(self.table)) == as_bytes(self.held)
+        check_layout(self.table)
+        check_arena(self.table)
 
 
 actions = st.lists(
     st.tuples(
-        st.sampled_from(["see", "see", "earn", "earn", "write", "grow", "expire", "take"]),
+        st.sampled_from(
+            ["see", "see", "see", "earn", "earn", "push", "grow", "divide", "expire", "take"]
+        ),
         st.integers(0, 1 << 16),
         st.integers(1, 150),
     ),
-    max_size=16,
+    max_size=20,
 )
 
 
-def act(
-    table: ExactTable,
-    arena: Arena,
-    held: dict[int, list[float]],
-    step: tuple[str, int, int],
-    minute: int,
-    keepers: tuple,
-) -> None:
-    """Do one thing to the table and its arena, and the same to a dictionary."""
-    action, seed, n = step
-    keys = random_keys(seed % 5, 200)[:n]
-    slots = table.find(keys)
-    if action == "see":
-        see(table, keys, minute, keepers[0])
-    elif action == "earn":
-        weights = np.where(keys % np.uint64(3) == 0, 0, 1).astype(np.float32)
-        wanted = arena.earned(slots, weights, 1)
-        numbers = arena.allocate(slots, wanted, keepers[0])
-        rows = np.random.default_rng(seed).normal(size=(len(numbers), arena.width))
-        arena.write(numbers, rows.astype(np.float32), keepers[1])
-        for key, row in zip(keys[wanted != 0].tolist(), rows, strict=True):
-            assert key not in held
-            held[key] = row.astype(np.float32).tolist()
-    elif action == "write":
-        numbers = arena.numbers(slots)
-        has = numbers > 0
-        rows = np.random.default_rng(seed).normal(size=(has.sum(), arena.width))
-        arena.write(numbers[has], rows.astype(np.float32), keepers[1])
-        for key, row in zip(keys[has].tolist(), rows, strict=True):
-            held[key] = row.astype(np.float32).tolist()
-    elif action == "grow":
-        table.grow(seed % table.segments)
-    elif action == "expire":
-        table.expire(minute, 3, 20, 100)
-    present = set(image(table)[:, 0].tolist())
-    for key in held.keys() - present:
-        del held[key]
-
-
-@given(actions, st.sampled_from([1, 16, 20]))
-@settings(max_examples=80, deadline=None)
+@given(actions, st.sampled_from(TIERS))
+@settings(max_examples=60)
 def test_an_arena_is_a_dictionary_through_all_that_happens_to_its_table(
-    steps: list[tuple[str, int, int]], width: int
+    steps: list[tuple[str, int, int]], tiers: Tiers
 ) -> None:
     with small_tables():
-        table = ExactTable(300, "evict", prefixes=(0, 256))
-        arena = Arena(table, width)
-        held: dict[int, list[float]] = {}
+        arena = new_arena(tiers)
+        twin = Twin(arena, arena._table)
         for minute, step in enumerate(steps):
-            act(table, arena, held, step, minute, (NOTHING, NOTHING))
-            assert rows_by_key(table, arena) == held
-            check_layout(table)
-            check_arena(table, arena)
+            twin.act(step, minute, NOTHING)
+            twin.check()
+        assert arena.refused == 0
 
 
-@given(actions, actions)
-@settings(max_examples=80, deadline=None)
-def test_a_cut_has_the_arena_rows_of_its_moment_and_they_load_again(
-    before: list[tuple[str, int, int]], during: list[tuple[str, int, int]]
+@given(actions, actions, st.sampled_from(TIERS))
+@settings(max_examples=60)
+def test_a_cut_has_the_embeddings_of_its_moment_and_they_load_again(
+    before: list[tuple[str, int, int]], during: list[tuple[str, int, int]], tiers: Tiers
 ) -> None:
     with small_tables():
-        table = ExactTable(300, "evict")
-        arena = Arena(table, 20)
-        held: dict[int, list[float]] = {}
+        arena = new_arena(tiers)
+        twin = Twin(arena, arena._table)
         for minute, step in enumerate(before):
-            act(table, arena, held, step, minute, (NOTHING, NOTHING))
-        expected, rows_then = dict(held), image(table)
-        cut = Cut(table, arena)
-        loaded = ExactTable.sized(table.features, 300)
-        copy = Arena(loaded, 20)
+            twin.act(step, minute, NOTHING)
+        expected, rows_then = as_bytes(twin.held), image(twin.table)
+        cut = Cut(twin.table)
+        loaded = ExactTable.sized(twin.table.features, 300)
+        copy = Arena(loaded, tiers, l1_shrk=True, bytes_max=1 << 30, scale=SCALE)
 
         def take() -> bool:
             part = cut.take()
             if part is None:
                 return False
-            copy.load(part[1], cut.arena_rows(part[0]))
+            rows, half = part.rows.copy(), len(part.rows) // 2
+            for piece in (sliced(part, 0, half, tiers), sliced(part, half, len(rows), tiers)):
+                loaded.insert_rows(piece.rows, piece.vectors)
+            assert (part.rows == rows).all()
             return True
 
         for minute, step in enumerate(during, len(before)):
             if step[0] == "take":
                 take()
-            act(table, arena, held, step, minute, (cut, cut.arena_lines))
-            assert rows_by_key(table, arena) == held
+            twin.act(step, minute, cut)
+            twin.check()
         while take():
             pass
         cut.close()
-        assert rows_by_key(loaded, copy) == expected
+        assert as_bytes(embeddings_of(loaded)) == expected
         np.testing.assert_array_equal(image(loaded)[:, :3], rows_then[:, :3])
-        check_arena(loaded, copy)
+        check_arena(loaded)
+        assert copy.nbytes == sum(64 * tiers.lines(int(d)) for d in dims_of(rows_then[:, 3]))
 
 
-def test_a_row_is_earned_by_count_and_weight_once() -> None:
+def filled(tiers: Tiers, n: int = 120, **limits: Any) -> Arena:
+    """Return the arena of a table of n rows, most of which have earned and used an embedding."""
+    arena = new_arena(tiers, **limits)
+    twin = Twin(arena, arena._table)
+    keys = random_keys(1, n)
+    for minute in range(4):
+        see(arena._table, keys[minute * n // 8 :], np.full(len(keys), 2, "f4")[minute * n // 8 :],
+            minute, NOTHING)  # fmt: skip
+        twin._earn(keys, NOTHING)
+        twin._push(keys, np.random.default_rng(minute), NOTHING)
+    twin.check()
+    return arena
+
+
+@pytest.mark.parametrize("tiers", TIERS)
+def test_the_longest_embedding_whose_count_is_exceeded_is_earned(tiers: Tiers) -> None:
     with small_tables():
-        table = ExactTable(1000)
-        arena = Arena(table, 8)
-        keys = random_keys(1, 6)
+        arena = new_arena(tiers)
+        table, keys = arena._table, random_keys(1, 8)
         slots = table.find(keys)
         table.insert(keys, slots, NOTHING)
-        for slot, count in zip(slots.tolist(), [10, 11, 12, 12, 12, 12], strict=True):
-            table.words[slot * 4 + 2] = count
-        weights = np.array([1, 1, 0, -1, 1, 1], np.float32)
-        slots[5] = -1
-        wanted = arena.earned(slots, weights, 10)
-        assert wanted.tolist() == [0, 1, 0, 1, 1, 0]
-        numbers = arena.allocate(slots, wanted, NOTHING)
-        assert numbers.tolist() == [1, 2, 3]
-        assert not arena.values[numbers].any()
-        assert arena.earned(slots, weights, 10).tolist() == [0] * 6
-        assert arena.rows == 3
-        assert arena.nbytes == 3 * 64
+        columns = table.words.view(np.float32)
+        for count, slot in enumerate(slots.tolist()):
+            table.words[slot * 4 + 2] = count | 77 << 32
+            columns[slot * 8 + 2] = 1.5
+        wanted = [earned(tiers, count) for count in range(8)]
+        assert arena.admit(slots, L1, False, NOTHING) == np.count_nonzero(wanted)
+        weights = np.ones(8, np.float32)
+        assert arena.lengths(slots, weights, False).tolist() == wanted
+        assert arena.admit(slots, L1, False, NOTHING) == 0
+        assert arena.nbytes == 64 * sum(tiers.lines(dim) for dim in wanted)
+        check_arena(table)
 
 
-def test_shapes_that_do_not_fit_are_refused() -> None:
+def test_rows_without_a_weight_and_the_constant_feature_earn_nothing() -> None:
     with small_tables():
-        arena = Arena(ExactTable(1000), 8)
-        with pytest.raises(ValueError, match=r"out is \(2, 9\), expected \(2, 8\)"):
-            arena.pull(np.zeros(2, np.int64) - 1, np.empty((2, 9), np.float32))
-        with pytest.raises(ValueError, match=r"rows are \(1, 7\), expected \(1, 8\)"):
-            arena.write(np.ones(1, np.int64), np.zeros((1, 7), np.float32), NOTHING)
-        with pytest.raises(ValueError, match="width = 0 is not positive"):
-            Arena(ExactTable(1000), 0)
+        arena = new_arena(Tiers(2, (0,), (8,)))
+        table, keys = arena._table, random_keys(1, 5)
+        see(table, keys, np.array([2, 1, -1, -1.01, 0], np.float32), 1, NOTHING)
+        slots = table.find(keys)
+        assert arena.admit(slots, L1, True, NOTHING) == 1
+        weights = np.ones(5, np.float32)
+        assert arena.lengths(slots, weights, False).tolist() == [0, 0, 0, 8, 0]
+        assert arena.admit(slots, L1, False, NOTHING) == 1
+        assert arena.lengths(slots, weights, False).tolist() == [8, 0, 0, 8, 0]
+        assert arena.lengths(slots, weights, True).tolist() == [0, 0, 0, 8, 0]
+
+
+@pytest.mark.parametrize("l1_shrk", [False, True])
+def test_an_embedding_is_left_out_while_its_weight_is_zero_where_told(l1_shrk: bool) -> None:
+    with small_tables():
+        table = ExactTable(300)
+        arena = Arena(table, Tiers(2, (0,), (8,)), l1_shrk=l1_shrk, bytes_max=1 << 20, scale=SCALE)
+        keys = random_keys(1, 4)
+        see(table, keys, np.full(4, 2, np.float32), 1, NOTHING)
+        slots = table.find(keys)
+        arena.admit(slots, L1, False, NOTHING)
+        slots[3] = -1
+        weights = np.array([1, 0, -0.0, 1], np.float32)
+        expected = [8, 0, 0, 0] if l1_shrk else [8, 8, 8, 0]
+        assert arena.lengths(slots, weights, False).tolist() == expected
+
+
+@pytest.mark.parametrize("tiers", TIERS)
+def test_pulled_are_the_first_coordinates_of_each_order(tiers: Tiers) -> None:
+    with small_tables():
+        arena = filled(tiers)
+        table, held = arena._table, embeddings_of(arena._table)
+        keys = random_keys(1, 120)
+        slots = table.find(keys)
+        dims = arena.lengths(slots, np.ones(len(keys), np.float32), False)
+        assert [
+            held[key].V.shape[1] if key in held else 0 for key in keys.tolist()
+        ] == dims.tolist()
+        dims[::3] = np.minimum(dims[::3], tiers.dims[0])
+        wanted = [(key, dim) for key, dim in zip(keys.tolist(), dims.tolist(), strict=True) if dim]
+        expected = [held[key].V[:, :dim].reshape(-1) for key, dim in wanted]
+        assert arena.pull(slots, dims).tobytes() == np.concatenate(expected).tobytes()
+        assert arena.pull(slots[:0], dims[:0]).tolist() == []
+        assert arena.pull(slots, dims * 0).tolist() == []
+
+
+@pytest.mark.parametrize("tiers", TIERS)
+def test_coordinates_are_what_stands_in_embeddings_and_zero_elsewhere(tiers: Tiers) -> None:
+    with small_tables():
+        arena = filled(tiers)
+        held = embeddings_of(arena._table)
+        keys = random_keys(1, 121)
+        slots = np.append(arena._table.find(keys[:-1]), -1)
+        before = image(arena._table)
+        out = arena.coordinates_at(slots)
+        expected = np.zeros((len(keys), tiers.parts, tiers.dim), np.float32)
+        for i, key in enumerate(keys[:-1].tolist()):
+            if key in held:
+                expected[i, :, : held[key].V.shape[1]] = held[key].V
+        np.testing.assert_array_equal(out.reshape(expected.shape), expected)
+        np.testing.assert_array_equal(image(arena._table), before)
+
+
+@pytest.mark.parametrize("tiers", TIERS)
+def test_embeddings_that_are_taken_and_put_elsewhere_are_the_same(tiers: Tiers) -> None:
+    with small_tables():
+        arena = filled(tiers)
+        rows = image(arena._table)
+        lengths = dims_of(rows[:, 3])
+        assert arena.geometry.occupied(rows) == arena.nbytes // 4
+        vectors = arena.take(rows)
+        assert (rows[:, 3] & np.uint64((1 << 48) - 1) == 0).all()
+        assert (dims_of(rows[:, 3]) == lengths).all()
+        held = embeddings_of(arena._table)
+        assert as_bytes(embeddings_in(Part(0, rows, vectors), tiers)) == as_bytes(held)
+        # most of them into a table that has others, in another order
+        other = new_arena(tiers)
+        order = np.random.default_rng(1).permutation(len(rows))
+        part = Part(0, rows[order].copy(), np.zeros(0, np.float32))
+        pieces = [sliced(Part(0, rows, vectors), i, i + 1, tiers) for i in order.tolist()]
+        part = Part(0, part.rows, np.concatenate([piece.vectors for piece in pieces]))
+        for first, end in ((0, 1), (1, 1), (1, 70), (70, len(rows))):
+            piece = sliced(part, first, end, tiers)
+            other._table.insert_rows(piece.rows, piece.vectors)
+            check_arena(other._table)
+        assert as_bytes(embeddings_of(other._table)) == as_bytes(held)
+
+
+def test_beyond_the_limit_no_row_earns_an_embedding_until_others_are_forgotten() -> None:
+    with small_tables():
+        tiers = Tiers(2, (0, 3), (8, 24))  # one line, and three
+        arena = new_arena(tiers, bytes_max=5 * 64 + 63)
+        table, keys = arena._table, random_keys(1, 7)
+        see(table, keys, np.full(7, 2, np.float32), 1, NOTHING)
+        slots = table.find(keys)
+        assert arena.admit(slots, L1, False, NOTHING) == 5
+        assert (arena.nbytes, arena.refused) == (5 * 64, 2)
+        for _ in range(3):  # a longer one takes the room of two more
+            see(table, keys[:1], np.full(1, 2, np.float32), 2, NOTHING)
+        assert arena.admit(slots[:1], L1, False, NOTHING) == 0
+        assert (arena.nbytes, arena.refused) == (5 * 64, 3)
+        for key in keys[1:3]:
+            segment = int(table.segment_of[int(key) >> 56])
+            rows = table.rows(segment)
+            table.keep(segment, rows[rows[:, 0] != key])
+        assert arena.nbytes == 3 * 64
+        slots = table.find(keys[[0, 3, 4, 5, 6]])
+        assert arena.admit(slots, L1, False, NOTHING) == 1
+        assert (arena.nbytes, arena.refused) == (5 * 64, 5)
+        check_arena(table)
+
+
+def test_lines_that_were_left_behind_are_given_back_when_the_segment_is_laid_out_anew() -> None:
+    with small_tables():
+        arena = filled(Tiers(2, (0, 1, 2), (2, 9, 17)))
+        used, live = arena.used.sum(), arena.live.sum()
+        assert used - len(arena.used) > live
+        for segment in range(arena._table.segments):
+            arena._table.grow(segment)
+        assert arena.used.sum() - len(arena.used) == arena.live.sum() == live
+
+
+def test_a_table_that_is_divided_between_lanes_takes_its_embeddings_along() -> None:
+    with small_tables():
+        arena = filled(Tiers(3, (0, 2), (5, 16)))
+        table, held = arena._table, as_bytes(embeddings_of(arena._table))
+        for lanes in (2, 5, 16):
+            divide(table, lanes)
+            check_layout(table)
+            check_arena(table)
+            assert as_bytes(embeddings_of(table)) == held
+        for segment in range(table.segments):
+            table.grow(segment)
+        assert as_bytes(embeddings_of(table)) == held
+
+
+def test_gradients_of_other_lengths_are_refused() -> None:
+    with small_tables():
+        arena = filled(Tiers(3, (0,), (5,)))
+        slots = arena._table.find(random_keys(1, 120))[:3]
+        before = as_bytes(embeddings_of(arena._table))
+        dims = np.array([5, 0, 5])
+        for size in (0, 19, 21):
+            with pytest.raises(ValueError, match=f"{size} gradients of embeddings, expected 20"):
+                arena.push(slots, dims, np.zeros(size, np.float32), RATES, NOTHING)
+        assert as_bytes(embeddings_of(arena._table)) == before
+
+
+def test_other_embeddings_than_rows_say_are_refused() -> None:
+    with small_tables():
+        arena = filled(Tiers(2, (0,), (16,)))
+        rows = image(arena._table)
+        vectors = arena.take(rows)
+        other = new_arena(Tiers(2, (0,), (16,)))
+        expected = f"expected {len(vectors)}"
+        for wrong in (vectors[:-1], np.append(vectors, np.float32(0)), vectors[:0]):
+            with pytest.raises(ValueError, match=f"{len(wrong)} numbers of embeddings, {expected}"):
+                other.put(rows, wrong)
+
+
+def test_an_embedding_that_no_segment_has_room_for_is_refused() -> None:
+    with small_tables():
+        arena = new_arena(Tiers(2, (0,), (8,)))
+        rows = np.zeros((1, 4), np.uint64)
+        rows[0] = 3, 0, 1, 65535 << 48
+        vectors = np.zeros(arena.geometry.occupied(rows), np.float32)
+        with pytest.raises(TableFullError, match="no room for so many embeddings"):
+            arena._table.insert_rows(rows, vectors)
+
+
+def test_rows_of_a_model_without_embeddings_are_sliced_alone() -> None:
+    part = Part(7, np.arange(20, dtype=np.uint64).reshape(5, 4), np.zeros(0, np.float32))
+    for tiers in (None, TIERS[0]):
+        piece = sliced(part, 1, 3, tiers)
+        assert (piece.number, len(piece.vectors)) == (7, 0)
+        np.testing.assert_array_equal(piece.rows, part.rows[1:3])

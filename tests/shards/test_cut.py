@@ -9,11 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streamlearn.config import FmConfig
 from streamlearn.errors import TableFullError
 from streamlearn.online.minibatch import Minibatch
 from streamlearn.shards import cut as cuts
-from streamlearn.shards.cut import Cut, Nothing
-from streamlearn.shards.table import ExactTable, HashedTable
+from streamlearn.shards.arena import Arena
+from streamlearn.shards.cut import Cut, Nothing, Part
+from streamlearn.shards.hashed import HashedTable
+from streamlearn.shards.table import ExactTable
+from tests.reference.embeddings import as_bytes, check_arena, embeddings_in, embeddings_of
 from tests.reference.tables import Learning, check_layout, image, minibatch, small_tables
 
 if TYPE_CHECKING:
@@ -39,15 +43,43 @@ def lesson(seed: int, examples: int, width: int) -> Minibatch:
     )
 
 
-def taken(table: ExactTable | HashedTable, parts: list[tuple[int, NDArray]]) -> NDArray:
+def taken(table: ExactTable | HashedTable, parts: list[Part]) -> NDArray:
     """Return the image that parts make, in any order, as ``image`` would."""
     if isinstance(table, HashedTable):
-        return np.concatenate([rows for _, rows in sorted(parts, key=lambda part: part[0])])
-    for _, rows in parts:
-        assert (np.diff(rows[:, 0].astype(object)) > 0).all(), "rows of a part come by key"
-    rows = np.concatenate([rows for _, rows in parts]) if parts else np.empty((0, 4), np.uint64)
+        return np.concatenate([part.rows for part in sorted(parts, key=lambda part: part.number)])
+    for part in parts:
+        assert (np.diff(part.rows[:, 0].astype(object)) > 0).all(), "rows of a part come by key"
+    rows = np.concatenate([part.rows for part in parts]) if parts else np.empty((0, 4), np.uint64)
     assert len(np.unique(rows[:, 0])) == len(rows)
     return rows[np.argsort(rows[:, 0], kind="stable")]
+
+
+def embedded(table: ExactTable | HashedTable) -> object:
+    """Return all embeddings, to be compared with ``taken_embeddings``."""
+    if isinstance(table, HashedTable):
+        return table.vectors.values.tobytes() if table.vectors is not None else b""
+    return as_bytes(embeddings_of(table)) if table.arena is not None else {}
+
+
+def taken_embeddings(table: ExactTable | HashedTable, parts: list[Part]) -> object:
+    if isinstance(table, HashedTable):
+        ordered = sorted(parts, key=lambda part: part.number)
+        return b"".join(part.vectors.tobytes() for part in ordered)
+    out: dict[int, bytes] = {}
+    for part in parts:
+        if table.arena is not None:
+            out |= as_bytes(embeddings_in(part, table.arena.geometry.tiers))
+        else:
+            assert len(part.vectors) == 0
+    return out
+
+
+def rows_of(table: ExactTable | HashedTable) -> NDArray:
+    """Return the image, of places of embeddings nothing."""
+    rows = image(table)
+    if isinstance(table, ExactTable) and table.arena is not None:
+        rows[:, 3] &= np.uint64(0xFFFF << 48)
+    return rows
 
 
 actions = st.lists(
@@ -61,26 +93,47 @@ actions = st.lists(
 )
 
 
+# Embeddings of all lengths are earned soon, and move a lot.
+MACHINE = {"l1": 0.1, "v_lr": 0.1, "v_init_scale": 0.5, "order": 3, "l1_shrk": False}
+MODELS = {
+    "exact": None,
+    "evicting": None,
+    "hashed": None,
+    "exact-embedded": FmConfig(dim_by_count={"0": 3, "2": 8, "4": 17}, **MACHINE),
+    "evicting-embedded": FmConfig(threshold=1, dim=16, **MACHINE),
+    "hashed-embedded": FmConfig(dim=5, **MACHINE),
+}
+
+
 def new_table(kind: str) -> ExactTable | HashedTable:
+    model = MODELS[kind]
     if kind == "hashed":
         return HashedTable(11)
-    return ExactTable(500, "evict") if kind == "evicting" else ExactTable(50_000)
+    if kind == "hashed-embedded":
+        return HashedTable(11, model.tiers, l1_shrk=model.l1_shrk)
+    table = ExactTable(500, "evict") if kind.startswith("evicting") else ExactTable(50_000)
+    if model is not None:
+        Arena.of(table, model, 1 << 40)
+    return table
 
 
-@given(st.sampled_from(["exact", "evicting", "hashed"]), actions, actions, actions)
-@settings(max_examples=80, deadline=None)
+@given(st.sampled_from(list(MODELS)), actions, actions, actions)
+@settings(max_examples=100, deadline=None)
 def test_a_cut_is_the_table_at_its_beginning_whatever_is_learned_meanwhile(
     kind: str, before: list[tuple], during: list[tuple], again: list[tuple]
 ) -> None:
     with small_tables(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cuts, "_PART_BYTES", 1 << 12)
+        patch.setattr(cuts, "_PART_BYTES", 1 << 12 if kind == "hashed" else 1 << 16)
         patch.setattr(cuts, "_SIDE_LINES_INITIAL", 4)
-        table = new_table(kind)
-        learning = Learning(table, l1=0.1)
+        table, model = new_table(kind), MODELS[kind]
+        learning = Learning(table, model, l1=0.1)
+        # an example's rows, and those found ahead, with the longest embedding of each
+        lines = 1 if model is None else 2 + model.tiers.lines(model.tiers.dim)
         for _, seed, examples, width in before:
             learning.learn(lesson(seed, examples, width), tick=1)
         for round_ in (during, again):  # a second cut after the first
-            expected, intercept = image(table), table.intercept.copy()
+            expected, vectors = rows_of(table), embedded(table)
+            intercept = table.intercept.copy()
             cut = Cut(table)
             parts, touched = [], 0
             for action, seed, examples, width in round_:
@@ -92,23 +145,26 @@ def test_a_cut_is_the_table_at_its_beginning_whatever_is_learned_meanwhile(
                     table.grow(seed % table.segments)
                 elif action == "take" and (part := cut.take()) is not None:
                     parts.append(part)
-            assert cut.lines_kept <= touched
+            assert cut.lines_kept <= touched * lines
             while (part := cut.take()) is not None:
                 parts.append(part)
             assert cut.take() is None
             cut.close()
             np.testing.assert_array_equal(taken(table, parts), expected)
+            assert taken_embeddings(table, parts) == vectors
             np.testing.assert_array_equal(cut.intercept, intercept)
             if isinstance(table, ExactTable):
                 check_layout(table)
                 assert table.before_change is None
+                if table.arena is not None:
+                    check_arena(table)
 
 
-@pytest.mark.parametrize("kind", ["exact", "evicting", "hashed"])
+@pytest.mark.parametrize("kind", MODELS)
 def test_learning_is_the_same_to_a_bit_while_a_cut_is_open(kind: str) -> None:
     with small_tables():
         tables = [new_table(kind), new_table(kind)]
-        one, other = (Learning(table) for table in tables)
+        one, other = (Learning(table, MODELS[kind]) for table in tables)
         for seed in range(4):
             one.learn(lesson(seed, 5, 40))
             other.learn(lesson(seed, 5, 40))
@@ -119,6 +175,7 @@ def test_learning_is_the_same_to_a_bit_while_a_cut_is_open(kind: str) -> None:
             if seed % 4 == 0:
                 cut.take()
         np.testing.assert_array_equal(image(tables[0]), image(tables[1]))
+        assert embedded(tables[0]) == embedded(tables[1])
         np.testing.assert_array_equal(tables[0].intercept, tables[1].intercept)
 
 
@@ -151,7 +208,7 @@ def test_rows_that_were_inserted_since_are_not_in_a_cut() -> None:
         parts = []
         while (part := cut.take()) is not None:
             parts.append(part)
-        assert [len(rows) for _, rows in parts] == [0]
+        assert [len(part.rows) for part in parts] == [0]
         assert cut.intercept.tolist() == [0, 0]
 
 
