@@ -11,17 +11,17 @@ import numpy as np
 from streamlearn import columns
 from streamlearn.cluster.service import Service
 from streamlearn.config import (
+    MODELS,
     ClusterConfig,
     ComputeConfig,
     JobConfig,
-    LrConfig,
     OutputConfig,
     SourceConfig,
     TablesConfig,
     job_signature,
 )
 from streamlearn.errors import LogError
-from streamlearn.messages import F32, U64
+from streamlearn.messages import F32, I64, U64
 from streamlearn.protocol import (
     Answer,
     Fault,
@@ -48,11 +48,19 @@ def job(
     minibatch: int = MINIBATCH,
     **tables: Any,
 ) -> JobConfig:
-    """Return a small job; ``tables`` by keyword, exact values unless said otherwise."""
+    """Return a small job; ``tables`` by keyword, exact values unless said otherwise.
+
+    Parameters
+    ----------
+    model : dict, optional
+        Settings of the model, and its ``kind``: ``lr`` by default.
+    """
     exact = {"pull_values": "float32", "push_values": "float32", "compression": "none"}
+    settled = {"l1": 0.0} | (model or {})
+    kind = settled.pop("kind", "lr")
     return JobConfig(
         source=SourceConfig(**({"format": "svmlight", "bad_records_max": 1.0} | (source or {}))),
-        model=LrConfig(**({"l1": 0.0} | (model or {}))),
+        model=MODELS[kind](**settled),
         tables=TablesConfig(**(exact | tables)),
         cluster=ClusterConfig(name="test", lease_seconds=lease_seconds),
         compute=ComputeConfig(minibatch=minibatch),
@@ -94,11 +102,23 @@ def push(
     worker: str = "a",
     incarnation: int = 1,
     counts: bool = True,
+    dims: Sequence[int] | I64 = (),
+    vectors: Sequence[float] | F32 = (),
 ) -> Push:
-    """Return a push, with its keys, or naming the pull that they are of."""
+    """Return a push, with its keys, or naming the pull that they are of.
+
+    Parameters
+    ----------
+    dims, vectors : int64[n], float32[m], optional
+        How many coordinates of each key's embedding come, and their gradients.
+    """
     values = np.ones(len(keys), np.float32) if gradients is None else gradients
     column = columns.encode_keys(keys, of.low)
     told = columns.encode_counts(np.ones(len(keys), np.uint32)).data if counts else memoryview(b"")
+    tiers = of.job.model.tiers
+    lengths = columns.NOTHING
+    if tiers is not None and not named:
+        lengths = columns.encode_lengths(np.array(dims, np.int64), tiers.dims)
     return Push(
         table=0,
         worker=worker,
@@ -112,6 +132,8 @@ def push(
         values=memoryview(np.asarray(values, np.float32).tobytes()),
         counts=told,
         mark=at or mark(clock + 1),
+        lengths=lengths.data,
+        vectors=memoryview(np.asarray(vectors, np.float32).tobytes()),
     )
 
 

@@ -13,8 +13,16 @@ from pathlib import Path
 import pytest
 
 from streamlearn.errors import LogError, SnapshotError
+from streamlearn.protocol import encode
+from streamlearn.shards.image import Imaging, snapshot_meta, write_part
 from streamlearn.shards.log import Log
+from streamlearn.shards.recovery import SNAPSHOTS as IMAGES
+from streamlearn.shards.recovery import recover
+from streamlearn.shards.shard import Shard as Table
 from streamlearn.shards.snapshot import SnapshotWriter, newest, next_sequence, prune
+from tests.shard_parts import job, spec
+from tests.shards.test_image import Sheet
+from tests.shards.test_shard import FM, embedded_records_of
 from tests.sim.disk import Faults, SimDisk, SimFile
 
 ROOT = "/shard"
@@ -217,3 +225,49 @@ def test_forgotten_syncs_are_caught(monkeypatch, place, name, bug):
     monkeypatch.setattr(place, name, bug)
     with pytest.raises((AssertionError, LogError)):
         run(3, deep=False)
+
+
+def imaged(shard, disk):
+    """Write a snapshot of a shard as it is."""
+    imaging, sheet = Imaging(shard), Sheet()
+    imaging.want(sheet)
+    while imaging.step():
+        pass
+    root = Path(ROOT) / IMAGES
+    with SnapshotWriter(root, next_sequence(root, disk), piece_bytes=256, disk=disk) as writer:
+        for part in sheet.parts:
+            write_part(writer, part, f"{part.number:03d}")
+        writer.commit(snapshot_meta(sheet.meta, shard.spec.job, 1.0))
+
+
+def test_no_crash_point_loses_an_embedding():
+    """A shard's own records and images: what comes up is the shard as it was at that record."""
+    of = spec(job(model=FM, log_file_bytes=4000), 1, 3)
+    records = embedded_records_of(of, 9, 30)
+    twin, digests = Table(of), []
+    for lsn, record in enumerate([None, *records]):
+        if record is not None:
+            twin.apply(lsn, record)
+        digests.append(twin.digest())
+    assert twin.table.arena.nbytes > 0
+    disk = SimDisk(random.Random(1))
+    promised = written = 0
+
+    def crash():
+        found = recover(disk.after_crash(random.Random(disk.calls)), ROOT, of)
+        assert promised <= found.shard.lsn <= written
+        assert found.shard.digest() == digests[found.shard.lsn]
+
+    found = recover(disk, ROOT, of)
+    disk.before_change = crash
+    shard, log = found.shard, found.log
+    for lsn, record in enumerate(records, 1):
+        written = lsn
+        assert log.append([encode(record)]) == lsn
+        shard.apply(lsn, record)
+        if lsn % 3 == 0:
+            promised = log.sync()
+        if lsn % 11 == 0:
+            imaged(shard, disk)
+            promised = lsn
+    assert promised > 22

@@ -9,14 +9,33 @@ import pytest
 
 from streamlearn.errors import SnapshotError
 from streamlearn.protocol import Join, Tick
-from streamlearn.shards.image import ImageMeta, Imaging, load_image, read_meta, snapshot_meta
+from streamlearn.shards.cut import Part
+from streamlearn.shards.image import (
+    ImageMeta,
+    Imaging,
+    load_image,
+    read_meta,
+    snapshot_meta,
+    write_part,
+)
 from streamlearn.shards.shard import Shard
 from streamlearn.shards.snapshot import SnapshotReader, SnapshotWriter, next_sequence
 from tests.reference.tables import small_tables
 from tests.shard_parts import job, keys_of, mark, push, spec
-from tests.shards.test_shard import records_of
+from tests.shards.test_shard import FM, embedded_records_of, records_of
 
 SPEC = spec(job(ttl_seconds=1200.0, when_full="evict"), 1, 3, features_max=200)
+FM_SPEC = spec(job(model=FM, ttl_seconds=1200.0, when_full="evict"), 1, 3, features_max=200)
+
+
+@pytest.fixture(params=[SPEC, FM_SPEC], ids=["lr", "fm"])
+def of(request):
+    return request.param
+
+
+def some_records(of, seed: int, count: int) -> list:
+    """Return records of a shard, of embeddings where its model has some."""
+    return embedded_records_of(of, seed, count) if of is FM_SPEC else records_of(seed, count)
 
 
 class Sheet:
@@ -32,20 +51,20 @@ class Sheet:
         self.takes = takes
         self.gone = False
         self.meta: ImageMeta | None = None
-        self.rows: list[np.ndarray] = []
+        self.parts: list[Part] = []
         self.whole = False
 
     @property
     def ready(self) -> bool:
-        return len(self.rows) < self.takes
+        return len(self.parts) < self.takes
 
     def begin(self, meta: ImageMeta) -> None:
         assert self.meta is None
         self.meta = meta
 
-    def part(self, number: int, rows: np.ndarray) -> None:
+    def part(self, part: Part) -> None:
         assert not self.whole
-        self.rows.append(rows.copy())
+        self.parts.append(Part(part.number, part.rows.copy(), part.vectors.copy()))
 
     def end(self) -> None:
         self.whole = True
@@ -55,8 +74,8 @@ class Sheet:
         assert self.whole
         assert self.meta is not None
         made = Shard(of, Shard.new_table(of, rows=self.meta.features))
-        for rows in self.rows:
-            made.table.insert_rows(rows)
+        for part in self.parts:
+            made.table.insert_rows(part.rows, part.vectors)
         self.meta.restore(made)
         return made
 
@@ -71,16 +90,15 @@ def written(root: Path, sheet: Sheet, of=SPEC) -> Path:
     """Write an image as a snapshot."""
     assert sheet.meta is not None
     with SnapshotWriter(root, next_sequence(root)) as writer:
-        for number, rows in enumerate(sheet.rows):
-            with writer.open(f"rows.{number:03d}") as blob:
-                blob.write(np.ascontiguousarray(rows))
+        for number, part in enumerate(sheet.parts):
+            write_part(writer, part, f"{number:03d}")
         return writer.commit(snapshot_meta(sheet.meta, of.job, 5.0))
 
 
-def test_image_is_the_moment_when_it_began():
+def test_image_is_the_moment_when_it_began(of):
     with small_tables():
-        records = records_of(4, 80)
-        made, still = Shard(SPEC), Shard(SPEC)
+        records = some_records(of, 4, 80)
+        made, still = Shard(of), Shard(of)
         until(made, records, 40)
         until(still, records, 40)
         imaging, sheet = Imaging(made), Sheet()
@@ -91,23 +109,23 @@ def test_image_is_the_moment_when_it_began():
                 until(made, records, made.lsn + 1)
         assert not imaging.busy
         assert sheet.meta.lsn == 40
-        assert sum(map(len, sheet.rows)) == sheet.meta.features
-        assert sheet.shard().digest() == still.digest()
+        assert sum(len(part.rows) for part in sheet.parts) == sheet.meta.features
+        assert sheet.shard(of).digest() == still.digest()
         until(made, records, len(records))
         until(still, records, len(records))
         assert made.digest() == still.digest()
 
 
-def test_what_was_loaded_goes_on_as_what_was_taken():
+def test_what_was_loaded_goes_on_as_what_was_taken(of):
     with small_tables():
-        records = records_of(5, 120)
-        made = Shard(SPEC)
+        records = some_records(of, 5, 120)
+        made = Shard(of)
         until(made, records, 60)
         imaging, sheet = Imaging(made), Sheet()
         imaging.want(sheet)
         while imaging.step():
             pass
-        again = sheet.shard()
+        again = sheet.shard(of)
         until(again, records, len(records))
         until(made, records, len(records))
         assert made.table.evicted > 0
@@ -157,19 +175,41 @@ def test_sink_that_is_gone_ends_its_image():
     assert made.table.before_change is None
 
 
-def test_snapshot_is_loaded_as_it_was(tmp_path):
-    made = Shard(SPEC)
-    until(made, records_of(6), 50)
+def test_snapshot_is_loaded_as_it_was(tmp_path, of):
+    made = Shard(of)
+    until(made, some_records(of, 6, 60), 50)
     imaging, sheet = Imaging(made), Sheet()
     imaging.want(sheet)
     while imaging.step():
         pass
-    path = written(tmp_path, sheet)
+    path = written(tmp_path, sheet, of)
     with SnapshotReader.open(path) as reader:
-        assert load_image(reader, SPEC).digest() == made.digest()
+        assert load_image(reader, of).digest() == made.digest()
+        names = {name.partition(".")[0] for name in reader.sizes}
         meta = read_meta(reader)
     assert meta == ImageMeta.of(made)
     assert meta.shard == (1, 3)
+    assert names == ({"rows", "vectors"} if of is FM_SPEC else {"rows"})
+
+
+def test_snapshot_whose_embeddings_are_not_those_of_its_rows_is_refused(tmp_path):
+    made = Shard(FM_SPEC)
+    until(made, embedded_records_of(FM_SPEC, 6, 60), 50)
+    imaging, sheet = Imaging(made), Sheet()
+    imaging.want(sheet)
+    while imaging.step():
+        pass
+    at = next(i for i, part in enumerate(sheet.parts) if len(part.vectors))
+    part = sheet.parts[at]
+    for wrong in (part.vectors[:-16], np.append(part.vectors, part.vectors[:16])):
+        sheet.parts[at] = Part(part.number, part.rows, wrong)
+        path = written(tmp_path, sheet, FM_SPEC)
+        with (
+            SnapshotReader.open(path) as reader,
+            pytest.raises(SnapshotError, match="is damaged") as caught,
+        ):
+            load_image(reader, FM_SPEC)
+        assert f"expected {len(part.vectors)}" in str(caught.value)
 
 
 @pytest.mark.parametrize(

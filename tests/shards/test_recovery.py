@@ -16,16 +16,28 @@ from streamlearn.shards.recovery import LOG, SNAPSHOTS, Recovered, recover
 from streamlearn.shards.shard import Shard, ShardSpec
 from tests.shard_parts import job, spec
 from tests.shards.test_image import Sheet, until, written
-from tests.shards.test_shard import records_of
+from tests.shards.test_shard import FM, embedded_records_of, records_of
 
 SPEC = spec(job(), 1, 3)
 RECORDS = records_of(8, 60)
+FM_SPEC = spec(job(model=FM), 1, 3)
+FM_RECORDS = embedded_records_of(FM_SPEC, 8, 75)[:60]
+
+
+def records_for(of: ShardSpec) -> list:
+    """Return records that a shard of this model may have in its log."""
+    return FM_RECORDS if of is FM_SPEC else RECORDS
+
+
+@pytest.fixture(params=[SPEC, FM_SPEC], ids=["lr", "fm"])
+def of(request) -> ShardSpec:
+    return request.param
 
 
 def expected(lsn: int, of: ShardSpec = SPEC) -> str:
     """Return the digest of the state after a record."""
     made = Shard(of)
-    until(made, RECORDS, lsn)
+    until(made, records_for(of), lsn)
     return made.digest()
 
 
@@ -42,7 +54,7 @@ def go_on(path: Path, lsn: int, of: ShardSpec = SPEC, *, snapshot: bool = False)
     found = recover(REAL_DISK, str(path), of)
     assert found.log is not None
     while found.shard.lsn < lsn:
-        record = RECORDS[found.shard.lsn]
+        record = records_for(of)[found.shard.lsn]
         appended = found.log.append([encode(record)])
         found.shard.apply(appended, record)
     found.log.sync()
@@ -61,29 +73,30 @@ def test_empty_directory_is_a_shard_that_begins(tmp_path):
     assert found.log.next_lsn == 1
 
 
-def test_log_alone(tmp_path):
-    go_on(tmp_path, 30)
-    found = opened(tmp_path)
-    assert found.shard.digest() == expected(30)
+def test_log_alone(tmp_path, of):
+    go_on(tmp_path, 30, of)
+    found = opened(tmp_path, of)
+    assert found.shard.digest() == expected(30, of)
     assert (found.replayed, found.snapshot_lsn) == (30, 0)
 
 
-def test_snapshot_and_the_log_behind_it(tmp_path):
-    go_on(tmp_path, 20, snapshot=True)
-    go_on(tmp_path, 45)
-    found = opened(tmp_path)
-    assert found.shard.digest() == expected(45)
+def test_snapshot_and_the_log_behind_it(tmp_path, of):
+    go_on(tmp_path, 20, of, snapshot=True)
+    go_on(tmp_path, 45, of)
+    found = opened(tmp_path, of)
+    assert found.shard.digest() == expected(45, of)
     assert (found.snapshot_lsn, found.replayed) == (20, 25)
-    go_on(tmp_path, 60)
-    assert opened(tmp_path).shard.digest() == expected(60)
+    go_on(tmp_path, 60, of)
+    assert opened(tmp_path, of).shard.digest() == expected(60, of)
+    assert of is SPEC or found.shard.table.arena.nbytes > 0
 
 
-def test_snapshot_alone(tmp_path):
-    go_on(tmp_path, 20, snapshot=True)
+def test_snapshot_alone(tmp_path, of):
+    go_on(tmp_path, 20, of, snapshot=True)
     for file in (tmp_path / LOG).iterdir():
         file.unlink()
-    found = opened(tmp_path)
-    assert found.shard.digest() == expected(20)
+    found = opened(tmp_path, of)
+    assert found.shard.digest() == expected(20, of)
     assert found.log.next_lsn == 21
 
 
@@ -94,19 +107,20 @@ def damage(path: Path) -> None:
     path.write_bytes(data)
 
 
-def rows_file(root: Path) -> Path:
+def rows_file(root: Path, prefix: str = "rows") -> Path:
     """Return the largest file of the newest snapshot."""
     newest = max(path for path in root.iterdir() if path.is_dir())
-    return max(newest.glob("rows.*"), key=lambda path: path.stat().st_size)
+    return max(newest.glob(f"{prefix}.*"), key=lambda path: path.stat().st_size)
 
 
-def test_damaged_snapshot_is_passed_over(tmp_path):
-    go_on(tmp_path, 20, snapshot=True)
-    go_on(tmp_path, 40, snapshot=True)
-    go_on(tmp_path, 50)
-    damage(rows_file(tmp_path / SNAPSHOTS))
-    found = opened(tmp_path)
-    assert found.shard.digest() == expected(50)
+@pytest.mark.parametrize(("of", "file"), [(SPEC, "rows"), (FM_SPEC, "rows"), (FM_SPEC, "vectors")])
+def test_damaged_snapshot_is_passed_over(tmp_path, of, file):
+    go_on(tmp_path, 20, of, snapshot=True)
+    go_on(tmp_path, 40, of, snapshot=True)
+    go_on(tmp_path, 50, of)
+    damage(rows_file(tmp_path / SNAPSHOTS, file))
+    found = opened(tmp_path, of)
+    assert found.shard.digest() == expected(50, of)
     assert found.snapshot_lsn == 20
     assert len(found.notes) == 1
 
@@ -208,10 +222,10 @@ def test_job_may_keep_a_log_no_more_and_again(tmp_path):
     assert opened(tmp_path, logged).shard.digest() == expected(45, logged)
 
 
-def test_state_does_not_depend_on_where_snapshots_were(tmp_path):
+def test_state_does_not_depend_on_where_snapshots_were(tmp_path, of):
     rng = np.random.default_rng(2)
     for number in range(3):
         path = tmp_path / str(number)
         for lsn in sorted({*rng.integers(1, 60, 4).tolist(), 60}):
-            go_on(path, lsn, snapshot=bool(rng.integers(2)))
-        assert opened(path).shard.digest() == expected(60)
+            go_on(path, lsn, of, snapshot=bool(rng.integers(2)))
+        assert opened(path, of).shard.digest() == expected(60, of)
