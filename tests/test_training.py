@@ -561,6 +561,77 @@ def test_dropped_negatives_leave_the_model_calibrated_and_resume_the_same(tmp_pa
     assert scored["calibration"] == pytest.approx(1, abs=0.15)
 
 
+# --- factorization machines
+
+EMBEDDED = ("model.kind=fm", "model.dim_by_count=5=4,100=16", "model.v_lr=0.05")
+TABLES = {"exact": (), "hashed": ("tables.index=hashed", "tables.bits=14")}
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_embeddings_go_on_where_ctrl_c_ended_them(tmp_path: Path, table: str) -> None:
+    log = written(tmp_path / "log.tsv", text(clicks(4_000, 30)) * 10)
+    sets = settings(*(EMBEDDED if table == "exact" else EMBEDDED[::2]), *TABLES[table])
+    whole = train(log, "--out", tmp_path / "whole", *sets)
+    assert whole.code == 0, whole.stderr
+    assert whole.report["embeddings"] > 0
+    assert whole.report["embeddings_bytes"] % 64 == 0
+    assert whole.report["examples_dropped"] == 0
+    command = ["train", log, "--format", "criteo", "--out", tmp_path / "cut", "--json", *sets]
+    with Running(*command, *settings("compute.minibatch=1")) as running:
+        assert running.wait_until_learning()
+        time.sleep(0.1)
+        running.signal(signal.SIGINT)
+        ended = running.end()
+    assert ended.code == 130, ended.stderr
+    assert 0 < ended.report["examples"] < 40_000
+    again = train(log, "--out", tmp_path / "cut", *sets)
+    assert again.code == 0, again.stderr
+    assert load(tmp_path / "cut").digest() == load(tmp_path / "whole").digest()
+    for name in ("examples", "features", "embeddings", "embeddings_bytes"):
+        assert again.report[name] == whole.report[name], name
+
+
+@pytest.mark.parametrize("lanes", [("lanes=1",), ("lanes=3", "shard_lanes=2"), ("learn_lanes=2",)])
+def test_embeddings_end_at_their_limit_and_that_is_said_once(
+    tmp_path: Path, lanes: tuple[str, ...]
+) -> None:
+    log = written(tmp_path / "log.tsv", text(clicks(4_000, 31)))
+    limit = settings("tables.embeddings_bytes_max=6400", *(f"compute.{one}" for one in lanes))
+    out = tmp_path / "out"
+    ended = train(log, "--out", out, *settings(*EMBEDDED, "compute.minibatch=100"), *limit)
+    assert ended.code == 0, ended.stderr
+    assert ended.stderr.count("embeddings have reached their limit, 6,400 bytes") == 1
+    report = ended.report
+    assert report["embeddings_refused"] > 0
+    assert 0 < report["embeddings"] <= 100
+    assert 0 < report["embeddings_bytes"] <= 6_400
+    assert report["examples"] == 4_000
+    # going on with more room gives them
+    more = train(log, "--out", out, *settings(*EMBEDDED, "model.epochs=1"))
+    assert more.code == 0, more.stderr
+    assert more.report["embeddings"] == report["embeddings"]
+
+
+@pytest.mark.parametrize("lanes", [("lanes=1",), ("lanes=3",), ("learn_lanes=2",)])
+def test_examples_that_have_no_finite_score_teach_nothing_and_are_told_with_their_place(
+    tmp_path: Path, lanes: tuple[str, ...]
+) -> None:
+    good, huge = b"1 a:1 b:1\n0 a:1 c:1\n0 b:1 c:1\n", b"1 a:1e30 b:1e30 c:1e30\n"
+    log = written(tmp_path / "log.svm", good * 50 + huge * 3 + good * 50)
+    sets = settings("model.kind=fm", "model.l1=0", "compute.minibatch=30")
+    sets = (*sets, *settings(*(f"compute.{one}" for one in lanes)))
+    command = ("train", log, "--format", "svmlight", "--out", tmp_path / "out", "--json")
+    ended = run(*command, *sets)
+    assert ended.code == 0, ended.stderr
+    assert (ended.report["examples"], ended.report["examples_dropped"]) == (303, 3)
+    first = len(good) * 50
+    place = f"bytes {first} to {first + len(huge) * 3 + len(good) * 9}"
+    assert f"3 examples of {log}, {place}, have a score that is not finite" in ended.stderr
+    for part in load(tmp_path / "out").parts():
+        assert np.isfinite(part.weights).all()
+        assert np.isfinite(part.vectors).all()
+
+
 # --- lanes and limits
 
 
