@@ -16,9 +16,11 @@ from streamlearn.columns import (
     Residuals,
     decode_counts,
     decode_keys,
+    decode_lengths,
     decode_values,
     encode_counts,
     encode_keys,
+    encode_lengths,
     encode_values,
     signature,
     unsent,
@@ -99,6 +101,18 @@ def test_counts_have_the_bytes_that_they_always_had():
     data = bytes.fromhex(COUNTED_HEX)
     assert encode_counts(np.array(COUNTED, np.uint32)).tobytes() == data
     assert decode_counts(data, 7).tolist() == COUNTED
+
+
+def test_lengths_have_the_bytes_that_they_always_had():
+    dims = np.array([0, 8, 16, 0, 0, 8, 64, 0, 0, 8])
+    several, one = (
+        bytes.fromhex("6602000000000000 00 01 00 02 00"),
+        bytes.fromhex("6602000000000000"),
+    )
+    assert encode_lengths(dims, (8, 16, 64)).tobytes() == several
+    assert decode_lengths(several, 10, (8, 16, 64)).tolist() == dims.tolist()
+    assert encode_lengths(np.minimum(dims, 8), (8,)).tobytes() == one
+    assert decode_lengths(one, 10, (8,)).tolist() == np.minimum(dims, 8).tolist()
 
 
 # --- keys -----------------------------------------------------------------------------------------
@@ -556,6 +570,62 @@ def test_signature_knows_every_bit_and_its_place():
         swapped.add(signature(b"".join(order)))
     assert len(swapped) == 120
     assert len({signature(bytes(size)) for size in range(300)}) == 300
+
+
+# --- lengths --------------------------------------------------------------------------------------
+
+SEVERAL = [(16,), (3, 8, 17), tuple(range(1, 9)), tuple(range(2, 258))]
+
+
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("lengths", SEVERAL)
+@pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
+def test_lengths_come_back(count, lengths, share):
+    rng = np.random.default_rng(count)
+    dims = np.where(rng.random(count) < share, rng.choice(lengths, count), 0)
+    data = encode_lengths(dims, lengths)
+    assert (decode_lengths(data, count, lengths) == dims).all()
+    there = np.count_nonzero(dims)
+    words = -(-count // 64) * 8
+    assert data.nbytes == (words + there * (len(lengths) > 1) if there else 0)
+
+
+def test_lengths_of_nothing_are_no_bytes():
+    assert encode_lengths(np.zeros(0, np.int64), (8,)).size == 0
+    assert encode_lengths(np.zeros(500, np.int64), (8, 16)).size == 0
+    assert decode_lengths(b"", 500, (8, 16)).tolist() == [0] * 500
+    assert decode_lengths(b"", 0, (8, 16)).tolist() == []
+
+
+@pytest.mark.parametrize("dims", [[7], [0, 9], [8, 15], [17], [-1], [1 << 40]])
+def test_lengths_that_there_are_not_are_not_encoded(dims):
+    for lengths in ((8,), (8, 16)):
+        with pytest.raises(ValueError, match="an embedding's length is none of"):
+            encode_lengths(np.array(dims), lengths)
+
+
+@pytest.mark.parametrize(
+    ("data", "count", "lengths"),
+    [
+        ("0300000000000000", 3, (8, 16)),  # no lengths
+        ("0300000000000000 00", 3, (8, 16)),
+        ("0300000000000000 000000", 3, (8, 16)),
+        ("0300000000000000 0002", 3, (8, 16)),  # number 2 of 2
+        ("0300000000000000 00ff", 3, (8, 16)),
+        ("0000000000000000", 3, (8, 16)),  # none, at length
+        ("0000000000000000", 3, (8,)),
+        ("0300000000000000 00", 3, (8,)),
+        ("03000000000000", 3, (8,)),
+        ("03", 3, (8,)),
+        ("0300000000000000", 1, (8,)),  # bits behind the last
+        ("0800000000000000 00", 3, (8, 16)),
+        ("0300000000000000", 65, (8,)),
+        ("0100000000000000", 0, (8,)),
+    ],
+)
+def test_length_column_that_is_not_right_is_refused(data, count, lengths):
+    with pytest.raises(ColumnError):
+        decode_lengths(bytes.fromhex(data), count, lengths)
 
 
 # --- residuals ------------------------------------------------------------------------------------

@@ -1,0 +1,38 @@
+"""What is said of embeddings: once or a few times, and all counted."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+from streamlearn.notices import Notices
+
+if TYPE_CHECKING:
+    import pytest
+
+
+def test_examples_that_taught_nothing_are_counted_and_named_a_few_times(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    notices = Notices()
+    for i in range(50):
+        notices.note_dropped(i % 3, "day_0.gz", i * 100, i * 100 + 99)
+    assert notices.dropped == sum(i % 3 for i in range(50))
+    assert len(caplog.messages) == 20
+    assert (
+        "1 examples of day_0.gz, bytes 100 to 199, have a score that is not" in caplog.messages[0]
+    )
+    assert [message.endswith("counted only") for message in caplog.messages] == [False] * 19 + [
+        True
+    ]
+
+
+def test_a_full_arena_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    notices = Notices()
+    arena = SimpleNamespace(refused=0, room=[1_000_000, 0])
+    for refused in (0, 0, 3, 9):
+        arena.refused = refused
+        notices.look_at(arena)
+        notices.look_at(None)
+    assert len(caplog.messages) == 1
+    assert "64,000,000 bytes (tables.embeddings_bytes_max)" in caplog.messages[0]
