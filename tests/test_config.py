@@ -263,6 +263,7 @@ def test_a_wrong_flag_is_named_as_it_was_typed() -> None:
         ("cluster.name=", "a name of 1 to 255 characters"),
         ("cluster.lease_seconds=0", "a number > 0"),
         ("compute.lanes=-1", "a whole number >= 0 and <= 256"),
+        ("model.kind=gbm", "one of lr, fm"),
         ("http.listen=localhost", "HOST:PORT (127.0.0.1:9100)"),
         ("http.listen=localhost:70000", "HOST:PORT (127.0.0.1:9100)"),
     ],
@@ -272,6 +273,57 @@ def test_a_wrong_value_names_path_expected_and_actual(text: str, expected: str) 
     message = complaint(text).message
     assert message.startswith(f"`{path}` must be {expected}")
     assert f"but is {value!r} (--set {text})" in message
+
+
+TIERS = "a table of at most 8 count = dim, both ascending, dim from 1 to 512 (10=8,1000=32)"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("model.dim=0", "a whole number >= 1 and <= 512"),
+        ("model.dim=513", "a whole number >= 1 and <= 512"),
+        ("model.order=1", "2 or 3"),
+        ("model.order=4", "2 or 3"),
+        ("model.threshold=-1", "a whole number >= 0 and <= 4294967295"),
+        ("model.dim_by_count=1000=8,10=32", TIERS),
+        ("model.dim_by_count=10=32,1000=8", TIERS),
+        ("model.dim_by_count=10=8,1000=8", TIERS),
+        ("model.dim_by_count=10=0", TIERS),
+        ("model.dim_by_count=10=513", TIERS),
+        ("model.dim_by_count=-1=8", TIERS),
+        ("model.dim_by_count=4294967296=8", TIERS),
+        ("model.dim_by_count=few=8", TIERS),
+        ("model.dim_by_count=10=many", TIERS),
+        ("model.dim_by_count=" + ",".join(f"{n}={n}" for n in range(1, 10)), TIERS),
+        ("model.v_lr=0", "a number > 0"),
+        ("model.v_lr_beta=0", "a number > 0"),
+        ("model.v_l2=-1", "a number >= 0"),
+        ("model.v_dropout=1", "a number >= 0 and < 1"),
+        ("model.l1_shrk=perhaps", "true or false"),
+    ],
+)
+def test_a_wrong_embedding_names_path_and_what_is_allowed(text: str, expected: str) -> None:
+    path = text.partition("=")[0]
+    message = complaint("model.kind=fm", text).message
+    assert message.startswith(f"`{path}` must be {expected}, but is ")
+    assert message.endswith(f" (--set {text})")
+
+
+def test_tiers_are_laid_over_one_another_and_checked_then(tmp_path: Path) -> None:
+    path = write_job(tmp_path, '[model]\nkind = "fm"\ndim_by_count = { 10 = 8 }\n')
+    tiers = load_job(path, ["model.dim_by_count.1000=32"]).job.model.tiers
+    assert tiers is not None
+    assert (tiers.counts, tiers.dims) == ((10, 1000), (8, 32))
+    with pytest.raises(ConfigError) as caught:
+        load_job(path, ["model.dim_by_count.5=4"])
+    assert caught.value.message.startswith(f"`model.dim_by_count` must be {TIERS}, but together")
+
+
+def test_a_setting_of_another_model_is_said_to_be_one() -> None:
+    message = complaint("model.dim=8").message
+    assert message == "`model.dim` is a setting of model fm, not of this one (--set model.dim=8)"
+    assert "a setting of model lr" in complaint("model.kind=fm", "model.rule=ftrl").message
 
 
 @pytest.mark.parametrize(
@@ -324,6 +376,15 @@ def test_a_job_made_in_python_is_checked_alike() -> None:
     ("sets", "message"),
     [
         (("tables.shards=h:1", "tables.index=hashed"), "`tables.shards` are for tables with"),
+        (
+            ("model.kind=fm", "model.dim_by_count=10=8", "tables.index=hashed"),
+            "`model.dim_by_count` goes by counts, and a table with `tables.index",
+        ),
+        (
+            ("model.kind=fm", "tables.shards=h:1", "tables.index=hashed"),
+            "`tables.shards` are for tables with",
+        ),
+        (("model.kind=fm", "tables.kkt=0.1"), "`tables.kkt` is 0.1, but the sums of `model.rule`"),
         (("tables.kkt=0.1",), "`tables.kkt` is 0.1, but the sums of `model.rule` ftrl need every"),
         (("tables.features_min=9", "tables.features_max=5"), "`tables.features_min` is 9, which"),
         (("cluster.certificate=a",), "`cluster.certificate` is given, but `cluster.key` is not"),
@@ -510,6 +571,7 @@ def test_the_schema_has_every_setting_with_its_limits() -> None:
     size = made["$defs"]["SourceConfig"]["properties"]["read_ahead_bytes"]
     assert [one["type"] for one in size["anyOf"]] == ["integer", "string"]
     assert made["$defs"]["SourceConfig"]["additionalProperties"] is False
+    assert made["$defs"]["FmConfig"]["properties"]["dim"]["maximum"] == 512
 
 
 def test_the_documentation_of_settings_is_current() -> None:

@@ -10,8 +10,11 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.parser import text_string_to_metric_families
 
 from streamlearn import metrics as declared
+from streamlearn.config import FmConfig
 from streamlearn.metrics import METRICS, PREFIX, STATES, Metrics, metrics_table
 from streamlearn.online.validation import BinaryValidation
+from streamlearn.shards.arena import Arena
+from streamlearn.shards.table import ExactTable
 
 DOCS = Path(__file__).parent.parent / "docs" / "metrics.md"
 
@@ -111,6 +114,21 @@ def test_loss_is_the_ratio_of_two_sums() -> None:
         "streamlearn_label_sum_total"
     ] == pytest.approx(figures["calibration"])
     assert seen["streamlearn_progressive_auc[window]"] == figures["auc_window"]
+
+
+def test_embeddings_are_shown_where_there_are_some() -> None:
+    registry = CollectorRegistry()
+    metrics = Metrics(registry, "1")
+    metrics.set_embeddings(None)
+    assert "streamlearn_table_embeddings_bytes" not in samples(registry)
+    table = ExactTable(1_000)
+    arena = Arena.of(table, FmConfig(dim=8), 6_400)
+    arena.live[0], arena.room[1] = 3, 7
+    metrics.set_embeddings(arena)
+    seen = samples(registry)
+    assert seen["streamlearn_table_embeddings_bytes"] == 3 * 64
+    assert seen["streamlearn_table_embeddings_bytes_max"] == 6_400
+    assert seen["streamlearn_embeddings_refused_total"] == 7
 
 
 def test_registries_share_nothing() -> None:

@@ -20,8 +20,11 @@ MENDABLE = [b"1,t1,n/a", b"0,t2,unknown", b"1,t9,"]
 HOPELESS = [b"maybe,t1,1", b"1,t1"]
 
 
-@pytest.fixture
-def trained(tmp_path: Path) -> Path:
+MODELS = {"lr": (), "fm": settings("model.kind=fm", "model.dim=4", "model.threshold=2")}
+
+
+@pytest.fixture(params=MODELS)
+def trained(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     """A model with good, mendable and hopeless records of two objects behind it."""
     for name, first in (("a.csv", 0), ("b.csv.gz", 100)):
         lines = [
@@ -34,6 +37,7 @@ def trained(tmp_path: Path) -> Path:
     ended = run(
         *("train", tmp_path / "a.csv", tmp_path / "b.csv.gz", "--format", "delimited", "--header"),
         *(*COLUMNS, "--column", "z=number", "--out", tmp_path / "out", "--json"),
+        *MODELS[request.param],
     )
     assert ended.code == 0, ended.stderr
     assert (ended.report["examples"], ended.report["bad_records"]) == (200, 8)
@@ -51,6 +55,7 @@ def test_mended_records_are_learned_and_the_others_kept(trained: Path, tmp_path:
     report = ended.report
     assert (report["replayed"], report["still_bad"]) == (8, 4)
     assert (report["examples"], report["bad_records"]) == (204, 4)
+    assert report.get("examples_dropped", 0) == 0
     kept = bad_records(trained)
     assert kept[:8] == first  # the file only grows
     hopeless = [entry for entry in first if entry["record"].encode() in HOPELESS]
@@ -118,7 +123,8 @@ def test_training_goes_on_with_the_mended_schema(trained: Path, tmp_path: Path) 
     assert replay(trained).code == 0
     sources = [tmp_path / "a.csv", tmp_path / "b.csv.gz"]
     more = written(tmp_path / "c.csv", b"y,x,z\n1,t1,n/a\n0,t2,\n")
-    flags = ["--format", "delimited", "--header", *COLUMNS, "--out", trained]
+    model = MODELS[load(trained).job.model.kind]
+    flags = ["--format", "delimited", "--header", *COLUMNS, "--out", trained, *model]
     ended = run("train", *sources, more, *flags, "--column", "z=ignore", "--json")
     assert ended.code == 0, ended.stderr
     assert ended.report["examples"] == 206

@@ -74,6 +74,34 @@ def test_a_run_is_ready_once_it_learns_and_says_where_it_is(tmp_path: Path) -> N
     assert (report["examples"], report["bad_records"]) == (600, len(BAD))
 
 
+def test_a_factorization_machine_tells_of_its_embeddings(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    command = [
+        *("train", "-", "--out", tmp_path, "--http", "127.0.0.1:0", "--format", "criteo"),
+        *settings("model.kind=fm", "source.block_bytes=65536", "compute.minibatch=16"),
+        *settings("tables.embeddings_bytes_max=2560"),
+    ]
+    with Running(*command, stdin=read) as running:
+        os.close(read)
+        said = running.wait_for_text("listening on http://")
+        assert said is not None
+        address = said["message"].removeprefix("listening on ")
+        os.write(write, text(clicks(600, 1)))
+        running.wait_for_text("embeddings have reached their limit, 2,560 bytes")
+        answer = until(address, "/metrics", "streamlearn_embeddings_refused_total")
+        found = {
+            sample.name: sample.value
+            for family in text_string_to_metric_families(answer)
+            for sample in family.samples
+        }
+        assert 0 < found["streamlearn_table_embeddings_bytes"] <= 2_560
+        assert found["streamlearn_table_embeddings_bytes_max"] == 2_560
+        assert found["streamlearn_embeddings_refused_total"] > 0
+        assert found["streamlearn_examples_dropped_total"] == 0
+        os.close(write)
+        assert running.end().code == 0
+
+
 def test_an_address_that_cannot_be_had_is_one_sentence(tmp_path: Path) -> None:
     log = written(tmp_path / "log.tsv", text(clicks(10, 1)))
     command = ["train", log, "--format", "criteo", "--out", tmp_path / "out", "--http"]

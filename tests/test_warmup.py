@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from streamlearn.config import JobConfig, SourceConfig, TablesConfig
+from streamlearn.config import MODELS, JobConfig, SourceConfig, TablesConfig
 from streamlearn.messages import BLOCK_TAILROOM_BYTES
 from streamlearn.online.formats import open_format
 from streamlearn.warmup import warm_up, whole_records
@@ -24,10 +24,12 @@ SAMPLES = {
 
 
 @pytest.mark.parametrize("index", ["exact", "hashed"])
+@pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("name", SAMPLES)
-def test_each_step_is_told_and_leaves_nothing_behind(name: str, index: str) -> None:
+def test_each_step_is_told_and_leaves_nothing_behind(name: str, kind: str, index: str) -> None:
     source, header, records = SAMPLES[name]
-    job = JobConfig(source=source, tables=TablesConfig(index=index))
+    tables = TablesConfig(index=index, bits=12)
+    job = JobConfig(source=source, model=MODELS[kind](), tables=tables)
     told: list[str] = []
     warm_up(job, open_format(source), header, records, told.append)
     assert told == [

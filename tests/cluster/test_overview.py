@@ -28,7 +28,8 @@ def totals(examples: int, loss: float) -> dict[str, Any]:
 
 
 def shard(examples: int, loss: float = 0.0) -> dict[str, Any]:
-    return {"totals": totals(examples, loss), "figures": {"features": 7, "table_bytes": 100}}
+    figures = {"features": 7, "table_bytes": 100, "embeddings_bytes": 64, "embeddings_refused": 2}
+    return {"totals": totals(examples, loss), "figures": figures}
 
 
 def worker(validation: BinaryValidation, **more: Any) -> dict[str, Any]:
@@ -74,6 +75,7 @@ def test_the_shard_that_is_least_far_speaks_for_all() -> None:
     assert progress.bad_records == 1
     assert progress.features == 14
     assert overview.table_bytes == 200
+    assert (overview.embeddings_bytes, overview.embeddings_refused) == (128, 4)
 
 
 def test_the_area_under_the_curve_is_that_of_the_pooled_histogram() -> None:
@@ -104,10 +106,12 @@ def test_what_is_left_is_told_where_workers_know_the_source() -> None:
     overview = Overview(epochs=2)
     overview.hear_shard("shard-0", shard(100))
     overview.hear_worker("worker-0", {"source_bytes": 4_000, "examples": 3, "last": [1, 0.0, 39]})
-    overview.hear_worker("worker-1", {"source_bytes": -1, "examples": 2, "last": [0, 9.0, 1]})
+    more = {"source_bytes": -1, "examples": 2, "last": [0, 9.0, 1], "examples_dropped": 5}
+    overview.hear_worker("worker-1", more)
     progress = overview.progress("learning", "", 1.0)
     assert (progress.bytes_done, progress.bytes_total) == (5_000, 8_000)
     assert (progress.last_label, progress.last_prediction, progress.last_features) == (1, 0.5, 39)
+    assert overview.examples_dropped == 5
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from streamlearn.net.security import Secrets
 from streamlearn.protocol import Done, Join, Pushed, State, TakeSnapshot
 from streamlearn.shards.disk import REAL_DISK, RealDisk
 from streamlearn.shards.recovery import recover
-from tests.cluster_parts import LIMITS, Cluster, place
+from tests.cluster_parts import LIMITS, Cluster, Logs, check_counted, place
 from tests.shard_parts import keys_of, mark, push
 
 
@@ -182,3 +184,20 @@ async def test_shard_tells_where_it_is(tmp_path):
 
 def _newest_snapshot(directory: Path) -> Path:
     return max((directory / "shard0" / "snapshots").iterdir())
+
+
+async def test_the_limit_of_embeddings_is_told_once_and_learning_goes_on(tmp_path, caplog):
+    logs = Logs(tmp_path / "logs", files=2)
+    model = {"kind": "fm", "threshold": 0, "dim": 8}
+    async with Cluster(tmp_path, 1, model=model, source={"uri": logs.paths}) as cluster:
+        await cluster.kill_shard(0)
+        cluster.specs[0] = replace(cluster.specs[0], embeddings_bytes_max=640)
+        host = await cluster.start_shard(0)
+        cluster.start_worker("a")
+        with caplog.at_level(logging.WARNING):
+            await cluster.finish()
+        figures = host.service.figures()
+        assert 0 < figures["embeddings_bytes"] <= 640
+        assert figures["embeddings_refused"] > 0
+        assert caplog.text.count("embeddings have reached their limit, 640 bytes") == 1
+        check_counted(cluster, logs)

@@ -19,7 +19,7 @@ from streamlearn.cluster import patience
 from streamlearn.cluster.engine import Ended, Told
 from streamlearn.cluster.roles import UpOptions
 from streamlearn.cluster.supervisor import Supervisor
-from streamlearn.config import HttpConfig, JobConfig, SourceConfig, TablesConfig
+from streamlearn.config import FmConfig, HttpConfig, JobConfig, SourceConfig, TablesConfig
 from streamlearn.errors import ClusterError, ConfigError, ResourceError, RunError
 from streamlearn.messages import Progress
 from streamlearn.model import load
@@ -394,6 +394,21 @@ async def test_what_processes_say_is_shown(
     run.played.end("worker-0", 0)
     report = await run.report()
     assert report["table_bytes"] == 16
+
+
+async def test_the_report_of_a_factorization_machine_tells_of_embeddings(tmp_path: Path) -> None:
+    job = msgspec.structs.replace(JOB, model=FmConfig())
+    run = Run(tmp_path / "out", job=job)
+    figures = {"embeddings_bytes": 640, "embeddings_refused": 3}
+    run.played.statuses |= {name: {"figures": figures} for name in run.played.shards}
+    run.played.statuses["worker-0"] = {"examples_dropped": 2}
+    await run.start()
+    await run.until_called("start worker-0")
+    await run.until(lambda: run.supervisor._overview.examples_dropped == 2)
+    run.played.end("worker-0", 0)
+    report = await run.report()
+    assert (report["embeddings"], report["embeddings_bytes"]) == (0, 1_280)
+    assert (report["embeddings_refused"], report["examples_dropped"]) == (6, 2)
 
 
 async def test_workers_that_end_before_the_source_does_are_told(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
+import numpy as np
 import pytest
 
 from streamlearn.cluster.worker import _first_of, _parts
@@ -84,6 +86,25 @@ async def test_object_that_cannot_be_read_is_named_and_the_others_are_learned(tm
         }
         assert {name for name, mark in cluster.marks(0).items() if mark.done} == {"0.svm", "2.svm"}
         assert not cluster.shard(0).clocks.members
+
+
+async def test_examples_that_teach_nothing_are_told_with_their_place(tmp_path, caplog):
+    good, huge = b"1 1:1 2:1\n0 1:1 3:1\n0 2:1 3:1\n", b"1 1:1e30 2:1e30 3:1e30\n"
+    log = tmp_path / "log.svm"
+    log.write_bytes(good * 10 + huge * 2 + good * 10)
+    model = {"kind": "fm", "threshold": 0, "dim": 8}
+    more = {"source": {"uri": (str(log),)}, "tau": 0, "minibatch": 6}
+    async with Cluster(tmp_path, 2, model=model, **more) as cluster:
+        running = cluster.start_worker("a")
+        with caplog.at_level(logging.WARNING):
+            await cluster.finish()
+        assert running.worker.notices.dropped == running.worker.stepper.dropped == 2
+        assert running.worker.examples == 62
+        first = 10 * len(good)
+        end = first + 2 * len(huge) + len(good) + len(b"1 1:1 2:1\n")
+        assert f"2 examples of {log}, bytes {first} to {end}, have a score" in caplog.text
+        for index in range(2):
+            assert np.isfinite(cluster.shard(index).table.arena.values[:4096]).all()
 
 
 def test_lists_are_told_in_parts():

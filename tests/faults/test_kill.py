@@ -116,6 +116,23 @@ def test_a_killed_run_resumed_ends_in_the_same_bytes(
     assert len(list((tmp_path / "model").iterdir())) <= 3
 
 
+def test_a_killed_factorization_machine_resumed_ends_in_the_same_bytes(tmp_path: Path) -> None:
+    lines, _ = spoiled(clicks(6_000, seed=6), every=500, seed=6)
+    log = written(tmp_path / "log.tsv.gz", text(lines) * 3)
+    model = ("model.kind=fm", "model.dim_by_count=5=4,100=16", "source.bad_records_max=1")
+
+    def command(out: Path) -> list[object]:
+        return ["train", log, "--format", "criteo", "--out", out, *settings(*model)]
+
+    ended = run(*command(tmp_path / "whole"), *SLOW)
+    assert ended.code == 0, ended.stderr
+    _killed_and_resumed(command(tmp_path / "killed"), 4, seed=6)
+    expected, found = load(tmp_path / "whole"), load(tmp_path / "killed")
+    assert found.digest() == expected.digest()
+    assert found.table.arena.nbytes == expected.table.arena.nbytes > 0
+    assert _counted(tmp_path / "killed") == _counted(tmp_path / "whole")
+
+
 def test_a_killed_lock_free_run_counts_every_record_once(
     logs: Logs, uninterrupted: Path, tmp_path: Path
 ) -> None:
