@@ -13,7 +13,6 @@ from tests.click_log import BAD, clicks, text, written
 from tests.reference import criteo, fm
 from tests.runs import run, settings, spawn
 
-
 EMBEDDED = ("model.kind=fm", "model.v_lr=0.1", "model.v_init_scale=0.1")
 KINDS = {
     "exact": (),
