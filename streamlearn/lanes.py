@@ -78,6 +78,8 @@ class Parcel:
         Their rows when they were pulled, -1: none.
     generations : int64[portions, 256]
         ``ExactTable.generations`` as each portion had them then.
+    evictions : int
+        ``Portions.evictions`` before they were pulled.
     dims : int64[>= u]
         How many coordinates of each key's embedding were pulled; 0: none.
     vectors : list of float32[...]
@@ -99,6 +101,7 @@ class Parcel:
         self.after: F32 = np.zeros(nnz_max + 2, np.float32)
         self.slots: I64 = np.zeros(nnz_max + 2, np.int64)
         self.generations: I64 = np.zeros((portions, 256), np.int64)
+        self.evictions = 0
         self.dims: I64 = np.zeros(nnz_max + 2, np.int64)
         self.vectors: list[F32] = [_NO_VECTORS] * portions
         self.gradients = Gradients(_NO_VECTORS)
@@ -216,11 +219,12 @@ class Portion:
             self._table.insert(keys, slots, self.keeper)
             if span.start and not self._number:
                 self._constant.push(self._updater, localized.gradients[:1])
+            counts = localized.counts[span] if parcel.counting else None
             self._updater.push(
                 self._table,
                 slots,
                 localized.gradients[span],
-                localized.counts[span] if parcel.counting else None,
+                counts,
                 parcel.minute,
                 False,
                 self.keeper,
@@ -228,7 +232,8 @@ class Portion:
             if (arena := self._table.arena) is not None:
                 vectors, lines = parcel.vectors_of(self._number), self.keeper.vector_lines
                 arena.push(slots, parcel.dims[span], vectors, self._v_rates, lines)
-                arena.admit(slots, float(self._updater.rates[2]), False, self.keeper)
+                l1 = float(self._updater.rates[2])
+                arena.admit(slots, l1, False, self.keeper, counts)
             if parcel.wants_after:
                 self._updater.values(self._table, slots, False, parcel.after[span])
 
@@ -256,6 +261,11 @@ class Portions:
         Shard lanes.
     cpu_clock : callable
         Seconds of CPU of the calling thread.
+
+    Attributes
+    ----------
+    evictions : int
+        How often the table has forgotten rows for want of room.
     """
 
     def __init__(self, model: Model, count: int, cpu_clock: Callable[[], float]) -> None:
@@ -263,6 +273,7 @@ class Portions:
         self._table = model.table
         self._reserved = model.table.features  # rows held, or to be inserted by what is posted
         self._reserving = threading.Lock()
+        self.evictions = 0
         edges = divide(model.table, count)
         self.prefixes: Sequence[int] = edges
         self.portions = [
@@ -277,11 +288,19 @@ class Portions:
         for parcel in (push, pull):
             if parcel is not None:
                 parcel.expect()
+        if pull is not None:
+            pull.evictions = self.evictions
         for portion, lane in zip(self.portions, self.lanes, strict=True):
             lane.post(_task(portion, push, pull))
 
-    def reserve(self, rows: int) -> bool:
-        """Count rows that will be inserted; False, and none counted, where they might not fit."""
+    def reserve(self, parcel: Parcel) -> bool:
+        """Count the rows that a minibatch will insert; False, and none, where they might not fit.
+
+        The boundary is held with others until the minibatch is noted: nothing is forgotten
+        meanwhile. What was forgotten since the minibatch was pulled may be any of its rows.
+        """
+        unseen = parcel.evictions != self.evictions
+        rows = parcel.localized.unique if unseen else parcel.missing
         if rows == 0:
             return True
         with self._reserving:
@@ -311,6 +330,7 @@ class Portions:
                 if not table.would_fit(missing, known):
                     raise table.full_error()
                 spare = table.features - max(known, table.features_min)
+                self.evictions += 1
                 table.evict(min(over + int(table.features_max * _EVICTED_SHARE), spare), keys)
                 slots[:] = table.find(keys)
             parcel.generations[:] = table.generations

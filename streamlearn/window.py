@@ -208,9 +208,9 @@ class Window:
             parcel.counting = self._model.counting
             parcel.minute = self._tick()
             parcel.wants_after = self._wants_fresh(rows)
-            if self._portions.reserve(parcel.missing):
-                self._held.enter_context(self._boundary.shared())
-            else:
+            self._held.enter_context(self._boundary.shared())
+            if not self._portions.reserve(parcel):
+                self._held.close()
                 self._held.enter_context(self._boundary.alone())
                 self._portions.make_room(parcel)
         except BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from streamlearn.messages import BLOCK_TAILROOM_BYTES
 from streamlearn.model import Model, load
 from streamlearn.online.criteo import CriteoParser
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
+from streamlearn.shards.forgetting import Forgetting
 from streamlearn.shards.table import ExactTable
 from tests.click_log import clicks, spoiled, text, written
 from tests.reference.rules import RuleTwin
@@ -26,6 +28,11 @@ from tests.reference.tables import small_tables
 from tests.runs import Ended, run, settings
 
 BLOCK = 65_536  # the smallest that may be set
+# Embeddings of three lengths, earned soon.
+FM = (
+    "model.kind=fm", "model.order=3", "model.dim_by_count={0 = 3, 2 = 8, 6 = 17}", "model.l1=0.05",
+    "model.v_lr=0.02",
+)  # fmt: skip
 SMALL = (f"source.block_bytes={BLOCK}", f"source.range_bytes={2 * BLOCK}")
 
 
@@ -131,29 +138,46 @@ def test_one_worker_lane_is_sequential_minibatches_to_the_bit(
     assert report["logloss"] == pytest.approx(np.concatenate(losses).mean(), rel=1e-5)
 
 
-def test_the_number_of_shard_lanes_changes_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", [(), FM, (*FM, "model.v_dropout=0.2")])
+def test_the_number_of_shard_lanes_changes_nothing(tmp_path: Path, model: tuple[str, ...]) -> None:
     log = written(tmp_path / "log.tsv.gz", text(clicks(6_000, seed=1, tokens=900)))
     digests = {}
     with small_tables():  # they grow, and split, all the time
         for shards in (1, 2, 3, 5):
             out = tmp_path / str(shards)
-            pairs = ("compute.minibatch=100", "output.snapshot_seconds=0.02", *SMALL[:1])
+            pairs = ("compute.minibatch=100", "output.snapshot_seconds=0.02", *SMALL[:1], *model)
             report = train(
                 log, out, *of_lanes(1, shards), "tables.features_max=10000", *pairs
             ).report
             digests[shards] = load(out).digest(), report["features"], counts_of(load(out))
+            assert load(out).has_embeddings == bool(model)
     assert len(set(digests.values())) == 1, digests
 
 
+def test_embeddings_go_on_from_a_snapshot(tmp_path: Path) -> None:
+    for n in range(2):
+        written(tmp_path / f"log-{n}.tsv", text(clicks(2_000, n, tokens=500)))
+    pairs = (*of_lanes(1, 2), "compute.minibatch=50", "model.v_dropout=0.2", *FM)
+    train(f"{tmp_path}/log-*.tsv", tmp_path / "whole", *pairs)
+    train(f"{tmp_path}/log-0.tsv", tmp_path / "parts", *pairs)
+    half = load(tmp_path / "parts")
+    train(f"{tmp_path}/log-*.tsv", tmp_path / "parts", *pairs)
+    whole, parts = load(tmp_path / "whole"), load(tmp_path / "parts")
+    assert parts.counts.examples == 4_000
+    assert parts.digest() == whole.digest() != half.digest()
+
+
 @pytest.mark.parametrize("workers", [2, 3])
-@pytest.mark.parametrize("shards", [1, 2])
-def test_several_workers_count_every_record_once(tmp_path: Path, workers: int, shards: int) -> None:
+@pytest.mark.parametrize(("shards", "model"), [(1, ()), (2, ()), (2, FM)])
+def test_several_workers_count_every_record_once(
+    tmp_path: Path, workers: int, shards: int, model: tuple[str, ...]
+) -> None:
     logs = []
     for n in range(5):
         lines, _ = spoiled(clicks(2_000, n), every=300, seed=n)
         logs.append(written(tmp_path / (f"log-{n}.tsv" + (".gz" if n % 2 else "")), text(lines)))
     source = f"{tmp_path}/*.tsv*"
-    pairs = ("compute.minibatch=50", "source.bad_records_max=1")
+    pairs = ("compute.minibatch=50", "source.bad_records_max=1", *model)
     several = train(source, tmp_path / "several", *of_lanes(workers, shards), *pairs, *SMALL).report
     one = train(source, tmp_path / "one", "compute.lanes=1", *pairs).report
     for name in ("examples", "bad_records", "bytes", "features"):
@@ -175,7 +199,8 @@ def test_several_workers_count_every_record_once(tmp_path: Path, workers: int, s
     assert again["examples"] == one["examples"]
 
 
-def test_every_snapshot_under_load_is_of_one_moment(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [(), FM])
+def test_every_snapshot_under_load_is_of_one_moment(tmp_path: Path, kind: tuple[str, ...]) -> None:
     sums = {}
     for n in range(4):
         lines = clicks(3_000, n, tokens=500)
@@ -185,7 +210,7 @@ def test_every_snapshot_under_load_is_of_one_moment(tmp_path: Path) -> None:
         train(
             f"{tmp_path}/*.tsv.gz", out, *of_lanes(3, 2), "compute.minibatch=4", *SMALL[:1],
             "output.snapshot_seconds=0.001", "output.snapshots_kept=1000",
-            "tables.features_max=10000",
+            "tables.features_max=10000", *kind,
         )  # fmt: skip
     snapshots = sorted((out / "model").iterdir())
     assert len(snapshots) > 1
@@ -221,16 +246,39 @@ def test_a_full_table_holds_whole_minibatches_and_goes_on_where_it_may_grow(
     assert counts_of(load(out)) == features_until(lines)[-1]
 
 
+@pytest.mark.parametrize("model", [(), FM])
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_table_that_forgets_stays_below_its_limit(tmp_path: Path, workers: int) -> None:
+def test_a_table_that_forgets_stays_below_its_limit(
+    tmp_path: Path, workers: int, model: tuple[str, ...]
+) -> None:
     for n in range(3):
         written(tmp_path / f"log-{n}.tsv", text(clicks(2_000, n, tokens=500)))
     out = tmp_path / "out"
     pairs = ("tables.when_full=evict", "tables.features_max=1000", "compute.minibatch=20")
-    report = train(f"{tmp_path}/*.tsv", out, *of_lanes(workers, 2), *pairs, *SMALL).report
+    report = train(f"{tmp_path}/*.tsv", out, *of_lanes(workers, 2), *pairs, *SMALL, *model).report
     assert report["examples"] == 6_000
     assert 800 < report["features"] <= 1_000
     assert load(out).table.features == report["features"]
+
+
+def test_rows_are_forgotten_only_while_no_lane_pushes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one worker forgets may be what another has pulled, and will insert again."""
+    for n in range(3):
+        written(tmp_path / f"log-{n}.tsv", text(clicks(2_000, n, tokens=500)))
+    evict, seen = Forgetting.evict, Counter[str]()
+
+    def watched(self: Forgetting, *arguments: Any) -> None:
+        seen[threading.current_thread().name.partition("-")[0]] += 1
+        evict(self, *arguments)
+
+    monkeypatch.setattr(Forgetting, "evict", watched)
+    pairs = ("tables.when_full=evict", "tables.features_max=1000", "compute.minibatch=20")
+    report = train(f"{tmp_path}/*.tsv", tmp_path / "out", *of_lanes(3, 2), *pairs, *SMALL).report
+    assert report["examples"] == 6_000
+    assert seen["lane"] > 10
+    assert "shard" not in seen
 
 
 def test_a_lane_that_cannot_apply_a_push_leaves_the_snapshot_before(
