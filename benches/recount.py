@@ -46,7 +46,7 @@ def differences(out: Path, of: int, alone: Path) -> list[str]:
     keys, counts = _of_rows([part.rows for part in model.parts()])
     with StoredShards(out, of) as shards:
         marks = {mark.partition: mark for mark in shards.marks}
-        found_keys, found_counts = _of_rows(list(shards.rows()))
+        found_keys, found_counts = _of_rows([part.rows for part in shards.parts()])
     found = []
 
     def compare(what: str, value: Any, expected: Any) -> None:
@@ -82,7 +82,7 @@ def differences(out: Path, of: int, alone: Path) -> list[str]:
 def counts_of_keys(out: Path, of: int) -> dict[int, int]:
     """Return how often drained shards have seen each key."""
     with StoredShards(out, of) as shards:
-        keys, counts = _of_rows(list(shards.rows()))
+        keys, counts = _of_rows([part.rows for part in shards.parts()])
     return dict(zip(keys.tolist(), counts.tolist(), strict=True))
 
 

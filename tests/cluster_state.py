@@ -11,11 +11,12 @@ import numpy as np
 
 from streamlearn.cluster.stored_shards import shard_directory
 from streamlearn.config import JobConfig, job_signature
-from streamlearn.messages import U64
+from streamlearn.messages import F32, U64
 from streamlearn.model import Model
 from streamlearn.protocol import Join, Mark, encode
+from streamlearn.shards.arena import Part, sliced
 from streamlearn.shards.disk import RealDisk
-from streamlearn.shards.image import ImageMeta, snapshot_meta
+from streamlearn.shards.image import ImageMeta, snapshot_meta, write_part
 from streamlearn.shards.log import Log
 from streamlearn.shards.shard import INTERCEPT_KEY, prefixes_of
 from streamlearn.shards.snapshot import SnapshotWriter, next_sequence
@@ -56,6 +57,11 @@ def all_rows(model: Model) -> U64:
     return np.concatenate([constant, *rows])
 
 
+def all_vectors(model: Model) -> F32:
+    """Return the embeddings of those rows, in their order."""
+    return np.concatenate([part.vectors for part in model.parts()])
+
+
 def write_shard(
     directory: Path,
     job: JobConfig,
@@ -64,14 +70,22 @@ def write_shard(
     rows: U64,
     marks: Sequence[Mark],
     *,
+    vectors: F32 | None = None,
     parts: int = 3,
     lsn: int = 10,
     **more: Any,
 ) -> Path:
-    """Write a shard's snapshot, with the rows of ``rows`` that are its own, and an empty log."""
+    """Write a shard's snapshot, with the rows of ``rows`` that are its own, and an empty log.
+
+    Parameters
+    ----------
+    vectors : float32[m], optional
+        The embeddings of all ``rows``.
+    """
     low, high = prefixes_of(index, of)
     prefix = (rows[:, 0] >> np.uint64(56)).astype(np.int64)
-    own = rows[(prefix >= low) & (prefix < high)]
+    places = np.flatnonzero((prefix >= low) & (prefix < high))
+    own = rows[places]
     image = ImageMeta(
         signature=more.get("signature", job_signature(job)),
         shard=more.get("shard", (index, of)),
@@ -86,9 +100,12 @@ def write_shard(
     root = path / "snapshots"
     with SnapshotWriter(root, next_sequence(root)) as writer:
         # parts are numbered as segments are, not in the order of keys
-        for number, part in enumerate(reversed(np.array_split(own, parts))):
-            with writer.open(f"rows.{number:03d}") as blob:
-                blob.write(np.ascontiguousarray(part))
+        whole = Part(0, rows, np.zeros(0, np.float32) if vectors is None else vectors)
+        for number, part in enumerate(reversed(np.array_split(places, parts))):
+            first, end = (int(part[0]), int(part[-1]) + 1) if len(part) else (0, 0)
+            piece = sliced(whole, first, end, job.model.tiers)
+            piece = piece._replace(rows=rows[part])
+            write_part(writer, piece, f"{number:03d}")
         return writer.commit(snapshot_meta(image, job, now=1.0))
 
 

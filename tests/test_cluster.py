@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from streamlearn.errors import ClusterError, DataError, RefusedError, TableFullError
+from streamlearn.shards.arena import dims_of
 from streamlearn.shards.disk import REAL_DISK
 from streamlearn.shards.recovery import recover
 from tests.cluster_parts import Cluster, Logs, check_counted
@@ -22,6 +23,11 @@ from tests.shard_parts import spec
 def logs(tmp_path_factory: pytest.TempPathFactory) -> Logs:
     """Four files, some of their records bad."""
     return Logs(tmp_path_factory.mktemp("logs"), bad_every=40)
+
+
+# Embeddings of two lengths, for triples, too; and as bytes, with what that loses sent later.
+FM = {"kind": "fm", "order": 3, "dim_by_count": {"3": 4, "20": 9}, "v_lr": 0.05, "v_dropout": 0.1}
+FM_BYTES = {"model": FM, "push_values": "byte", "pull_values": "float16"}
 
 
 def cluster_of(directory: Path, logs: Logs, **more) -> Cluster:
@@ -40,14 +46,35 @@ def quarantined(cluster: Cluster) -> Counter[tuple[str, int]]:
     return found
 
 
-@pytest.mark.parametrize("tau", [0, 4, -1])
-async def test_every_record_is_learned_once(tmp_path, logs, tau):
-    async with cluster_of(tmp_path, logs, tau=tau) as cluster:
+def check_embeddings(cluster: Cluster) -> None:
+    """Check that features have the embeddings that they earned, if the model has some."""
+    tiers = cluster.job.model.tiers
+    for index in range(len(cluster.specs)):
+        table = cluster.shard(index).table
+        assert (table.arena is None) == (tiers is None)
+        if tiers is None:
+            continue
+        rows = np.concatenate([table.rows(segment) for segment in table.key_order()])
+        rows = rows[rows[:, 0] != np.uint64(1)]
+        counts, dims = rows[:, 2] & np.uint64(0xFFFFFFFF), dims_of(rows[:, 3])
+        passed = np.searchsorted(np.array(tiers.counts), counts.astype(np.int64))
+        earned = np.array([0, *tiers.dims])[passed]
+        assert np.all(dims <= earned)
+        assert np.mean(dims == earned) > 0.9  # but where a weight was zero
+        assert set(dims.tolist()) >= set(tiers.dims)
+
+
+@pytest.mark.parametrize(
+    ("tau", "more"), [(0, {}), (4, {}), (-1, {}), (0, FM_BYTES), (4, FM_BYTES)]
+)
+async def test_every_record_is_learned_once(tmp_path, logs, tau, more):
+    async with cluster_of(tmp_path, logs, tau=tau, **more) as cluster:
         follower = await cluster.start_follower(0)
         for name in ("a", "b"):
             cluster.start_worker(name)
         await cluster.finish()
         check_counted(cluster, logs)
+        check_embeddings(cluster)
         await cluster.caught_up(follower)
         assert follower.shard.digest() == cluster.shard(0).digest()
         examples = sum(running.worker.examples for running in cluster.workers)
@@ -62,8 +89,9 @@ async def test_every_record_is_learned_once(tmp_path, logs, tau):
             assert service.counts["duplicates"] == 0
 
 
-async def test_several_passes(tmp_path, logs):
-    async with cluster_of(tmp_path, logs, tau=1, model={"epochs": 3}) as cluster:
+@pytest.mark.parametrize("model", [{}, FM])
+async def test_several_passes(tmp_path, logs, model):
+    async with cluster_of(tmp_path, logs, tau=1, model=model | {"epochs": 3}) as cluster:
         for name in ("a", "b"):
             cluster.start_worker(name)
         await cluster.finish()
@@ -72,9 +100,14 @@ async def test_several_passes(tmp_path, logs):
 
 
 @pytest.mark.parametrize("values", ["float16", "byte"])
-@pytest.mark.parametrize("compression", ["lz4", "auto"])
-async def test_short_values(tmp_path, logs, values, compression):
-    more = {"push_values": values, "pull_values": "float16", "compression": compression}
+@pytest.mark.parametrize(("compression", "model"), [("lz4", {}), ("auto", {}), ("lz4", FM)])
+async def test_short_values(tmp_path, logs, values, compression, model):
+    more = {
+        "model": model,
+        "push_values": values,
+        "pull_values": "float16",
+        "compression": compression,
+    }
     async with cluster_of(tmp_path, logs, tau=1, **more) as cluster:
         cluster.start_worker("a")
         await cluster.finish()
@@ -83,9 +116,10 @@ async def test_short_values(tmp_path, logs, values, compression):
 
 
 @pytest.mark.parametrize("durability", ["log", "snapshot"])
-async def test_shards_that_die_lose_nothing_and_repeat_nothing(tmp_path, logs, durability):
+@pytest.mark.parametrize("more", [{}, FM_BYTES])
+async def test_shards_that_die_lose_nothing_and_repeat_nothing(tmp_path, logs, durability, more):
     async with cluster_of(
-        tmp_path, logs, tau=2, durability=durability, lease_seconds=1.0, minibatch=4
+        tmp_path, logs, tau=2, durability=durability, lease_seconds=1.0, minibatch=4, **more
     ) as cluster:
         for name in ("a", "b"):
             cluster.start_worker(name)
@@ -153,8 +187,9 @@ async def test_partition_that_another_worker_listed_is_learned(tmp_path):
         check_counted(cluster, logs)
 
 
-async def test_shard_recovers_what_it_was(tmp_path, logs):
-    async with cluster_of(tmp_path, logs, tau=1) as cluster:
+@pytest.mark.parametrize("more", [{}, FM_BYTES])
+async def test_shard_recovers_what_it_was(tmp_path, logs, more):
+    async with cluster_of(tmp_path, logs, tau=1, **more) as cluster:
         cluster.start_worker("a")
         await cluster.until(lambda: cluster.applied >= 20)
         await cluster.hosts[0].take_snapshot()
@@ -167,8 +202,9 @@ async def test_shard_recovers_what_it_was(tmp_path, logs):
             assert host.recovered.snapshot_lsn > 0 or index == 1
 
 
-async def test_drained_shard_begins_with_its_last_snapshot(tmp_path, logs):
-    async with cluster_of(tmp_path, logs, tau=1) as cluster:
+@pytest.mark.parametrize("more", [{}, FM_BYTES])
+async def test_drained_shard_begins_with_its_last_snapshot(tmp_path, logs, more):
+    async with cluster_of(tmp_path, logs, tau=1, **more) as cluster:
         cluster.start_worker("a")
         await cluster.finish()
         digest = cluster.shard(1).digest()

@@ -50,7 +50,8 @@ class Copy:
         """Apply what was sent."""
         if isinstance(answer, FollowPart):
             self._fresh = self._fresh or Shard(self.desk.spec)
-            self._fresh.table.insert_rows(np.frombuffer(answer.rows, np.uint64).reshape(-1, 4))
+            rows = np.frombuffer(answer.rows, np.uint64).reshape(-1, 4)
+            self._fresh.table.insert_rows(rows, np.frombuffer(answer.vectors, np.float32))
         elif isinstance(answer, FollowCut):
             self.shard, self._fresh = self._fresh or Shard(self.desk.spec), None
             msgspec.msgpack.decode(answer.meta, type=ImageMeta).restore(self.shard)

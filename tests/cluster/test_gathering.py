@@ -11,19 +11,33 @@ import numpy as np
 import pytest
 
 from streamlearn.cluster.gathering import gather
+from streamlearn.cluster.resharding import remove_shards, reshard
 from streamlearn.cluster.stored_shards import StoredShards, counts_of_shards, shard_directory
+from streamlearn.config import job_signature
 from streamlearn.errors import ClusterError, ResourceError, SnapshotError
 from streamlearn.messages import BadRecord
 from streamlearn.model import Model, load
 from streamlearn.protocol import Mark, Push
 from streamlearn.quarantine import Quarantine
+from streamlearn.shards.arena import dims_of
 from streamlearn.shards.directory import DirectoryLock
-from streamlearn.shards.snapshot import listing
+from streamlearn.shards.image import load_image
+from streamlearn.shards.shard import ShardSpec
+from streamlearn.shards.snapshot import listing, newest
 from tests.click_log import clicks, text, written
-from tests.cluster_state import all_rows, append_to_log, marks_of, write_shard, write_worker
-from tests.runs import run
+from tests.cluster_state import (
+    all_rows,
+    all_vectors,
+    append_to_log,
+    marks_of,
+    write_shard,
+    write_worker,
+)
+from tests.runs import run, settings
 
 EMPTY = memoryview(b"")
+# Embeddings of three lengths, so that parts begin and end anywhere in them.
+FM = ("model.kind=fm", "model.order=3", "model.dim_by_count={1 = 2, 3 = 11, 9 = 16}")
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +45,13 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return written(tmp_path_factory.mktemp("log") / "log.tsv", text(clicks(3_000, 1)))
 
 
-@pytest.fixture(scope="module")
-def learned(log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["lr", "fm"])
+def learned(
+    log: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Path:
     out = tmp_path_factory.mktemp("learned")
-    ended = run("train", log, "--out", out, "--quiet")
+    pairs = FM if request.param == "fm" else ()
+    ended = run("train", log, "--out", out, "--quiet", *settings(*pairs))
     assert ended.code == 0, ended.stderr
     return out
 
@@ -46,8 +63,9 @@ def model(learned: Path) -> Model:
 
 def spread(model: Model, out: Path, of: int) -> None:
     """Write a model as the shards of a cluster that has drained, and one worker."""
+    rows, vectors = all_rows(model), all_vectors(model)
     for index in range(of):
-        write_shard(out, model.job, index, of, all_rows(model), marks_of(model))
+        write_shard(out, model.job, index, of, rows, marks_of(model), vectors=vectors)
         append_to_log(out, model.job, index, of)
     write_worker(out, "a", model)
 
@@ -69,6 +87,11 @@ def test_the_gathered_model_is_the_one_that_was_spread(
     assert gathered.nonzeros == sum(
         int(np.count_nonzero(w)) for w in (part.weights for part in model.parts())
     )
+    assert gathered.embeddings == sum(
+        int(np.count_nonzero(dims_of(part.rows[:, 3]))) if model.has_embeddings else 0
+        for part in model.parts()
+    )
+    assert (gathered.embeddings > 100) == model.has_embeddings
     assert gathered.whole
     (row,) = listing(tmp_path / "model")
     assert row["meta"]["gathered"] == {"shards": of}
@@ -88,7 +111,8 @@ def test_what_is_done_with_a_model_works_on_a_gathered_one(
             assert mine.stdout == theirs.stdout
         else:
             assert mine.report["logloss"] == pytest.approx(theirs.report["logloss"])
-    again = run("train", log, "--out", tmp_path, "--quiet", "--json")
+    pairs = settings(*FM) if model.has_embeddings else []
+    again = run("train", log, "--out", tmp_path, "--quiet", "--json", *pairs)
     assert again.report["examples"] == 3_000  # nothing is left to learn
 
 
@@ -137,7 +161,7 @@ def test_only_the_pass_that_is_being_made_has_positions(model: Model, tmp_path: 
         Mark("a", "1", 1, 5, 100, 10, done=False, examples=30),
         Mark("b", "1", 0, 9, 200, 20, done=True, examples=20),
     ]
-    write_shard(tmp_path, model.job, 0, 1, all_rows(model), marks)
+    write_shard(tmp_path, model.job, 0, 1, all_rows(model), marks, vectors=all_vectors(model))
     gathered = gather(tmp_path, model.job, 1, now=2.0)
     found = load(tmp_path)
     assert not gathered.whole
@@ -169,7 +193,7 @@ def test_bad_records_are_merged_once_each_and_only_where_applied(
         Mark("x#100-200", "1", 0, 1, 150, 3, done=False),
         Mark("y", "1", 0, 1, 10, 3, done=False),
     ]
-    write_shard(tmp_path, model.job, 0, 1, all_rows(model), marks)
+    write_shard(tmp_path, model.job, 0, 1, all_rows(model), marks, vectors=all_vectors(model))
     kept = {
         "a": [("x", 5), ("x", 99), ("x", 120), ("x", 150)],
         "b": [("x", 99), ("y", 9), ("y", 10), ("z", 0), ("x", 250)],
@@ -265,6 +289,32 @@ def test_shards_are_found_by_their_directories(model: Model, tmp_path: Path) -> 
     with StoredShards(tmp_path, 2) as shards:
         assert shards.job == model.job
         assert shards.features == len(all_rows(model))
-        assert np.array_equal(
-            np.concatenate([part.rows for part in shards.parts()]), all_rows(model)
-        )
+        parts = list(shards.parts())
+        assert np.array_equal(np.concatenate([part.rows for part in parts]), all_rows(model))
+        assert np.array_equal(np.concatenate([part.vectors for part in parts]), all_vectors(model))
+
+
+@pytest.mark.parametrize(("of", "into"), [(2, 3), (3, 1), (1, 5)])
+def test_resharded_and_then_gathered_it_is_the_same_model(
+    model: Model, tmp_path: Path, of: int, into: int
+) -> None:
+    spread(model, tmp_path, of)
+    reshard(tmp_path, of, into, now=3.0)
+    remove_shards(tmp_path, of)
+    gather(tmp_path, model.job, into, now=4.0)
+    assert load(tmp_path).digest() == model.digest()
+
+
+@pytest.mark.parametrize("learned", ["fm"], indirect=True)
+@pytest.mark.parametrize("change", ["less", "more", "none"])
+def test_other_embeddings_than_rows_say_are_refused(
+    model: Model, tmp_path: Path, change: str
+) -> None:
+    vectors = {"less": all_vectors(model)[:-16], "more": np.zeros(64, np.float32), "none": None}
+    rows, marks = all_rows(model), marks_of(model)
+    write_shard(tmp_path, model.job, 0, 1, rows, marks, vectors=vectors[change], parts=1)
+    one = ShardSpec(0, 1, model.job, job_signature(model.job), 1_000_000)
+    reader, _ = newest(shard_directory(tmp_path, 0, 1) / "snapshots")
+    assert reader is not None
+    with reader, pytest.raises(SnapshotError, match="is damaged"):
+        load_image(reader, one)

@@ -15,16 +15,23 @@ from streamlearn.compute.kernels.steps import sigmoid
 from streamlearn.config import JobConfig
 from streamlearn.errors import ColumnError
 from streamlearn.messages import BadRecord
+from streamlearn.model import Model
 from streamlearn.online.localized import Localized
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
 from streamlearn.online.validation import BinaryValidation, Totals
 from streamlearn.protocol import Mark, Pulled, Push
+from streamlearn.shards.cut import Nothing
 from streamlearn.shards.shard import INTERCEPT_KEY, Shard, prefixes_of
 from tests.reference.rules import RuleTwin
 from tests.reference.steps import logistic
 from tests.reference.tables import minibatch
 from tests.shard_parts import job, spec
 
+# Embeddings of three lengths, for pairs and triples, that are earned soon.
+FM: dict[str, Any] = {
+    "kind": "fm", "order": 3, "dim_by_count": {"1": 3, "4": 9, "9": 17}, "v_lr": 0.05,
+    "v_init_scale": 0.2,
+}  # fmt: skip
 NNZ = FEATURES_PER_RECORD_MAX + 4096
 
 
@@ -59,9 +66,11 @@ class Learning:
         for one, shard, part in zip(self.specs, self.shards, prepared.parts, strict=True):
             keys = columns.decode_keys(part.keys, part.count, one.low, one.high)
             assert part.signature == columns.signature(part.keys)
-            values = shard.values(shard.locate(keys))
+            located = shard.locate(keys)
+            values = shard.values(located)
             column = columns.encode_values(values, self._coding[0])
-            out.append(Pulled(part.count, self._coding[0], column.data))
+            lengths, vectors = shard.vectors(located, values, self._coding[0])
+            out.append(Pulled(part.count, self._coding[0], column.data, lengths.data, vectors.data))
         return out
 
     def learn(self, batch: Minibatch) -> Totals:
@@ -73,13 +82,23 @@ class Learning:
         self.mark = marked(self.mark, prepared.cut, totals, 7)
         made = [
             Push(0, "a", 1, clock, 0, part.signature, part.count, part.keys, self._coding[1],
-                 one.values, one.counts, self.mark)
+                 one.values, one.counts, self.mark, one.lengths, one.vectors)
             for part, one in zip(prepared.parts, pushed, strict=True)
         ]  # fmt: skip
         for shard, push in zip(self.shards, made, strict=True):
             shard.apply(clock + 1, push)
         self.pushes.append(made)
         return totals
+
+    def embeddings(self) -> dict[int, list[float]]:
+        """Return every key's embedding, zeros for none."""
+        out: dict[int, list[float]] = {}
+        for shard in self.shards:
+            keys, arena = self.keys(shard), shard.table.arena
+            assert arena is not None
+            found = arena.coordinates_at(shard.table.find(keys)).tolist()
+            out |= zip(keys.tolist(), found, strict=True)
+        return out
 
     def weights(self) -> dict[int, float]:
         """Return every key's weight."""
@@ -94,6 +113,17 @@ class Learning:
         """Return a shard's keys."""
         parts = [shard.table.rows(segment)[:, 0] for segment in shard.table.key_order()]
         return np.sort(np.concatenate(parts))
+
+    def vectors(self, clock: int) -> tuple[list[int], list[float]]:
+        """Return the lengths and the embeddings' gradients that were pushed of a minibatch."""
+        dims, out = [], []
+        tiers = self.specs[0].job.model.tiers
+        for push in self.pushes[clock]:
+            there = columns.decode_lengths(push.lengths, push.count, tiers.dims)
+            total = int(there.sum()) * tiers.parts
+            out += columns.decode_values(push.vectors, total, push.coding & 15).tolist()
+            dims += there.tolist()
+        return dims, out
 
     def gradients(self, clock: int) -> dict[int, float]:
         """Return what was pushed of a minibatch, decoded."""
@@ -150,6 +180,87 @@ def test_number_of_shards_makes_no_difference():
         many.learn(batch)
     assert few.weights() == many.weights()
     assert few.validation.totals() == many.validation.totals()
+
+
+@pytest.mark.parametrize("order", [2, 3])
+@pytest.mark.parametrize("values", ["float32", "byte"])
+def test_number_of_shards_makes_no_difference_to_embeddings(order, values):
+    """But to what is rounded: there the dice are each shard's own."""
+    model = FM | {"order": order, "l1": 0.05, "v_dropout": 0.2, "v_clip": 0.3}
+    made = [Learning(job(model=model, push_values=values), of) for of in (1, 2, 7)]
+    for batch in batches(4, 20, values=True):
+        for one in made:
+            one.learn(batch)
+    exact = values == "float32"
+    lengths = [[sum(one.vectors(clock)[0]) for clock in range(20)] for one in made]
+    assert lengths[0][-1] > lengths[0][3] > lengths[0][0] == 0
+    for one in made[1:]:
+        assert lengths[0] == lengths[1] or not exact
+        assert one.weights() == pytest.approx(made[0].weights(), abs=0 if exact else 0.1)
+        if exact:
+            assert one.embeddings() == made[0].embeddings()
+
+
+@pytest.mark.parametrize("order", [2, 3])
+def test_one_worker_with_minibatches_of_one_learns_what_one_process_does(order):
+    """The one process updates as it goes through an example, so roundings differ, nothing else."""
+    of_job = job(model=FM | {"order": order, "l1": 0.02, "v_l2": 0.05})
+    made, alone = Learning(of_job, 3), Model.new(of_job, ())
+    scratch = alone.solver.scratch(64, NNZ)
+    rng = np.random.default_rng(8)
+    keys = rng.integers(0, 1 << 63, 40, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    for _ in range(150):
+        picked = np.unique(keys[(40 * rng.random(rng.integers(0, 9)) ** 2).astype(int)])
+        x = [rng.normal(0, 1, len(picked)).tolist()]
+        one = minibatch([picked], [int(rng.integers(2))], [1.0], x)
+        made.learn(one)
+        alone.solver.learn(one, scratch, Nothing(), 0)
+    weights, embeddings = made.weights(), made.embeddings()
+    del weights[INTERCEPT_KEY], embeddings[INTERCEPT_KEY]
+    held = np.array(list(weights), np.uint64)
+    assert list(weights.values()) == pytest.approx(alone.weights_at(held).tolist(), abs=1e-4)
+    theirs = alone.embeddings_at(held)
+    assert np.array(list(embeddings.values())) == pytest.approx(theirs, abs=1e-4)
+    # the very same have one, of the very same length
+    lengths = [np.count_nonzero(one, axis=1) for one in (list(embeddings.values()), theirs)]
+    assert np.array_equal(*lengths)
+    assert len(set(lengths[0].tolist())) == 3
+
+
+def test_embeddings_gradients_that_are_not_sent_come_later():
+    """Per key and coordinate, what was sent and what is held add up to all gradients."""
+    model = FM | {"l1": 0.0, "dim_by_count": {}, "dim": 5, "threshold": 0}
+    made = Learning(job(model=model, push_values="byte"), 2)
+    (batch,) = batches(12, 1)
+    for _ in range(3):
+        made.learn(batch)
+    residuals = made.stepper._vector_residuals
+    assert residuals is not None
+    before = residuals._residuals.copy()
+    prepared = made.prepare(batch)
+    pulled = made.pulled(prepared)
+    twin = Stepper(job(model=model), 64, BinaryValidation(10))
+    true, _ = twin.step(prepared, pulled, 5, counts=True)
+    sent, _ = made.stepper.step(prepared, pulled, 5, counts=True)
+    tiers = made.specs[0].job.model.tiers
+    keys = prepared.buffers.localized.keys
+    checked = 0
+    for part, wanted, coded, answer in zip(prepared.parts, true, sent, pulled, strict=True):
+        dims = columns.decode_lengths(answer.lengths, part.count, tiers.dims)
+        total = int(dims.sum()) * tiers.parts
+        whole = columns.decode_values(wanted.vectors, total, columns.FLOAT32)
+        short = columns.decode_values(coded.vectors, total, columns.BYTE)
+        assert not np.array_equal(whole, short)
+        at = 0
+        for key, dim in zip(keys[part.first : part.end].tolist(), dims.tolist(), strict=True):
+            size = dim * tiers.parts
+            entry = int(np.flatnonzero(residuals._held == key)[0]) if size else 0
+            held = residuals._residuals[entry, :size] - before[entry, :size]
+            found = short[at : at + size] + held
+            assert found == pytest.approx(whole[at : at + size], abs=1e-5)
+            at += size
+            checked += size
+    assert checked > 100
 
 
 def test_parts_share_the_keys_out():
@@ -271,6 +382,33 @@ def test_weights_that_are_none_are_refused(wrong):
     prepared = made.prepare(minibatch([[3, 5]], [1]))
     with pytest.raises(ColumnError):
         made.stepper.step(prepared, [wrong], 0, counts=True)
+
+
+ONE = columns.encode_lengths(np.array([3, 0, 0], np.int64), (3, 9, 17))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "vectors"),
+    [
+        (ONE, bytes(20)),
+        (ONE, bytes(28)),
+        (ONE, b""),
+        (b"", bytes(24)),
+        (ONE[:-1], bytes(24)),
+        (bytes(ONE[:-1]) + b"\3", bytes(24)),
+        (ONE, np.full(6, np.nan, np.float32).tobytes()),
+    ],
+    ids=["few", "many", "none", "no lengths", "cut", "tier", "nan"],
+)
+def test_embeddings_that_are_none_are_refused(lengths, vectors):
+    made = Learning(job(model=FM), 1)
+    prepared = made.prepare(minibatch([[3, 5]], [1]))
+    values = memoryview(bytes(12))
+    wrong = Pulled(3, 0, values, memoryview(bytes(lengths)), memoryview(vectors))
+    with pytest.raises(ColumnError):
+        made.stepper.step(prepared, [wrong], 0, counts=True)
+    right = Pulled(3, 0, values, memoryview(bytes(ONE)), memoryview(bytes(24)))
+    made.stepper.step(prepared, [right], 0, counts=True)
 
 
 def test_every_example_is_scored_before_it_teaches():

@@ -10,7 +10,7 @@ import pytest
 
 from streamlearn.cluster.resharding import remove_shards, reshard
 from streamlearn.cluster.stored_shards import StoredShards, counts_of_shards, shard_directory
-from streamlearn.config import JobConfig, job_signature
+from streamlearn.config import FmConfig, JobConfig, job_signature
 from streamlearn.errors import ClusterError
 from streamlearn.protocol import Mark
 from streamlearn.shards.disk import RealDisk
@@ -67,6 +67,41 @@ def test_a_new_shard_starts_as_any_other(tmp_path: Path) -> None:
     assert found.log is not None
     assert found.log.next_lsn == 1
     found.log.close()
+
+
+@pytest.mark.parametrize(("of", "into"), [(1, 3), (3, 2), (2, 5)])
+def test_embeddings_go_where_their_features_go(tmp_path: Path, of: int, into: int) -> None:
+    model = FmConfig(order=3, dim_by_count={"0": 5, "9": 16, "20": 40})
+    job, tiers = JobConfig(model=model), model.tiers
+    made = rows(500)
+    dims = np.random.default_rng(1).choice([0, *tiers.dims], 500).astype(np.uint64)
+    dims[0] = 0  # of the constant feature
+    made[:, 3] = dims << np.uint64(48)
+    size = sum(tiers.floats(dim) for dim in dims.tolist() if dim)
+    vectors = np.arange(size, dtype=np.float32)
+    for index in range(of):
+        write_shard(tmp_path, job, index, of, made, MARKS, vectors=vectors, parts=index + 2)
+    reshard(tmp_path, of, into, now=3.0)
+    with StoredShards(tmp_path, into) as shards:
+        parts = list(shards.parts())
+        assert np.array_equal(np.concatenate([part.rows for part in parts]), made)
+        assert np.array_equal(np.concatenate([part.vectors for part in parts]), vectors)
+    # as many embeddings as memory is allowed for, or more: what was learned is not dropped
+    specs = [ShardSpec(index, into, job, job_signature(job), 10_000, 64) for index in range(into)]
+    found = []
+    for index, spec in enumerate(specs):
+        recovered = recover(RealDisk(), str(shard_directory(tmp_path, index, into)), spec)
+        table = recovered.shard.table
+        assert table.arena is not None
+        prefixes = (made[:, 0] >> np.uint64(56)).astype(np.int64)
+        own = made[(prefixes >= spec.prefixes[0]) & (prefixes < spec.prefixes[1])]
+        held = table.rows_at(table.find(own[:, 0]))
+        assert np.array_equal(held[:, :3], own[:, :3])
+        found.append(table.arena.take(held))
+        assert np.array_equal(held[:, 3], own[:, 3])
+        assert recovered.log is not None
+        recovered.log.close()
+    assert np.array_equal(np.concatenate(found), vectors)
 
 
 def test_what_an_earlier_attempt_left_is_written_anew(tmp_path: Path) -> None:

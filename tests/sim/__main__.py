@@ -1,7 +1,8 @@
 """Run seeds: ``python -m tests.sim [--seeds N] [--first N] [--processes N] [SEED ...]``.
 
-With seeds named, each is run with its trace printed. Otherwise seeds are run over several processes
-until so many of them count, and what failed is printed with how to run it again.
+With ``--model`` all learn that kind of model, whatever else they decide. With seeds named, each is
+run with its trace printed. Otherwise seeds are run over several processes until so many of them
+count, and what failed is printed with how to run it again.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from multiprocessing import get_context
 from typing import Final
 
@@ -24,7 +26,9 @@ SEEDS_PER_PROCESS: Final = 500
 SHOWN_MAX: Final = 20
 
 
-def _results(first: int, processes: int) -> Iterator[Result]:
+def _results(first: int, processes: int, model: str) -> Iterator[Result]:
+    run = partial(simulate_quietly, model=model)
+
     def seeds() -> Iterator[int]:
         seed = first
         while True:
@@ -32,22 +36,22 @@ def _results(first: int, processes: int) -> Iterator[Result]:
             seed += 1
 
     if processes == 1:
-        yield from map(simulate_quietly, seeds())
+        yield from map(run, seeds())
     # pools take all that they are given at once: so give them a little at a time
     context, begin = get_context("spawn"), first
     with context.Pool(processes, maxtasksperchild=SEEDS_PER_PROCESS) as pool:
         while True:
-            yield from pool.imap_unordered(simulate_quietly, range(begin, begin + 50 * processes))
+            yield from pool.imap_unordered(run, range(begin, begin + 50 * processes))
             begin += 50 * processes
 
 
-def _run_many(wanted: int, first: int, processes: int) -> int:
+def _run_many(wanted: int, first: int, processes: int, model: str) -> int:
     began = time.monotonic()
     failed: list[Result] = []
     counted = ran = acknowledged = 0
     virtual = 0.0
     fired: Counter[str] = Counter()
-    for result in _results(first, processes):
+    for result in _results(first, processes, model):
         ran += 1
         counted += result.counts
         acknowledged += result.acknowledged
@@ -56,7 +60,8 @@ def _run_many(wanted: int, first: int, processes: int) -> int:
         if result.error:
             failed.append(result)
             _say(f"seed {result.seed} failed: {result.error}")
-            _say(f"  again: python -m tests.sim {result.seed}")
+            again = f"--model {model} " if model else ""
+            _say(f"  again: python -m tests.sim {again}{result.seed}")
         if ran % 500 == 0:
             _say(f"{ran} seeds, {counted} count, {len(failed)} failed")
         if counted >= wanted or len(failed) >= SHOWN_MAX:
@@ -72,8 +77,8 @@ def _run_many(wanted: int, first: int, processes: int) -> int:
     return 1 if failed else 0
 
 
-def _replay(seed: int) -> int:
-    result = simulate(seed, _say)
+def _replay(seed: int, model: str) -> int:
+    result = simulate(seed, _say, model)
     _say(f"seed {seed}: {result.error or 'fine'}; trace {result.digest}")
     _say(f"faults {', '.join(result.faults)}; without effect: {', '.join(result.idle) or 'none'}")
     return 1 if result.error else 0
@@ -91,10 +96,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=1000, help="how many must count")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--model", default="", choices=("lr", "fm"), help="whatever seeds say")
     given = parser.parse_args(arguments)
     if given.seed:
-        return max(map(_replay, given.seed))
-    return _run_many(given.seeds, given.first, given.processes)
+        return max(_replay(seed, given.model) for seed in given.seed)
+    return _run_many(given.seeds, given.first, given.processes, given.model)
 
 
 if __name__ == "__main__":

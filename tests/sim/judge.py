@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from streamlearn.config import JobConfig
+from streamlearn.config import FmConfig, JobConfig
 from streamlearn.net.frame import ANSWER, HEADER_BYTES, MAGIC, REQUEST
 from streamlearn.protocol import (
     Join,
@@ -36,6 +36,8 @@ __all__ = ["Judge", "ViolationError", "frame_bytes"]
 
 _SIZE: Final = struct.Struct("<I")
 _REQUEST_ID: Final = struct.Struct("<Q")
+_WORD: Final = struct.Struct("<Q")
+_FLOATS: Final = struct.Struct("<2f")
 
 
 class ViolationError(BaseException):
@@ -212,7 +214,8 @@ class Judge:
         elif isinstance(message, Push):
             self._asked[connection, request_id] = message
             key = (shard, message.worker, message.incarnation, message.clock)
-            told = bytes(message.values) + bytes(message.counts) + encode(message.mark)
+            told = b"".join((message.values, message.vectors, message.counts))
+            told += encode(message.mark)
             before = self._sent.setdefault(key, (told, message))[0]
             if before != told:
                 raise ViolationError(f"push {key} was sent again with other bytes")
@@ -366,6 +369,7 @@ class Judge:
             if history.at != done:
                 raise ViolationError(f"at the end shard {shard.spec.index} is at {history.at}")
             self._add_up(shard, epochs)
+            self._check_embeddings(shard)
         for index, state in followers:
             if state.lsn != shards[index].lsn:
                 raise ViolationError(f"a follower of shard {index} ends at {state.lsn}")
@@ -382,6 +386,38 @@ class Judge:
                 f"shard {shard.spec.index} counts {found} good and bad records of {expected}"
             )
         self.checked["added up"] += 1
+
+    def _check_embeddings(self, shard: Shard) -> None:
+        """Every feature has the embedding that its count has earned, as far as there was room."""
+        model, arena = self.job.model, shard.table.arena
+        if not isinstance(model, FmConfig):
+            return
+        assert arena is not None
+        tiers, lines, bytes_max = model.tiers, 0, shard.spec.embeddings_bytes_max
+        short = bytes_max < 1 << 30
+        tallies = sorted(zip(tiers.counts, tiers.dims, strict=True))
+        for segment in shard.table.key_order():
+            for key, columns, seen, where in shard.table.rows(segment).tolist():
+                count, dim = seen & 0xFFFFFFFF, where >> 48
+                z = _FLOATS.unpack(_WORD.pack(columns))[0]
+                earned = max((d for c, d in tallies if count > c), default=0)
+                if key == INTERCEPT_KEY:
+                    earned = 0
+                # a weight of zero earns nothing, and keeps what it had
+                owed = earned if abs(z) > model.l1 and not short else 0
+                if not (owed <= dim <= earned and dim in {0, *tiers.dims}):
+                    raise ViolationError(
+                        f"feature {key} of shard {shard.spec.index} was seen {count} times and has "
+                        f"{dim} numbers, expected {owed} to {earned}"
+                    )
+                lines += tiers.lines(dim)
+                self.checked["embeddings"] += dim > 0
+        if 64 * lines != arena.nbytes or arena.nbytes > bytes_max:
+            raise ViolationError(
+                f"shard {shard.spec.index} says that its embeddings have {arena.nbytes} bytes, but "
+                f"they have {64 * lines} of at most {bytes_max}"
+            )
+        self.checked["embeddings refused"] += arena.refused > 0
 
     def _check_counts(self, shards: list[Shard]) -> None:
         """Every occurrence of every feature was counted once (in the first pass)."""

@@ -6,11 +6,15 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
+import msgspec
+
 from streamlearn.config import (
     ClusterConfig,
     ComputeConfig,
+    FmConfig,
     JobConfig,
     LrConfig,
+    ModelConfig,
     OutputConfig,
     SourceConfig,
     TablesConfig,
@@ -23,6 +27,9 @@ MINIBATCH: Final = 8
 MINIBATCHES: Final = 48
 FEATURES_MAX: Final = 100_000
 FAULT_SHARE: Final = 0.3
+FM_SHARE: Final = 0.4
+# Memory of embeddings of a shard where it is short: some hundred of them.
+EMBEDDINGS_BYTES_FEW: Final = 16_000
 
 # Seconds as they are in earnest would let most of a run pass in waiting for them.
 LIMITS: Final = Limits(
@@ -50,6 +57,8 @@ class Scenario:
     partitions : int
     job : JobConfig
     faults : tuple of str
+    embeddings_bytes_max : int
+        Of a shard.
     """
 
     seed: int
@@ -60,6 +69,7 @@ class Scenario:
     partitions: int
     job: JobConfig
     faults: tuple[str, ...]
+    embeddings_bytes_max: int
 
     @property
     def forgets(self) -> bool:
@@ -68,8 +78,8 @@ class Scenario:
         return tables.features_max < FEATURES_MAX or tables.ttl_seconds > 0
 
     @classmethod
-    def drawn(cls, seed: int, faults: list[str]) -> Scenario:
-        """Draw one."""
+    def drawn(cls, seed: int, faults: list[str], model: str = "") -> Scenario:
+        """Draw one; with ``model``, of that kind."""
         random = Random(f"{seed}/scenario")
         shards = random.choice((1, 2, 2, 3))
         followers = random.choice((0, 1, 1))
@@ -78,6 +88,10 @@ class Scenario:
             for name in faults
             if random.random() < FAULT_SHARE and (followers or name != "kill_follower")
         )
+        of_fm = Random(f"{seed}/fm")
+        kind = "fm" if of_fm.random() < FM_SHARE else "lr"
+        fm = _fm(of_fm) if (model or kind) == "fm" else None
+        bytes_max = of_fm.choice((1 << 40, 1 << 40, EMBEDDINGS_BYTES_FEW))
         return cls(
             seed=seed,
             shards=shards,
@@ -85,20 +99,41 @@ class Scenario:
             followers=followers,
             records_seed=random.randrange(16),
             partitions=random.choice((1, 3, 5)),
-            job=_job(random, shards),
+            job=_job(random, shards, fm),
             faults=chosen,
+            embeddings_bytes_max=bytes_max,
         )
 
 
-def _job(random: Random, shards: int) -> JobConfig:
+def _fm(random: Random) -> FmConfig:
+    """Draw factorization machines: embeddings that few or many features have, that grow or not."""
+    lowest = random.choice((0, 1, 3))
+    few = {str(lowest): 3, str(lowest + 4): 11}
+    return FmConfig(
+        dim=random.choice((1, 4, 16)),
+        order=random.choice((2, 2, 3)),
+        threshold=lowest,
+        dim_by_count=random.choice(({}, few, few | {str(lowest + 9): 16})),
+        l1_shrk=random.choice((True, False)),
+        v_lr=0.1,
+        v_clip=random.choice((0.0, 0.5)),
+        v_dropout=random.choice((0.0, 0.0, 0.2)),
+        v_normalize=random.choice((False, False, True)),
+    )
+
+
+def _job(random: Random, shards: int, fm: FmConfig | None) -> JobConfig:
     features_max = random.choice((FEATURES_MAX, FEATURES_MAX, 60 * shards))
+    model: ModelConfig = LrConfig(
+        rule=random.choice(("ftrl", "ftrl", "adagrad", "sgd")),
+        l1=random.choice((0.0, 0.2)),
+        epochs=random.choice((1, 1, 2)),
+    )
+    if fm is not None:
+        model = msgspec.structs.replace(fm, l1=model.l1, epochs=model.epochs)
     return JobConfig(
         source=SourceConfig(format="svmlight", bad_records_max=1.0),
-        model=LrConfig(
-            rule=random.choice(("ftrl", "ftrl", "adagrad", "sgd")),
-            l1=random.choice((0.0, 0.2)),
-            epochs=random.choice((1, 1, 2)),
-        ),
+        model=model,
         tables=TablesConfig(
             shards=tuple(f"shard{i}:7700" for i in range(shards)),
             tau=random.choice((0, 1, 1, 4, -1)),

@@ -95,10 +95,14 @@ class World:
     """
 
     def __init__(
-        self, seed: int, out: Callable[[str], None] | None = None, faults: Iterable[str] = FAULTS
+        self,
+        seed: int,
+        out: Callable[[str], None] | None = None,
+        faults: Iterable[str] = FAULTS,
+        model: str = "",
     ) -> None:
         self.seed = seed
-        scenario = self.scenario = Scenario.drawn(seed, sorted(faults))
+        scenario = self.scenario = Scenario.drawn(seed, sorted(faults), model)
         self.loop = SimLoop()
         self.trace = Trace(self.loop.time, out)
         self.random = Random(f"{seed}/world")
@@ -112,6 +116,7 @@ class World:
                 scenario.job,
                 self.signature,
                 scenario.job.tables.features_max // scenario.shards,
+                scenario.embeddings_bytes_max,
             )
             for i in range(scenario.shards)
         ]
@@ -514,16 +519,16 @@ class _Stranger(asyncio.BufferedProtocol):
         pass
 
 
-def simulate(seed: int, out: Callable[[str], None] | None = None) -> Result:
-    """Run one seed."""
+def simulate(seed: int, out: Callable[[str], None] | None = None, model: str = "") -> Result:
+    """Run one seed; with ``model``, whatever else it decides, it learns one of that kind."""
     assert OWNER.get() is None
-    return World(seed, out).run()
+    return World(seed, out, model=model).run()
 
 
-def simulate_quietly(seed: int) -> Result:
+def simulate_quietly(seed: int, model: str = "") -> Result:
     """Run one seed; what its processes log is not shown."""
     logging.disable(logging.CRITICAL)
     try:
-        return simulate(seed)
+        return simulate(seed, model=model)
     finally:
         logging.disable(logging.NOTSET)
