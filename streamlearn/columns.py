@@ -357,6 +357,12 @@ def encode_lengths(dims: I64, lengths: Sequence[int]) -> U8:
 def decode_lengths(data: Bytes, count: int, lengths: Sequence[int]) -> I64:
     """Return the lengths that bytes are.
 
+    Parameters
+    ----------
+    count : int
+        At most what another column of the message has been found to hold: no bytes are lengths of
+        0, however many.
+
     Returns
     -------
     int64[count]
@@ -367,9 +373,10 @@ def decode_lengths(data: Bytes, count: int, lengths: Sequence[int]) -> I64:
         The bytes are not ``count`` lengths, each 0 or one of ``lengths``.
     """
     column = _column(data)
-    dims = np.zeros(count, np.int64)
+    if count < 0:
+        raise ColumnError(f"a length column cannot hold {count} entries")
     if not column.size:
-        return dims
+        return np.zeros(count, np.int64)
     ones, head = _bitmap(column, count, "length")
     expected = head + (ones if len(lengths) > 1 else 0)
     if column.size != expected or not ones:
@@ -377,6 +384,7 @@ def decode_lengths(data: Bytes, count: int, lengths: Sequence[int]) -> I64:
             f"a length column of {column.size} bytes is not {ones} lengths behind a bitmap of "
             f"{head} bytes"
         )
+    dims = np.zeros(count, np.int64)
     there = np.unpackbits(column[:head], count=count, bitorder="little").view(np.bool_)
     if len(lengths) == 1:
         dims[there] = lengths[0]

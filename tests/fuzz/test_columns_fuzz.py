@@ -13,9 +13,11 @@ from streamlearn.columns import (
     SPARSE,
     decode_counts,
     decode_keys,
+    decode_lengths,
     decode_values,
     encode_counts,
     encode_keys,
+    encode_lengths,
     encode_values,
     signature,
 )
@@ -23,6 +25,9 @@ from streamlearn.errors import ColumnError
 
 TOP = (1 << 64) - 1
 CODINGS = [kind | flag for kind in (FLOAT32, FLOAT16, BYTE) for flag in (0, SPARSE)]
+
+# Of embeddings: one, so that a bitmap says all, and several.
+LENGTHS = [(16,), (1, 2), (4, 8, 64, 512)]
 
 counts = st.one_of(st.integers(0, 80), st.integers(-(1 << 70), 1 << 70))
 codings = st.one_of(st.sampled_from(CODINGS), st.integers(-1, 64))
@@ -62,6 +67,19 @@ def check_counts(data, count):
     return True
 
 
+def check_lengths(data, count, lengths):
+    if not data and count > 80:  # of no bytes the count is checked by who has other columns
+        return False
+    try:
+        dims = decode_lengths(data, count, lengths)
+    except ColumnError:
+        return False
+    assert dims.size == count
+    assert np.isin(dims, (0, *lengths)).all()
+    assert encode_lengths(dims, lengths).tobytes() == data
+    return True
+
+
 @given(st.binary(max_size=200), counts, words, words)
 @settings(max_examples=500)
 def test_any_bytes_are_keys_or_refused(data, count, low, high):
@@ -81,6 +99,21 @@ def test_any_bytes_are_values_or_refused(data, count, coding):
 def test_any_bytes_are_counts_or_refused(data, count):
     check_counts(data, count)
     check_counts(b"\3" + bytes(7) + data, count)
+
+
+@given(st.binary(max_size=100), counts, st.sampled_from(LENGTHS))
+@settings(max_examples=500)
+def test_any_bytes_are_lengths_or_refused(data, count, lengths):
+    check_lengths(data, count, lengths)
+    check_lengths(b"\3" + bytes(7) + data, count, lengths)
+
+
+@given(st.data(), st.sampled_from(LENGTHS))
+def test_any_lengths_come_back(data, lengths):
+    dims = data.draw(st.lists(st.sampled_from((0, *lengths)), max_size=300))
+    encoded = encode_lengths(np.array(dims, np.int64), lengths)
+    assert decode_lengths(encoded, len(dims), lengths).tolist() == dims
+    assert encoded.size <= 8 * -(-len(dims) // 64) + len(dims)
 
 
 @given(st.sets(words.map(lambda key: key | 1), max_size=200), st.integers(0, 70))
@@ -151,11 +184,14 @@ def test_mutated_columns_are_decoded_or_refused():
         values = rng.standard_normal(count).astype(np.float32)
         values[rng.random(count) < 0.5] = 0
         coding = CODINGS[int(rng.integers(len(CODINGS)))]
+        lengths = LENGTHS[int(rng.integers(len(LENGTHS)))]
+        dims = rng.choice((0, *lengths), count)
         occurrences = np.minimum(rng.zipf(1.4, count), 1 << 31).astype(np.uint32)
         for data, check, size in (
             (encode_keys(keys, 0), lambda d, n: check_keys(d, n, 0, TOP), keys.size),
             (encode_values(values, coding), lambda d, n, c=coding: check_values(d, n, c), count),
             (encode_counts(occurrences), check_counts, count),
+            (encode_lengths(dims, lengths), lambda d, n, c=lengths: check_lengths(d, n, c), count),
         ):
             for _ in range(7):
                 wrong = mutate(rng, data.copy()).tobytes()

@@ -7,6 +7,9 @@ from collections.abc import Callable
 import numpy as np
 
 from streamlearn import columns
+from streamlearn.cluster.batcher import Cut
+from streamlearn.cluster.preparing import Buffers, Preparer, Stepper
+from streamlearn.config import FmConfig, JobConfig
 from streamlearn.errors import AccessError, ColumnError, ProtocolError
 from streamlearn.net.connection import (
     AWAIT_CHALLENGE,
@@ -34,7 +37,12 @@ from streamlearn.net.frame import (
 )
 from streamlearn.net.packing import unpack
 from streamlearn.net.security import Secrets
-from streamlearn.protocol import Pull, decode, encode
+from streamlearn.online.localized import Localized
+from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX
+from streamlearn.online.validation import BinaryValidation
+from streamlearn.protocol import Mark, Pull, Pulled, Push, decode, encode
+from streamlearn.shards.shard import Shard, ShardSpec
+from tests.reference.tables import minibatch
 
 __all__ = ["CLUSTER_ID", "TARGETS", "read_frames"]
 
@@ -145,7 +153,55 @@ def counts(data: bytes) -> None:
     assert len(columns.decode_counts(data[1:], data[0])) == data[0]
 
 
+def lengths(data: bytes) -> None:
+    """Decode lengths of embeddings."""
+    if len(data) < 2:
+        return
+    several = ((16,), (4, 8, 32))[data[0] & 1]
+    found = columns.decode_lengths(data[2:], data[1], several)
+    assert len(found) == data[1]
+    assert np.all(np.isin(found, (0, *several)))
+
+
+def push(data: bytes) -> None:
+    """Give a shard with embeddings a push: it is applied whole, or refused and nothing is."""
+    one = decode(data)
+    if not isinstance(one, Push) or one.count > 1 << 12:
+        return
+    shard = Shard(_SPEC)
+    before = shard.digest()
+    try:
+        located = shard.locate(shard.decode_keys(one))
+        gradients = shard.decode_gradients(one)
+        assert len(gradients.values) == len(located.keys)
+    finally:
+        assert shard.digest() == before
+    assert gradients.dims is not None
+    assert np.all(np.isfinite(gradients.vectors))
+    if shard.verdict(one.mark) == "next":
+        shard.apply(1, one, located, gradients)
+        again = Shard(_SPEC)
+        again.apply(1, one)
+        assert again.digest() == shard.digest()
+
+
+def pulled(data: bytes) -> None:
+    """Give a worker what a shard answers to its pull of three keys."""
+    one = decode(data)
+    if not isinstance(one, Pulled):
+        return
+    _STEPPER.step(_PREPARED, [one], 0, counts=True)
+
+
 _PEER = Peer("worker", "w0")
+_JOB = JobConfig(model=FmConfig(order=3, dim_by_count={"0": 2, "4": 9}, l1=0.0))
+_SPEC = ShardSpec(0, 1, _JOB, "job", 1000)
+_FEATURES = FEATURES_PER_RECORD_MAX + 16
+_BATCH = minibatch([[3, 5]], [1])
+_PREPARED = Preparer(_JOB, [0], _FEATURES).prepare(
+    Cut(_BATCH, 10, 1), Buffers(_BATCH, Localized(_FEATURES))
+)
+_STEPPER = Stepper(_JOB, 4, BinaryValidation(10))
 _HELLO = ClientHandshake(CLUSTER_ID, _PEER, _SECRETS, _NONCE).hello
 TARGETS: dict[str, tuple[Callable[[bytes], None], tuple[type[Exception], ...]]] = {
     "stream": (stream, (ProtocolError,)),
@@ -157,7 +213,37 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], tuple[type[Exception], ...]]] 
     "keys": (keys, (ColumnError,)),
     "values": (values, (ColumnError,)),
     "counts": (counts, (ColumnError,)),
+    "lengths": (lengths, (ColumnError,)),
+    "push": (push, (ProtocolError, ColumnError)),
+    "pulled": (pulled, (ProtocolError, ColumnError)),
 }
+
+
+def _push(count: int) -> Push:
+    """Return a push of so many keys, the first half of which have embeddings."""
+    keys = np.arange(count, dtype=np.uint64) * np.uint64(1 << 59) + np.uint64(3)
+    dims = np.array([9, 2, *[0] * count][:count], np.int64)
+    column = columns.encode_keys(keys, 0)
+    mark = Mark("p", "v", 0, 1, 10, 1)
+    vectors = np.ones(int(dims.sum()) * 2, np.float32)
+    return Push(
+        0, "w", 1, 0, 0, 0, count, column.data, columns.FLOAT32,
+        columns.encode_values(np.ones(count, np.float32), columns.FLOAT32).data,
+        columns.encode_counts(np.ones(count, np.uint32)).data, mark,
+        columns.encode_lengths(dims, (2, 9)).data,
+        columns.encode_values(vectors, columns.FLOAT32).data,
+    )  # fmt: skip
+
+
+def _pulled() -> Pulled:
+    """Return an answer to the pull of three keys, of which the two features have embeddings."""
+    dims = np.array([0, 2, 9], np.int64)
+    coding = columns.FLOAT32 | columns.SPARSE
+    return Pulled(
+        3, coding, columns.encode_values(np.array([0.5, 0.0, 1.0], np.float32), coding).data,
+        columns.encode_lengths(dims, (2, 9)).data,
+        columns.encode_values(np.linspace(-1, 1, 22, dtype=np.float32), columns.FLOAT32).data,
+    )  # fmt: skip
 
 
 def seeds() -> dict[str, list[bytes]]:
@@ -182,5 +268,11 @@ def seeds() -> dict[str, list[bytes]]:
         "welcome": [Welcome(0, 2, 0, 128, 7, "job").encode(), b"\5text"],
         "keys": [b"\0\xff\4" + bytes(columns.encode_keys(some, 0))],
         "values": coded,
+        "lengths": [
+            b"\1\5" + bytes(columns.encode_lengths(np.array([0, 4, 0, 32, 8]), (4, 8, 32))),
+            b"\0\5" + bytes(columns.encode_lengths(np.array([0, 16, 0, 0, 0]), (16,))),
+        ],
+        "push": [bytes(encode(_push(4))), bytes(encode(_push(0)))],
+        "pulled": [bytes(encode(_pulled()))],
         "counts": [b"\4" + bytes(columns.encode_counts(np.array([1, 1, 7, 300], np.uint32)))],
     }

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from streamlearn import columns
 from streamlearn.net.connection import (
     AWAIT_CHALLENGE,
     AWAIT_HELLO,
@@ -13,8 +14,9 @@ from streamlearn.net.connection import (
 )
 from streamlearn.net.frame import HEADER_BYTES, KINDS, REASONS
 from streamlearn.net.security import MAY_ASK
+from streamlearn.protocol import Pulled, Push, decode
 from tests.net.wire_parts import feed, open_reader
-from tests.net.wire_vectors import PAGE, made, written
+from tests.net.wire_vectors import PAGE, TIERS, made, written
 
 STATES = {
     "hello": AWAIT_HELLO,
@@ -22,7 +24,13 @@ STATES = {
     "proof": AWAIT_PROOF,
     "welcome": AWAIT_WELCOME,
     "done": CLIENT_OPEN,
+    "pulled": CLIENT_OPEN,
 }
+KIND_OF = {
+    "ping": "request", "pull": "request", "pull-lz4": "request", "push": "request",
+    "done": "answer", "pulled": "answer",
+}  # fmt: skip
+REQUEST_ID_OF = {"ping": 1, "done": 1, "pull": 2, "pull-lz4": 2, "pulled": 2, "push": 3}
 
 
 def test_bytes_on_the_page_are_those_that_are_sent() -> None:
@@ -37,14 +45,27 @@ def test_bytes_on_the_page_are_read_in_any_pieces(name: str, step: int) -> None:
         open_reader(STATES.get(name, SERVER_OPEN)), data, step
     )
     assert (KINDS[kind], flags, request_id) == (
-        {"ping": "request", "pull": "request", "pull-lz4": "request", "done": "answer"}.get(
-            name, name
-        ),
+        KIND_OF.get(name, name),
         int(name == "pull-lz4"),
-        {"ping": 1, "done": 1, "pull": 2, "pull-lz4": 2}.get(name, 0),
+        REQUEST_ID_OF.get(name, 0),
     )
     assert bytes(body) == data[HEADER_BYTES:]
     assert plain_size == (len(made()["pull"]) - HEADER_BYTES if flags else len(body))
+
+
+def test_columns_on_the_page_are_what_it_says_of_them() -> None:
+    answer, told = (decode(written()[name][HEADER_BYTES:]) for name in ("pulled", "push"))
+    assert isinstance(answer, Pulled)
+    assert isinstance(told, Push)
+    weights = columns.decode_values(answer.values, answer.count, answer.coding)
+    assert weights.tolist() == [0, 0.5]
+    assert columns.decode_lengths(answer.lengths, answer.count, TIERS).tolist() == [0, 4]
+    coding = answer.coding & ~columns.SPARSE
+    assert columns.decode_values(answer.vectors, 4, coding).tolist() == [0.25, -0.5, 1, 0]
+    assert (told.pull, len(told.keys), len(told.lengths)) == (2, 0, 0)
+    assert columns.decode_values(told.values, told.count, told.coding).tolist() == [1, -2]
+    assert columns.decode_counts(told.counts, told.count).tolist() == [1, 3]
+    assert columns.decode_values(told.vectors, 4, told.coding).tolist() == [0.5, 0, 0, -1]
 
 
 def test_page_names_every_kind_reason_and_right() -> None:

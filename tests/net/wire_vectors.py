@@ -6,11 +6,13 @@ import re
 from pathlib import Path
 
 import lz4.block
+import numpy as np
 
+from streamlearn import columns
 from streamlearn.net.connection import ClientHandshake, ServerHandshake, encode_error
 from streamlearn.net.frame import ALIVE, ANSWER, CHALLENGE, ERROR, HELLO, PROOF, REQUEST, WELCOME
 from streamlearn.net.security import cluster_id
-from streamlearn.protocol import Done, Ping, Pull, encode
+from streamlearn.protocol import Done, Mark, Ping, Pull, Pulled, Push, encode
 from tests.net.wire_parts import (
     CLIENT_NONCE,
     CLUSTER,
@@ -21,6 +23,8 @@ from tests.net.wire_parts import (
     frame,
 )
 
+# Lengths that embeddings may have in the page's examples.
+TIERS = (4, 8)
 PAGE = Path(__file__).parents[2] / "docs" / "protocol.md"
 
 
@@ -45,9 +49,34 @@ def made() -> dict[str, bytes]:
         "pull-lz4": frame(
             REQUEST, 2, lz4.block.compress(pull, store_size=False), len(pull), flags=1
         ),
+        "pulled": frame(ANSWER, 2, bytes(encode(_pulled()))),
+        "push": frame(REQUEST, 3, bytes(encode(_push()))),
         "alive": frame(ALIVE, 0, b""),
         "error": frame(ERROR, 0, encode_error("size", "too large")),
     }
+
+
+def _pulled() -> Pulled:
+    """Return weights of 0 and 0.5, and four numbers of the second key's embedding."""
+    coding = columns.FLOAT16 | columns.SPARSE
+    weights = columns.encode_values(np.array([0, 0.5], np.float32), coding)
+    lengths = columns.encode_lengths(np.array([0, 4], np.int64), TIERS)
+    vectors = np.array([0.25, -0.5, 1, 0], np.float32)
+    return Pulled(
+        2, coding, weights.data, lengths.data, columns.encode_values(vectors, columns.FLOAT16).data
+    )
+
+
+def _push() -> Push:
+    """Return their gradients: the first key came once, the second three times."""
+    values = columns.encode_values(np.array([1, -2], np.float32), columns.FLOAT16)
+    counts = columns.encode_counts(np.array([1, 3], np.uint32))
+    vectors = columns.encode_values(np.array([0.5, 0, 0, -1], np.float32), columns.FLOAT16)
+    empty = memoryview(b"")
+    return Push(
+        0, "w0", 7, 3, 2, columns.signature(b"\0" * 64), 2, empty, columns.FLOAT16, values.data,
+        counts.data, Mark("a", "v", 0, 4, 100, 10), empty, vectors.data,
+    )  # fmt: skip
 
 
 def written() -> dict[str, bytes]:
