@@ -12,7 +12,7 @@ what is missing. What is drawn is shaped after Criteo's display advertising log:
 
 The truth is a logistic model: a sparse weight for each token (drawn by a hash of field and token:
 most common tokens matter, most rare ones do not), a slope in the logarithm of each integer, and
-unless ``--no-interactions``, inner products of four-dimensional token vectors for some pairs of
+unless ``--interactions 0``, inner products of four-dimensional token vectors for some pairs of
 fields, which no linear model can learn. Intercept and scale are calibrated so that about a quarter
 of the labels are 1 and the entropy of the truth, the Bayes logloss, is about 0.42.
 
@@ -95,7 +95,7 @@ PAIRS = np.array(
 )
 CLICK_RATE = 0.256
 BAYES_LOGLOSS = 0.42
-# Share of the logit's variance that is in the interactions, where there are any.
+# Share of the logit's variance that is in the interactions.
 INTERACTION_SHARE = 0.3
 
 RECORD_BYTES_MAX = 400  # 13 integers of at most 8 characters, 26 tokens of 8, separators, label
@@ -270,7 +270,7 @@ def _tables(truth: int) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def _calibrate(tables: tuple[Any, ...], truth: int, *, interactions: bool) -> tuple[float, ...]:
+def _calibrate(tables: tuple[Any, ...], truth: int, share: float) -> tuple[float, ...]:
     """Return intercept and scales that give the click rate and the Bayes logloss aimed at."""
     parts = np.zeros((CALIBRATION_RECORDS, 2))
     out = np.empty(CALIBRATION_RECORDS * RECORD_BYTES_MAX, np.uint8)
@@ -278,7 +278,6 @@ def _calibrate(tables: tuple[Any, ...], truth: int, *, interactions: bool) -> tu
         out, 0, CALIBRATION_RECORDS, np.uint64(CALIBRATION_SEED), np.uint64(truth), *tables, PAIRS,
         0.0, 1.0, 1.0, parts, np.zeros(3),
     )  # fmt: skip
-    share = INTERACTION_SHARE if interactions else 0.0
     linear_unit = math.sqrt(1.0 - share) / parts[:, 0].std()
     cross_unit = math.sqrt(share) / parts[:, 1].std()
     logits = linear_unit * parts[:, 0] + cross_unit * parts[:, 1]
@@ -302,7 +301,7 @@ def _calibrate(tables: tuple[Any, ...], truth: int, *, interactions: bool) -> tu
 
 
 def generate(
-    path: Path, records: int, seed: int, *, truth: int = 1, interactions: bool = True
+    path: Path, records: int, seed: int, *, truth: int = 1, interactions: float = INTERACTION_SHARE
 ) -> dict[str, Any]:
     """Write a log to ``path`` and what is known of it to ``path`` + ``.json``; return the latter.
 
@@ -314,11 +313,11 @@ def generate(
         Draws the records.
     truth : int
         Draws the model behind the labels.
-    interactions : bool
-        Whether pairs of fields interact in the truth.
+    interactions : float
+        Share of the logit's variance that is in pairs of fields, 0 to 1.
     """
     tables = _tables(truth)
-    bias, scale, cross_scale = _calibrate(tables, truth, interactions=interactions)
+    bias, scale, cross_scale = _calibrate(tables, truth, interactions)
     out = np.empty(BLOCK_RECORDS * RECORD_BYTES_MAX, np.uint8)
     parts = np.zeros((BLOCK_RECORDS, 2))
     stats = np.zeros(3)
@@ -352,7 +351,9 @@ def main() -> None:
     parser.add_argument("--records", type=int, default=2_000_000)
     parser.add_argument("--seed", type=int, default=1, help="draws the records")
     parser.add_argument("--truth", type=int, default=1, help="draws the model behind the labels")
-    parser.add_argument("--interactions", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument(
+        "--interactions", type=float, default=INTERACTION_SHARE, help="their share of the variance"
+    )
     parser.add_argument("out", type=Path)
     args = parser.parse_args()
     known = generate(

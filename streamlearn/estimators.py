@@ -147,9 +147,9 @@ class FactorizationMachine(StreamingClassifier):
         L2 penalty of weights, >= 0: larger makes all of them smaller.
     l1_shrk : bool, default True
         Leave an embedding out while the weight of its feature is zero.
-    v_l2 : float, default 0.01
+    v_l2 : float, default 0.0001
         L2 penalty of embeddings, >= 0, at each example that has the feature.
-    v_lr : float, default 0.01
+    v_lr : float, default 0.02
         Step scale of embeddings, > 0.
     v_lr_beta : float, default 1.0
         Step offset of embeddings, > 0.
@@ -241,8 +241,8 @@ class FactorizationMachine(StreamingClassifier):
         l1: float = 1.0,
         l2: float = 0.0,
         l1_shrk: bool = True,
-        v_l2: float = 0.01,
-        v_lr: float = 0.01,
+        v_l2: float = 0.0001,
+        v_lr: float = 0.02,
         v_lr_beta: float = 1.0,
         v_init_scale: float = 0.01,
         v_clip: float = 0.0,

@@ -95,8 +95,9 @@ class FmConfig(
     threshold: Annotated[
         int,
         about(
-            "Count above which a feature earns its embedding; hashed tables keep no counts, so "
-            "there every row has one.",
+            "Count above which a feature earns its embedding (over shards, of a feature that "
+            "stands in a minibatch more than once: so many minibatches); hashed tables keep no "
+            "counts, so there every row has one.",
             ge=0,
             le=(1 << 32) - 1,
             common=True,
@@ -132,10 +133,10 @@ class FmConfig(
             common=True,
             inherited=True,
         ),
-    ] = 0.01
+    ] = 0.0001
     v_lr: Annotated[
         float, about("Step scale of embeddings.", gt=0, common=True, inherited=True)
-    ] = 0.01
+    ] = 0.02
     v_lr_beta: Annotated[
         float, about("Step offset of embeddings.", gt=0, common=True, inherited=True)
     ] = 1.0

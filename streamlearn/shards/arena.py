@@ -16,7 +16,7 @@ from streamlearn.compute.kernels import embeddings as kernels
 from streamlearn.config import FmConfig
 from streamlearn.embeddings import Tiers
 from streamlearn.errors import TableFullError
-from streamlearn.messages import F32, I64, U64
+from streamlearn.messages import F32, I64, U32, U64
 from streamlearn.shards.memory import HUGE_BYTES, Reservation
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["LINE_FLOATS", "Arena", "Geometry", "Part", "dims_of", "sliced"]
 
 LINE_FLOATS: Final = 16
+_NO_COUNTS: Final[U32] = np.zeros(0, np.uint32)
 LINE_BYTES: Final = 64
 
 
@@ -271,7 +272,9 @@ class Arena:
             self.words, rates[0], rates[1], rates[2], *keeper.arguments(lines),
         )  # fmt: skip
 
-    def admit(self, slots: I64, l1: float, bare: bool, keeper: Keeper) -> int:
+    def admit(
+        self, slots: I64, l1: float, bare: bool, keeper: Keeper, counts: U32 | None = None
+    ) -> int:
         """Give rows the embedding that they have earned; return how many got a longer one.
 
         Parameters
@@ -284,11 +287,17 @@ class Arena:
             Whether the first is the constant feature.
         keeper : Keeper
             Of the table.
+        counts : uint32[n], optional
+            How often each stood in the minibatch that was applied, which its count is divided by: a
+            threshold waits for so many minibatches, in which a young model comes to its senses.
+            (Embeddings that begin with the first minibatch all move the same way: logloss of a
+            million clicks 0.482 instead of 0.477, two workers 0.505 instead of 0.481.)
         """
+        times = _NO_COUNTS if counts is None else counts
         admit: Any = kernels.admit  # numba's stubs count the arguments of another function
         admitted = admit(
-            self._table.words, slots, np.float32(l1), int(bare), *self._earning(), self.scale,
-            *keeper.arguments(len(slots)),
+            self._table.words, slots, times, np.float32(l1), int(bare), *self._earning(),
+            self.scale, *keeper.arguments(len(slots)),
         )  # fmt: skip
         self.advise()
         return int(admitted)

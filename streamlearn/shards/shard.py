@@ -355,7 +355,8 @@ class Shard:
         if (arena := self.table.arena) is not None and gradients.dims is not None:
             lines = self.keeper.vector_lines
             arena.push(slots, gradients.dims, gradients.vectors, self._v_rates, lines)
-            arena.admit(slots, float(self.updater.rates[2]), has_intercept, self.keeper)
+            l1 = float(self.updater.rates[2])
+            arena.admit(slots, l1, has_intercept, self.keeper, gradients.counts)
 
     def decode_gradients(self, push: Push) -> Gradients:
         """Decode a push's gradients and counts.

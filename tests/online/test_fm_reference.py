@@ -294,11 +294,14 @@ def test_an_embedding_is_earned_beyond_the_threshold(order: int) -> None:
     assert ours.rows[3].m.tolist() == np.zeros((order - 1, 3)).tolist()
 
 
-def test_occurrences_of_a_minibatch_earn_an_embedding_once_it_is_learned() -> None:
+def test_a_threshold_waits_for_so_many_minibatches_of_frequent_keys() -> None:
     ours = machine(threshold=2)
-    ours.learn(minibatch([[3, 3], [3, 5], [5]], labels=[1, 1, 1]))
-    assert ours.rows[3].dim == 3
-    assert ours.rows[5].dim == 0
+    for _ in range(2):
+        ours.learn(minibatch([[3, 3], [3, 5]], labels=[1, 1]))
+        assert (ours.rows[3].dim, ours.rows[5].dim) == (0, 0)
+    ours.learn(minibatch([[3, 3], [3, 5]], labels=[1, 1]))
+    assert (ours.rows[3].count, ours.rows[5].count) == (9, 3)
+    assert (ours.rows[3].dim, ours.rows[5].dim) == (3, 3)
     assert not ours.rows[3].m.any()
 
 

@@ -258,7 +258,7 @@ class Machine:
                 self._ftrl(row, by_w[key], self.weight(key))
             if key in by_V:
                 self._adagrad(row, by_V[key])
-            self._admit(key, row)
+            self._admit(key, row.count // (times if counts else 1), row)
         if self.config.intercept:
             self.bias.count += len(batch) if counts else 0
             self._ftrl(self.bias, by_bias, self.intercept_weight())
@@ -309,12 +309,16 @@ class Machine:
         row.m = row.m + g**2
         row.V = row.V - self.config.v_lr * g / (self.config.v_lr_beta + np.sqrt(row.m))
 
-    def _admit(self, key: int, row: Row) -> None:
-        """Grow the embedding to the longest that the count exceeds the threshold of."""
+    def _admit(self, key: int, count: int, row: Row) -> None:
+        """Grow the embedding to the longest whose threshold ``count`` exceeds.
+
+        It is that of the key, in minibatches like this one: divided by how often the key stood in
+        it.
+        """
         earned = [
             dim
-            for count, dim in zip(self.tiers.counts, self.tiers.dims, strict=True)
-            if row.count > count
+            for least, dim in zip(self.tiers.counts, self.tiers.dims, strict=True)
+            if count > least
         ]
         if not earned or earned[-1] <= row.dim or self.weight(key) == 0:
             return

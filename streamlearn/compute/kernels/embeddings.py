@@ -100,7 +100,7 @@ def draw(values, first, key, begin, dim, layout, scale):
 
 @njit(nogil=True, cache=True)
 def earn(
-    words, slot, tier_counts, tier_dims, layout, values, used, live, room, scale, shared,
+    words, slot, count, tier_counts, tier_dims, layout, values, used, live, room, scale, shared,
     saving, kept, side_lines, side_words, side_count,
 ):  # fmt: skip
     """Give a row of the table the embedding that its count has earned, if that is a longer one.
@@ -109,6 +109,8 @@ def earn(
     ----------
     words, slot
         The table and the row; its weight is not zero.
+    count : int64
+        What it goes by.
     tier_counts, tier_dims : int64[tiers]
         Ascending.
     values : float32[...]
@@ -131,7 +133,6 @@ def earn(
     """
     at = slot * 4
     word = words[at + 3]
-    count = int64(words[at + 2] & COUNT)
     dim, wanted = dim_of(word), int64(0)
     for t in range(tier_counts.shape[0]):
         if count > tier_counts[t]:
@@ -176,7 +177,7 @@ def earn(
 
 @njit(nogil=True, cache=True)
 def admit(
-    words, slots, l1, bare, tier_counts, tier_dims, layout, values, used, live, room, scale,
+    words, slots, counts, l1, bare, tier_counts, tier_dims, layout, values, used, live, room, scale,
     saving, kept, side_lines, side_words, side_count,
 ):  # fmt: skip
     """Give those rows the embedding that they have earned; return how many got one or a longer one.
@@ -185,6 +186,9 @@ def admit(
     ----------
     slots : int64[n]
         None negative.
+    counts : uint32[n] or [0]
+        How often each stood in the minibatch whose gradients were applied; none: once. A row's
+        count goes for so much less: it is minibatches that a threshold waits for then.
     l1 : float32
         Of FTRL: the weight of a row with |z| <= l1 is zero, which earns nothing.
     bare : int64
@@ -201,15 +205,18 @@ def admit(
     for i in range(bare, n):
         prefetch(base + (slots[min(i + AHEAD, n - 1)] << 5))
         at = slots[i] * 4
+        count = int64(words[at + 2] & COUNT)
+        if counts.shape[0] > 0:
+            count //= max(int64(counts[i]), int64(1))
         if (
-            int64(words[at + 2] & COUNT) > least
+            count > least
             and dim_of(words[at + 3]) < longest
             and abs(columns[slots[i] * 8 + 2]) > l1
         ):
             before = words[at + 3]
             after = earn(
-                words, slots[i], tier_counts, tier_dims, layout, values, used, live, room, scale,
-                0, saving, kept, side_lines, side_words, side_count,
+                words, slots[i], count, tier_counts, tier_dims, layout, values, used, live, room,
+                scale, 0, saving, kept, side_lines, side_words, side_count,
             )  # fmt: skip
             admitted += int64(after != before)
     return admitted

@@ -11,8 +11,8 @@ their embeddings prefetched; and the example itself is scored and learned. So an
 memory hardly ever, though each of its features has lines in two places.
 
 A feature earns its embedding, or a longer one, once an example has raised its count above a tier's
-and left its weight other than zero. On a hashed table every row has one,
-drawn when the row is first met. (A row is new while its two columns are zero.)
+and left its weight other than zero. On a hashed table every row has one, which is drawn when it is
+first used.
 
 A key that stands twice in an example counts twice in the score; its later occurrence's update of
 the weight wins, and its embedding takes two steps. An example whose score is not finite teaches
@@ -60,9 +60,9 @@ __all__ = ["EXACT", "HASHED", "LEAD", "RESOLVED", "learn", "score"]
 EXACT = 0
 RESOLVED = 1
 HASHED = 2
-# Examples ahead whose embeddings are prefetched: 39 features of two lines each, three times, are
-# half of a first cache.
-LEAD = 3
+# Examples ahead whose embeddings are prefetched. (3 made no difference but for what it drove out of
+# the first cache: 39 features of two lines each are 5 KB.)
+LEAD = 1
 
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
@@ -254,8 +254,10 @@ def learn(
     loads_at, inserted_at = int64(loads.ctypes.data), int64(inserted.ctypes.data)
     addresses_at, xs_at = int64(addresses.ctypes.data), int64(xs.ctypes.data)
     gxs_at, sums_at = int64(gxs.ctypes.data), int64(sums.ctypes.data)
+    columns = words.view(np.float32)
     tiers = tier_dims.shape[0]
     longest, least = tier_dims[tiers - 1], tier_counts[0]
+    always = layout[5] == 0
     row_lines = lines_of(longest, layout)
     treated = (v_rates[4] > 0) | (v_rates[5] > 0) | (v_rates[6] > 0)
     first, end = state[0], state[1]
@@ -316,17 +318,22 @@ def learn(
                         break
                 if grow >= 0 and words[slot * 4] == FENCE:
                     break  # this example waits until there is room; those before it are learned
-            if not hashed:
-                for j in range(indptr[ready], indptr[ready + 1]):
-                    word = words[int64(row_slots[j]) * 4 + 3]
-                    address = memory + (int64(word & LINE) << 6)
-                    for b in range(lines_of(dim_of(word), layout)):
-                        prefetch(address + (b << 6))
-            else:
-                for j in range(indptr[ready], indptr[ready + 1]):
-                    address = memory + int64(row_slots[j]) * (row_lines << 6)
-                    for b in range(row_lines):
-                        prefetch(address + (b << 6))
+            for j in range(indptr[ready], indptr[ready + 1]):
+                # Without a branch, which would be guessed wrongly: what is not used is asked for at
+                # the first row, which is never given.
+                slot = int64(row_slots[j])
+                there = row_lines
+                if hashed:
+                    uses = (abs(columns[slot * 2]) > l1) | always
+                    address = memory + slot * (row_lines << 6) * int64(uses)
+                else:
+                    word = words[slot * 4 + 3]
+                    uses = (abs(columns[slot * 8 + 2]) > l1) | always
+                    address = memory + (int64(word & LINE) << 6) * int64(uses)
+                    if tiers > 1:
+                        there = lines_of(dim_of(word), layout)
+                for b in range(there):
+                    prefetch(address + (b << 6))
             ready += 1
         if r >= ready:
             break
@@ -347,18 +354,21 @@ def learn(
         buffer_values(values, o, m, padded, zn64, x)
         linear = weigh(0, zn, x, w, padded, inverse_alpha, base_rate, l1)
         if hashed:
-            for j in range(m):
-                if zn64[j] == uint64(0):
-                    line = slots[j] * row_lines
+            n_used = _collect_hashed(
+                m, slots, memory, x, w, row_lines << 6, layout, addresses, xs, ends
+            )
+            for k in range(n_used):
+                first_float = (addresses[k] - memory) >> 2
+                # all zero, unless it has been drawn (and drawing it again makes the same of it)
+                if vectors[first_float] == float32(0) and vectors[first_float + layout[0]] == 0:
+                    line = first_float >> 4
                     if v_saving != 0:
                         for b in range(row_lines):
                             preserve(
                                 lines, line + b, v_kept, v_side_lines, v_side_words, v_side_count
                             )
-                    draw(vectors, line << 4, uint64(slots[j]), 0, longest, layout, v_rates[3])
-            n_used = _collect_hashed(
-                m, slots, memory, x, w, row_lines << 6, layout, addresses, xs, ends
-            )
+                    row = line // row_lines
+                    draw(vectors, first_float, uint64(row), 0, longest, layout, v_rates[3])
         else:
             n_used = _collect_exact(
                 m, slots, words, memory, x, w, tier_dims, tiers, layout, addresses, xs, ends
@@ -419,19 +429,27 @@ def learn(
             if saving != 0:
                 for j in range(m):
                     preserve(words, slots[j] >> 1, kept, side_lines, side_words, side_count)
+            due = int64(0)
             for j in range(m):
                 at = slots[j] * 4
                 count = min((words[at + 2] & COUNT) + counting, COUNT)
                 words[at + 1] = zn64[j]
                 words[at + 2] = count | (tick << uint64(32))
-                word = words[at + 3]
-                if int64(count) > least and dim_of(word) < longest and abs(zn[2 * j]) > l1:
-                    after = earn(
-                        words, slots[j], tier_counts, tier_dims, layout, vectors, used, live, room,
-                        v_rates[3], shared, saving, kept, side_lines, side_words, side_count,
-                    )  # fmt: skip
-                    if after != word:
-                        state[5] += 1
+                earns = (int64(count) > least) & (abs(zn[2 * j]) > l1)
+                due += int64(earns & (dim_of(words[at + 3]) < longest))
+            if due > 0:
+                for j in range(m):
+                    at = slots[j] * 4
+                    word = words[at + 3]
+                    count_now = int64(words[at + 2] & COUNT)
+                    if count_now > least and abs(zn[2 * j]) > l1:
+                        after = earn(
+                            words, slots[j], count_now, tier_counts, tier_dims, layout, vectors,
+                            used, live, room, v_rates[3], shared, saving, kept, side_lines,
+                            side_words, side_count,
+                        )  # fmt: skip
+                        if after != word:
+                            state[5] += 1
         restore_ones(values, m, padded, x)
         r += 1
     state[0] = r
