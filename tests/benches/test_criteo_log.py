@@ -61,9 +61,9 @@ def test_seed_draws_other_records_of_the_same_truth(log: Path, tmp_path: Path) -
 
 def test_without_interactions_the_truth_is_linear(tmp_path: Path) -> None:
     tables = criteo_log._tables(1)
-    bias, scale, cross = criteo_log._calibrate(tables, 1, interactions=False)
+    bias, scale, cross = criteo_log._calibrate(tables, 1, 0.0)
     assert cross == 0.0
     assert scale > 0
     assert np.isfinite(bias)
-    known = criteo_log.generate(tmp_path / "linear.tsv", 5000, seed=1, interactions=False)
+    known = criteo_log.generate(tmp_path / "linear.tsv", 5000, seed=1, interactions=0.0)
     assert known["bayes_logloss"] == pytest.approx(criteo_log.BAYES_LOGLOSS, abs=0.02)

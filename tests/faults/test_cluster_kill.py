@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,11 @@ from tests.conftest import FULL
 from tests.runs import bad_records, run, settings
 
 KILLS = int(os.environ.get("KILLS", "50" if FULL else "10"))
+# Of a factorization machine, whose shards have more to lose and no more ways to lose it.
+FM_KILLS = int(os.environ.get("KILLS", "20" if FULL else "3"))
+FM = settings(
+    "model.kind=fm", "model.order=3", "model.dim_by_count={2 = 4, 30 = 12}", "model.v_lr=0.02",
+)  # fmt: skip
 SEED = int(os.environ.get("SEED", "1"))
 RECORDS = 120_000
 # Of two undisturbed runs, which differ in the order in which minibatches come; and more for those
@@ -64,31 +70,41 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Learned:
     return Learned(sources, total, held_out, alone)
 
 
-def job(learned: Learned, durability: str) -> list[str]:
+def job(learned: Learned, durability: str, model: Sequence[str] = ()) -> list[str]:
     sources = map(str, learned.sources)
-    return [*sources, "--format", "criteo", *CLUSTER, *settings(f"tables.durability={durability}")]
+    pairs = settings(f"tables.durability={durability}")
+    return [*sources, "--format", "criteo", *CLUSTER, *pairs, *model]
+
+
+@pytest.fixture(scope="module", params=["lr", "fm"])
+def model(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """What says which model is learned."""
+    return tuple(FM) if request.param == "fm" else ()
 
 
 @pytest.fixture(scope="module")
-def undisturbed(learned: Learned, tmp_path_factory: pytest.TempPathFactory) -> float:
+def undisturbed(
+    learned: Learned, model: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
+) -> float:
     """The loss of an undisturbed run on what it has not seen."""
     out = tmp_path_factory.mktemp("undisturbed") / "out"
-    kill_run.run_killed(job(learned, "log"), out, learned.records, kills=0, seed=0)
+    kill_run.run_killed(job(learned, "log", model), out, learned.records, kills=0, seed=0)
     assert recount.differences(out, 2, learned.alone) == []
     return float(kill_run.evaluate(out, learned.held_out, "--format", "criteo")["logloss"])
 
 
 @pytest.mark.parametrize("durability", ["log", "snapshot"])
 def test_a_killed_cluster_goes_on_by_itself_and_counts_every_record_once(
-    learned: Learned, undisturbed: float, tmp_path: Path, durability: str
+    learned: Learned, undisturbed: float, model: tuple[str, ...], tmp_path: Path, durability: str
 ) -> None:
-    out = tmp_path / "out"
+    out, kills = tmp_path / "out", FM_KILLS if model else KILLS
     ran = kill_run.run_killed(
-        job(learned, durability), out, learned.records, kills=KILLS, seed=SEED
+        job(learned, durability, model), out, learned.records, kills=kills, seed=SEED
     )
     seed = f"seed {SEED}: {ran.kills}"
-    assert len(ran.kills) == KILLS, seed
-    assert ran.report["restarts"] == KILLS, seed
+    assert len(ran.kills) == kills, seed
+    assert ran.report["restarts"] == kills, seed
+    assert (ran.report.get("embeddings", 0) > 100) == bool(model), seed
     assert recount.differences(out, 2, learned.alone) == [], seed
     kept = Counter((entry["uri"], entry["offset"]) for entry in bad_records(out))
     assert set(kept) == {(entry["uri"], entry["offset"]) for entry in bad_records(learned.alone)}

@@ -15,12 +15,13 @@ import msgspec
 
 from streamlearn.cluster.feeding import Feeds
 from streamlearn.cluster.image_files import ImageFiles
+from streamlearn.cluster.preparing import Stepper
 from streamlearn.cluster.remote import Remote
 from streamlearn.cluster.service import Service
 from streamlearn.net import frame
 from streamlearn.shards import log_recovery
 from streamlearn.shards.clock import Clocks
-from streamlearn.shards.cut import Nothing
+from streamlearn.shards.cut import Cut, Nothing
 from streamlearn.shards.image import ImageMeta, Imaging
 from streamlearn.shards.log import Log
 from streamlearn.shards.shard import Shard
@@ -206,6 +207,45 @@ def _rounds_again() -> list[Change]:
         sound(self, pushing)
 
     return [(Remote, "_send_push", send_push)]
+
+
+@_bug("a push that is sent again with its keys does not say which embeddings it is of")
+def _forgets_lengths() -> list[Change]:
+    def send_push(sound: Any, self: Remote, pushing: Any) -> None:
+        if pushing.attempt:
+            again = msgspec.structs.replace(pushing.message, lengths=memoryview(b""))
+            pushing.message = again
+        sound(self, pushing)
+
+    return [(Remote, "_send_push", send_push)]
+
+
+class _Blind:
+    """A cut that keeps the table's old lines and none of the embeddings'."""
+
+    vector_lines = Nothing()
+
+    def __init__(self, cut: Cut) -> None:
+        self.arguments = cut.arguments
+
+
+@_bug("embeddings that change while a snapshot is taken are not kept for it")
+def _snapshots_embeddings_that_change() -> list[Change]:
+    def step(sound: Any, self: Imaging) -> bool:
+        did = bool(sound(self))
+        if isinstance(self._shard.keeper, Cut):
+            self._shard.keeper = _Blind(self._shard.keeper)
+        return did
+
+    return [(Imaging, "step", step)]
+
+
+@_bug("occurrences are counted in every pass")
+def _counts_in_every_pass() -> list[Change]:
+    def step(sound: Any, self: Stepper, prepared: Any, pulled: Any, seed: int, counts: bool) -> Any:
+        return sound(self, prepared, pulled, seed, counts=True)
+
+    return [(Stepper, "step", step)]
 
 
 @_bug("slots that a pull found are used though the rows have moved")

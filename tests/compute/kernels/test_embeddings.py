@@ -263,7 +263,7 @@ def test_lanes_that_earn_the_same_rows_give_each_one_embedding(tiers: Tiers, lan
                 barrier.wait()
                 for slot in slots:
                     kernels.earn(
-                        table.words, slot, *arena._earning(), arena.scale, 1,
+                        table.words, slot, count, *arena._earning(), arena.scale, 1,
                         *Nothing().arguments(0),
                     )  # fmt: skip
 
@@ -297,7 +297,7 @@ def test_a_segment_without_room_earns_nothing_and_that_is_counted(shared: int) -
 
     def earn(slot: int) -> int:
         word = kernels.earn(
-            words, slot, counts, dims, layout, values, used, live, room, np.float32(1), shared,
+            words, slot, int(words[slot * 4 + 2]), counts, dims, layout, values, used, live, room, np.float32(1), shared,
             *Nothing().arguments(0),
         )  # fmt: skip
         assert word == words[slot * 4 + 3]
