@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -38,8 +40,8 @@ def test_a_step_refuses_what_was_localised_or_pulled_for_another() -> None:
     scores = np.zeros(1, np.float32)
     with pytest.raises(AssertionError, match="another model"):
         LogisticStep(LrConfig()).step(batch, out, Values(np.zeros(2, np.float32)), scores)
+    values = Values(np.zeros(3, np.float32))
     with pytest.raises(AssertionError, match="3 weights, 2 keys"):
-        values = Values(np.zeros(3, np.float32))
         LogisticStep(LrConfig(intercept=False)).step(batch, out, values, scores)
 
 
@@ -85,7 +87,7 @@ class Pulled:
             self.dims,
             [
                 np.concatenate([np.zeros(0, np.float32), *(V.reshape(-1) for V in self.held[a:b])])
-                for a, b in zip(edges[:-1], edges[1:], strict=True)
+                for a, b in itertools.pairwise(edges)
             ],
         )
 
@@ -183,8 +185,8 @@ def test_examples_whose_score_is_not_finite_are_counted_and_have_no_gradient(
 def test_a_step_with_embeddings_refuses_what_was_pulled_for_another() -> None:
     pulled = Pulled(MODELS["pairs"], 1, values=False)
     scores = np.zeros(6, np.float32)
+    values = Values(pulled.weights, pulled.dims[1:], pulled.values.vectors)
     with pytest.raises(AssertionError, match="lengths"):
-        values = Values(pulled.weights, pulled.dims[1:], pulled.values.vectors)
         FmStep(MODELS["pairs"]).step(pulled.batch, pulled.localized, values, scores)
     with pytest.raises(AssertionError, match="another model"):
         FmStep(MODELS["bare"]).step(pulled.batch, pulled.localized, pulled.values, scores)

@@ -236,6 +236,19 @@ def test_the_longest_embedding_whose_count_is_exceeded_is_earned(tiers: Tiers) -
         check_arena(table)
 
 
+def test_a_count_goes_for_so_much_less_as_the_row_stood_in_the_minibatch() -> None:
+    with small_tables():
+        arena = new_arena(Tiers(2, (1, 3), (8, 16)))
+        table, keys = arena._table, random_keys(1, 6)
+        see(table, keys, np.full(6, 2, np.float32), 1, NOTHING)
+        slots = table.find(keys)
+        table.words.reshape(-1, 4)[slots, 2] = [12, 12, 12, 12, 12, 2]
+        times = np.array([1, 3, 4, 6, 7, 0], np.uint32)  # of none it is the count itself
+        assert arena.admit(slots, L1, False, NOTHING, times) == 5
+        weights = np.ones(6, np.float32)
+        assert arena.lengths(slots, weights, False).tolist() == [16, 16, 8, 8, 0, 8]
+
+
 def test_rows_without_a_weight_and_the_constant_feature_earn_nothing() -> None:
     with small_tables():
         arena = new_arena(Tiers(2, (0,), (8,)))
