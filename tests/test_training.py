@@ -618,7 +618,7 @@ def test_examples_that_have_no_finite_score_teach_nothing_and_are_told_with_thei
 ) -> None:
     good, huge = b"1 a:1 b:1\n0 a:1 c:1\n0 b:1 c:1\n", b"1 a:1e30 b:1e30 c:1e30\n"
     log = written(tmp_path / "log.svm", good * 50 + huge * 3 + good * 50)
-    sets = settings("model.kind=fm", "model.l1=0", "compute.minibatch=30")
+    sets = settings("model.kind=fm", "model.l1=0", "model.threshold=1", "compute.minibatch=30")
     sets = (*sets, *settings(*(f"compute.{one}" for one in lanes)))
     command = ("train", log, "--format", "svmlight", "--out", tmp_path / "out", "--json")
     ended = run(*command, *sets)
