@@ -42,7 +42,13 @@ KEYS = keys_of(SPEC, 1, 2, 3)
 WHO = Who("a", 1, SPEC.signature)
 JOINED = Joined(0, 77, [])
 STATE = StateIs(77, 0, 0, True, [], {}, {})
+LENGTHS = memoryview(b"\7" + bytes(7))
 PULLED = Pulled(3, 0, columns.encode_values(KEYS.astype("float32") * 0, 0).data)
+
+
+def whole(clock: int) -> Push:
+    """Return a push with keys and lengths, and gradients of embeddings."""
+    return changed(push(SPEC, KEYS, clock=clock), lengths=LENGTHS, vectors=memoryview(b"v" * 9))
 
 
 class Line:
@@ -137,7 +143,7 @@ class Bench:
 
     def push(self, clock: int, ticket: Ticket) -> asyncio.Future[None]:
         """Push for what was pulled."""
-        return self.remote.push(push(SPEC, KEYS, clock=clock), ticket)
+        return self.remote.push(whole(clock), ticket)
 
     async def pulled(self, clock: int) -> Ticket:
         """Pull, and have it answered."""
@@ -186,7 +192,8 @@ async def test_push_names_its_pull_and_sends_no_keys():
         ((request, sent),) = made.line.of(Push)
         assert isinstance(sent, Push)
         assert sent.pull == made.line.of(Pull)[0][0]
-        assert len(sent.keys) == 0
+        assert (len(sent.keys), len(sent.lengths)) == (0, 0)
+        assert sent.vectors == whole(0).vectors
         assert made.remote.open_pushes == 1
         made.line.answer(request, Pushed(1, duplicate=False))
         await done
@@ -208,7 +215,7 @@ async def test_open_pushes_are_sent_again_in_order_with_keys_and_the_same_bytes(
         assert [one.clock for _, one in again] == [1, 2]
         for (_, new), old in zip(again, originals[1:], strict=True):
             assert new.pull == 0
-            assert new == changed(old, pull=0, keys=push(SPEC, KEYS).keys)
+            assert new == changed(old, pull=0, keys=push(SPEC, KEYS).keys, lengths=LENGTHS)
         (join,) = (one for _, one in made.line.of(Join))
         assert join.clock == 1
         for request, one in again:

@@ -31,12 +31,9 @@ RECORDS = 120_000
 # Of two undisturbed runs, which differ in the order in which minibatches come; and more for those
 # that come again.
 LOSS_TOLERANCE = 0.01
-# The more kills, the smaller minibatches: a pass that lasts until the last of them.
-MINIBATCH = max(2, 160 // max(KILLS, 1))
 CLUSTER = (
     *("--shards", "2", "--workers", "2", "--lanes", "1", "--tau", "4"),
     *settings(
-        f"compute.minibatch={MINIBATCH}",
         "source.range_bytes=1048576",
         "output.snapshot_seconds=1",
         "cluster.lease_seconds=1",
@@ -72,11 +69,13 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Learned:
 
 def job(learned: Learned, durability: str, model: Sequence[str] = ()) -> list[str]:
     sources = map(str, learned.sources)
-    pairs = settings(f"tables.durability={durability}")
+    # The more kills, the smaller minibatches: a pass that lasts until the last of them.
+    minibatch = max(2, 160 // max(FM_KILLS if model else KILLS, 1))
+    pairs = settings(f"tables.durability={durability}", f"compute.minibatch={minibatch}")
     return [*sources, "--format", "criteo", *CLUSTER, *pairs, *model]
 
 
-@pytest.fixture(scope="module", params=["lr", "fm"])
+@pytest.fixture(scope="module")
 def model(request: pytest.FixtureRequest) -> tuple[str, ...]:
     """What says which model is learned."""
     return tuple(FM) if request.param == "fm" else ()
@@ -93,7 +92,9 @@ def undisturbed(
     return float(kill_run.evaluate(out, learned.held_out, "--format", "criteo")["logloss"])
 
 
-@pytest.mark.parametrize("durability", ["log", "snapshot"])
+@pytest.mark.parametrize(
+    ("model", "durability"), [("lr", "log"), ("lr", "snapshot"), ("fm", "log")], indirect=["model"]
+)
 def test_a_killed_cluster_goes_on_by_itself_and_counts_every_record_once(
     learned: Learned, undisturbed: float, model: tuple[str, ...], tmp_path: Path, durability: str
 ) -> None:

@@ -209,17 +209,6 @@ def _rounds_again() -> list[Change]:
     return [(Remote, "_send_push", send_push)]
 
 
-@_bug("a push that is sent again with its keys does not say which embeddings it is of")
-def _forgets_lengths() -> list[Change]:
-    def send_push(sound: Any, self: Remote, pushing: Any) -> None:
-        if pushing.attempt:
-            again = msgspec.structs.replace(pushing.message, lengths=memoryview(b""))
-            pushing.message = again
-        sound(self, pushing)
-
-    return [(Remote, "_send_push", send_push)]
-
-
 class _Blind:
     """A cut that keeps the table's old lines and none of the embeddings'."""
 

@@ -388,23 +388,25 @@ class Judge:
         self.checked["added up"] += 1
 
     def _check_embeddings(self, shard: Shard) -> None:
-        """Every feature has the embedding that its count has earned, as far as there was room."""
+        """Every feature has an embedding that its count has earned, as far as there was room."""
         model, arena = self.job.model, shard.table.arena
         if not isinstance(model, FmConfig):
             return
         assert arena is not None
         tiers, lines, bytes_max = model.tiers, 0, shard.spec.embeddings_bytes_max
-        short = bytes_max < 1 << 30
+        short, minibatch = bytes_max < 1 << 30, self.job.compute.minibatch
         tallies = sorted(zip(tiers.counts, tiers.dims, strict=True))
         for segment in shard.table.key_order():
             for key, columns, seen, where in shard.table.rows(segment).tolist():
                 count, dim = seen & 0xFFFFFFFF, where >> 48
                 z = _FLOATS.unpack(_WORD.pack(columns))[0]
                 earned = max((d for c, d in tallies if count > c), default=0)
+                # of a minibatch in which a feature stood several times its count goes for less
+                owed = max((d for c, d in tallies if count // minibatch > c), default=0)
                 if key == INTERCEPT_KEY:
-                    earned = 0
-                # a weight of zero earns nothing, and keeps what it had
-                owed = earned if abs(z) > model.l1 and not short else 0
+                    earned = owed = 0
+                if short or abs(z) <= model.l1:
+                    owed = 0  # a weight of zero earns nothing, and keeps what it had
                 if not (owed <= dim <= earned and dim in {0, *tiers.dims}):
                     raise ViolationError(
                         f"feature {key} of shard {shard.spec.index} was seen {count} times and has "
