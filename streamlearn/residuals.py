@@ -26,6 +26,8 @@ class VectorResiduals:
     """
 
     def __init__(self, bits: int, dim: int, parts: int) -> None:
+        if not 1 <= bits <= 32:
+            raise ValueError(f"residuals take 1 to 32 bits, not {bits}")
         self._parts = parts
         self._shift = np.uint64(64 - bits)
         self._held: U64 = np.zeros(1 << bits, np.uint64)

@@ -124,6 +124,15 @@ def slope_blocks(ends, tier_dims, rows, xs, gxs, lanes, order, sums):
             s = at + (last * 4 if ends_here else b * size)
             third = s + 8 * lanes if order == 3 else int64(0)
             block, r, x, g = b * block_bytes, rows + first * 8, xs + first * 4, gxs + first * 4
+            # Of fewer features than interact nothing is left but what rounding leaves: not to be
+            # taken for a gradient by who divides by its norm.
+            low = int64(0)
+            while tier_dims[low] <= b * lanes:
+                low += 1
+            if ends[low] < 2:
+                continue
+            if ends[low] < 3:
+                third = int64(0)
             if lanes == 16:
                 slopes_16(r, x, g, n, block, s, third)
             else:

@@ -11,8 +11,8 @@ their embeddings prefetched; and the example itself is scored and learned. So an
 memory hardly ever, though each of its features has lines in two places.
 
 A feature earns its embedding, or a longer one, once an example has raised its count above a tier's
-and left its weight other than zero. On a hashed table every row has one, which is drawn when it is
-first used.
+and left its weight other than zero. On a hashed table every row has one, which is drawn when its
+weight leaves zero (or when the row is met, where embeddings count without a weight, too).
 
 A key that stands twice in an example counts twice in the score; its later occurrence's update of
 the weight wins, and its embedding takes two steps. An example whose score is not finite teaches
@@ -105,6 +105,9 @@ def _teach_treated(n, addresses, xs, gxs, seeds, dims, layout, sums, values, bas
                 if part == 1:
                     inner = float32(0.5) * (sums[s] * sums[s] - sums[s + lanes])
                     slope = inner + a * (a - sums[s])
+                # of fewer features nothing is left but what rounding leaves, which has no direction
+                if n < part + 2:
+                    slope = float32(0)
                 g = max(min(gxs[k] * slope, clip), -clip)
                 if kept < float32(1):
                     h = (seeds[k] + uint64(part * 1024 + c)) * _MIX
@@ -153,13 +156,16 @@ def _collect_exact(m, slots, words, base, x, w, tier_dims, tiers, layout, addres
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _collect_hashed(m, slots, base, x, w, row_bytes, layout, addresses, xs, ends):
-    """List the embeddings that an example uses of a hashed table; return how many."""
+def _collect_hashed(m, slots, base, x, w, zn64, row_bytes, layout, addresses, xs, ends):
+    """List the embeddings that an example uses of a hashed table; return how many.
+
+    Rows that are new (their columns zero) have none yet.
+    """
     used = int64(0)
     for j in range(m):
         addresses[used] = base + slots[j] * row_bytes
         xs[used] = x[j]
-        used += int64(w[j] != float32(0)) | int64(layout[5] == 0)
+        used += int64(w[j] != float32(0)) | (int64(layout[5] == 0) & int64(zn64[j] != uint64(0)))
     ends[ends.shape[0] - 1] = used
     return used
 
@@ -355,20 +361,8 @@ def learn(
         linear = weigh(0, zn, x, w, padded, inverse_alpha, base_rate, l1)
         if hashed:
             n_used = _collect_hashed(
-                m, slots, memory, x, w, row_lines << 6, layout, addresses, xs, ends
+                m, slots, memory, x, w, zn64, row_lines << 6, layout, addresses, xs, ends
             )
-            for k in range(n_used):
-                first_float = (addresses[k] - memory) >> 2
-                # all zero, unless it has been drawn (and drawing it again makes the same of it)
-                if vectors[first_float] == float32(0) and vectors[first_float + layout[0]] == 0:
-                    line = first_float >> 4
-                    if v_saving != 0:
-                        for b in range(row_lines):
-                            preserve(
-                                lines, line + b, v_kept, v_side_lines, v_side_words, v_side_count
-                            )
-                    row = line // row_lines
-                    draw(vectors, first_float, uint64(row), 0, longest, layout, v_rates[3])
         else:
             n_used = _collect_exact(
                 m, slots, words, memory, x, w, tier_dims, tiers, layout, addresses, xs, ends
@@ -423,8 +417,24 @@ def learn(
             if saving != 0:
                 for j in range(m):
                     preserve(words, slots[j] >> 3, kept, side_lines, side_words, side_count)
+            due = int64(0)
             for j in range(m):
                 words[slots[j]] = zn64[j]
+                due += int64(w[j] == float32(0)) & int64((abs(zn[2 * j]) > l1) | always)
+            if due > 0:
+                for j in range(m):
+                    if w[j] == float32(0) and (abs(zn[2 * j]) > l1 or always):
+                        line = slots[j] * row_lines
+                        at = line << 4
+                        # all zero, unless it has been drawn
+                        if vectors[at] == float32(0) and vectors[at + layout[0]] == float32(0):
+                            if v_saving != 0:
+                                for b in range(row_lines):
+                                    preserve(
+                                        lines, line + b, v_kept, v_side_lines, v_side_words,
+                                        v_side_count,
+                                    )  # fmt: skip
+                            draw(vectors, at, uint64(slots[j]), 0, longest, layout, v_rates[3])
         else:
             if saving != 0:
                 for j in range(m):
@@ -522,7 +532,9 @@ def score(
         buffer_values(values, o, m, padded, zn64, x)
         linear = weigh(0, zn, x, w, padded, inverse_alpha, base_rate, l1)
         if hashed:
-            _collect_hashed(m, slots, memory, x, w, row_lines << 6, layout, addresses, xs, ends)
+            _collect_hashed(
+                m, slots, memory, x, w, zn64, row_lines << 6, layout, addresses, xs, ends
+            )
         else:
             _collect_exact(
                 m, slots, words, memory, x, w, tier_dims, tiers, layout, addresses, xs, ends
