@@ -17,6 +17,7 @@ from numba.extending import intrinsic
 
 __all__ = [
     "HAS_VBMI2",
+    "apart",
     "clz",
     "compress_positions",
     "cross_key",
@@ -226,6 +227,21 @@ def dice(_context: Any, state: Any, index: Any) -> Any:
         return builder.lshr(fold(word, 16), _I32(12))
 
     return types.uint32(types.uint32, types.int64), generate
+
+
+@intrinsic
+def apart(_context: Any) -> Any:
+    """Keep the function that calls this out of those that call it.
+
+    LLVM inlines a function that has one caller, however rarely it is called, and what that needs of
+    registers is missing in the loops around it.
+    """
+
+    def generate(ctx: Any, builder: Any, _sig: Any, _args: Any) -> Any:
+        builder.function.attributes.add("noinline")
+        return ctx.get_dummy_value()
+
+    return types.void(), generate
 
 
 _M1 = np.uint64(0x9E3779B97F4A7C15)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from numba import float32, int64, njit
 
+from streamlearn.compute.kernels.bits import apart
 from streamlearn.compute.kernels.vectors import (
     second_8,
     second_16,
@@ -61,6 +62,7 @@ def sum_blocks(ends, tier_dims, rows, xs, lanes, order, sums):
 @njit(nogil=True, cache=True)
 def _cut_off(sums, first, dim, lanes):
     """Copy the sums of the block that ends at ``dim`` behind those of all, zero from there on."""
+    apart()
     block = (dim - 1) // lanes
     for part in range(4):
         for c in range(lanes):

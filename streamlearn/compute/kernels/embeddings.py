@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 from numba import float32, int64, njit, uint32, uint64
 
-from streamlearn.compute.kernels.bits import dice, prefetch
+from streamlearn.compute.kernels.bits import apart, dice, prefetch
 from streamlearn.compute.kernels.table import atomic_add, compare_and_swap, preserve
 
 __all__ = [
@@ -82,6 +82,7 @@ def draw(values, first, key, begin, dim, layout, scale):
     key : uint64
         Of the row.
     """
+    apart()
     lanes, parts = layout[0], layout[1] - 1
     state = _state_of(key)
     while begin < dim:
@@ -131,6 +132,7 @@ def earn(
     uint64
         The row's word 3 from now on.
     """
+    apart()
     at = slot * 4
     word = words[at + 3]
     dim, wanted = dim_of(word), int64(0)

@@ -26,7 +26,7 @@ from __future__ import annotations
 import numpy as np
 from numba import float32, int64, njit, uint8, uint32, uint64
 
-from streamlearn.compute.kernels.bits import prefetch
+from streamlearn.compute.kernels.bits import apart, prefetch
 from streamlearn.compute.kernels.blocks import sum_blocks, teach_blocks
 from streamlearn.compute.kernels.embeddings import COUNT, LINE, dim_of, draw, earn, lines_of
 from streamlearn.compute.kernels.linear import (
@@ -85,6 +85,7 @@ def _teach_treated(n, addresses, xs, gxs, seeds, dims, layout, sums, values, bas
     v_rates : float32[8]
         rate, beta, l2, scale, clip (0: none), dropout, whether to normalise.
     """
+    apart()
     lanes, parts, step = layout[0], layout[1] - 1, layout[2] >> 2
     clip = v_rates[4] if v_rates[4] > float32(0) else GRADIENT_MAX
     kept = float32(1) - v_rates[5]
@@ -173,6 +174,7 @@ def _collect_hashed(m, slots, base, x, w, zn64, row_bytes, layout, addresses, xs
 @njit(nogil=True, cache=True)
 def _owners(m, slots, words, hashed, w, tier_dims, layout, owners, dims):
     """List the features of an example whose embeddings were collected, and their coordinates."""
+    apart()
     used = int64(0)
     tiers = tier_dims.shape[0]
     for t in range(tiers - 1, -1, -1):
@@ -338,7 +340,11 @@ def learn(
                     address = memory + (int64(word & LINE) << 6) * int64(uses)
                     if tiers > 1:
                         there = lines_of(dim_of(word), layout)
-                for b in range(there):
+                # (a loop over all lines took a tenth of all time, at two of them)
+                prefetch(address)
+                if there > 1:
+                    prefetch(address + 64)
+                for b in range(2, there):
                     prefetch(address + (b << 6))
             ready += 1
         if r >= ready:
@@ -417,11 +423,9 @@ def learn(
             if saving != 0:
                 for j in range(m):
                     preserve(words, slots[j] >> 3, kept, side_lines, side_words, side_count)
-            due = int64(0)
             for j in range(m):
                 words[slots[j]] = zn64[j]
-                due += int64(w[j] == float32(0)) & int64((abs(zn[2 * j]) > l1) | always)
-            if due > 0:
+            if left_zero > 0 or always:
                 for j in range(m):
                     if w[j] == float32(0) and (abs(zn[2 * j]) > l1 or always):
                         line = slots[j] * row_lines
@@ -439,20 +443,28 @@ def learn(
             if saving != 0:
                 for j in range(m):
                     preserve(words, slots[j] >> 1, kept, side_lines, side_words, side_count)
-            due = int64(0)
             for j in range(m):
                 at = slots[j] * 4
                 count = min((words[at + 2] & COUNT) + counting, COUNT)
                 words[at + 1] = zn64[j]
                 words[at + 2] = count | (tick << uint64(32))
-                earns = (int64(count) > least) & (abs(zn[2 * j]) > l1)
-                due += int64(earns & (dim_of(words[at + 3]) < longest))
+                seeds[j] = count
+            # An embedding is earned as a count comes to exceed a tier's, or a weight leaves zero.
+            due = int64(0)
+            for j in range(m):
+                left = (w[j] == float32(0)) & (abs(zn[2 * j]) > l1)
+                due += int64(left & (int64(seeds[j]) > least))
+            for t in range(tiers):
+                passed = uint64(tier_counts[t] + 1)
+                for j in range(m):
+                    due += int64(seeds[j] == passed)
             if due > 0:
                 for j in range(m):
                     at = slots[j] * 4
                     word = words[at + 3]
-                    count_now = int64(words[at + 2] & COUNT)
-                    if count_now > least and abs(zn[2 * j]) > l1:
+                    count_now = int64(seeds[j])
+                    beyond = count_now > least and dim_of(word) < longest
+                    if beyond and abs(zn[2 * j]) > l1:
                         after = earn(
                             words, slots[j], count_now, tier_counts, tier_dims, layout, vectors,
                             used, live, room, v_rates[3], shared, saving, kept, side_lines,
