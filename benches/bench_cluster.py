@@ -48,7 +48,7 @@ import bench_ctr
 import criteo_log
 import daemons
 import process
-from bench_ctr import BENCH, RULE
+from bench_ctr import BENCH, FM_RULE, RULE
 
 HELD_OUT_RECORDS = 500_000
 HELD_OUT_SEED = 2
@@ -75,14 +75,16 @@ class Case:
     run: Callable[[Path], Result]
 
 
-def _rule() -> list[str]:
-    return [part for name, value in RULE.items() for part in ("--set", f"model.{name}={value}")]
+def _rule(model: str = "lr") -> list[str]:
+    rule = FM_RULE if model == "fm" else RULE
+    sets = [part for name, value in rule.items() for part in ("--set", f"model.{name}={value}")]
+    return ["--model", model, *sets]
 
 
-def cluster(log: Path, *flags: str) -> Result:
+def cluster(log: Path, *flags: str, model: str = "lr") -> Result:
     """Learn with one worker and one shard; return what they used."""
     with tempfile.TemporaryDirectory(dir=BENCH) as out:
-        common = [str(log), "--format", "criteo", "--model", "lr", *_rule(), "--lanes", "1"]
+        common = [str(log), "--format", "criteo", *_rule(model), "--lanes", "1"]
         ran = daemons.learn([*common, *flags], Path(out))
     return {
         "examples": ran.examples,
@@ -115,12 +117,13 @@ def _on_cores(count: int) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def _cluster_case(minibatch: int, durability: str) -> Case:
+def _cluster_case(minibatch: int, durability: str, model: str = "lr") -> Case:
     flags = (
         *("--set", f"compute.minibatch={minibatch}"),
         *("--set", f"tables.durability={durability}"),
     )
-    return Case(f"1 + 1, {minibatch}, {durability}", lambda log: cluster(log, *flags))
+    name = f"1 + 1, {minibatch}, {durability}" + ("" if model == "lr" else ", fm16")
+    return Case(name, lambda log: cluster(log, *flags, model=model))
 
 
 def _lanes_case(workers: int, shards: int, cores: int) -> Case:
@@ -139,6 +142,8 @@ CASES = (
     _cluster_case(4096, "snapshot"),
     _cluster_case(8192, "log"),
     _cluster_case(8192, "snapshot"),
+    _cluster_case(4096, "log", "fm"),
+    _cluster_case(8192, "log", "fm"),
     ONE_LANES,
     TWO_LANES,
 )
@@ -230,7 +235,7 @@ def stale(log: Path, held_out: Path, way: tuple[int, int, int, int]) -> Result:
     ours = [sys.executable, "-m", "streamlearn"]
     with tempfile.TemporaryDirectory(dir=BENCH) as out:
         learn = [
-            *(*ours, "up", str(log), "--format", "criteo", "--model", "lr", *_rule()),
+            *(*ours, "up", str(log), "--format", "criteo", *_rule()),
             *("--workers", str(workers), "--shards", str(shards), "--lanes", "1"),
             *("--tau", str(tau), "--in-flight", str(window), "--out", out, "--json"),
             *("--set", f"source.range_bytes={size}", "--set", "http.listen=", "--quiet"),

@@ -43,6 +43,8 @@ GENERATED = {
     "lr": {"kind": "lr", **RULE},
     "fm, threshold 10": {"kind": "fm", "dim": 16, "threshold": 10, **FM_RULE},
     "fm, threshold 0": {"kind": "fm", "dim": 16, "threshold": 0, **FM_RULE},
+    # without l1 no weight is zero, so that every feature has one
+    "fm, everything": {"kind": "fm", "dim": 16, "threshold": 0, **FM_RULE, "l1": 0.0},
 }
 # Flights have few features, all of them frequent, and drift: no l1, larger steps, small embeddings.
 FM_ALPHAS = (0.3, 0.6, 1.0)
