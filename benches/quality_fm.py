@@ -147,7 +147,7 @@ def show_generated(rows: list[dict[str, Any]], records: int) -> None:
         "| table MB | embeddings MB | of embedding all |"
     )
     print("|---|" + "---:|" * 8)
-    everything = _bytes(by_name["fm, threshold 0"])
+    everything = _bytes(by_name["fm, everything"])
     for row in rows:
         line = f"| {row['name']} | {row['progressive']:.4f} | {row['logloss']:.4f} "
         line += f"| {row['auc']:.4f} "
