@@ -7,18 +7,15 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from streamlearn.compute.kernels import fm as kernels
-from streamlearn.compute.kernels import logistic
 from streamlearn.compute.kernels.rules import rates_of, v_rates_of
 from streamlearn.config import FmConfig
 from streamlearn.embeddings import Tiers
 from streamlearn.messages import F32, I64, U32, U64
-from streamlearn.online.logistic import CutArguments, Scratch
+from streamlearn.online.logistic import CutArguments, LogisticSolver, Scratch
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
 
 __all__ = ["FmScratch", "FmSolver"]
 
-_FTRL: Final = 0
-_NOBODYS_WORDS: Final[U64] = np.zeros(0, np.uint64)
 _NOTHING: Final[I64] = np.zeros(0, np.int64)
 _PLACES: Final[U64] = np.zeros((256, 2), np.uint64)
 
@@ -93,6 +90,7 @@ class FmSolver:
         self.counting = True
         self._tiers = model.tiers
         self._shared = int(shared)
+        self._linear = LogisticSolver(model, table)
         self._rates = rates_of(model.alpha, model.beta, model.l1, model.l2, model.intercept)
         self._v_rates = v_rates_of(*model.v_rates)
         self._hashed = table.index == "hashed"
@@ -215,18 +213,12 @@ class FmSolver:
 
     def weights(self, columns: U64) -> F32:
         """Derive the weights of rows from their columns (word 1 of a row, uint64[n])."""
-        out = np.empty(len(columns), np.float32)
-        logistic.weights_of(np.ascontiguousarray(columns), _FTRL, self._rates, out)
-        return out
+        return self._linear.weights(columns)
 
     @property
     def intercept(self) -> float:
         """The intercept's weight; 0 where the model has none."""
-        if self._rates[5] == 0:
-            return 0.0
-        z, n = (float(v) for v in self.table.intercept)
-        alpha, beta = float(self._rates[0]), float(self._rates[1])
-        return float(-z / ((beta + np.sqrt(n)) / alpha))
+        return self._linear.intercept
 
 
 _NO_SEGMENTS: Final = np.zeros(256, np.int32)

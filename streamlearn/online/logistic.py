@@ -8,7 +8,7 @@ import numpy as np
 
 from streamlearn.compute.kernels import logistic as kernels
 from streamlearn.compute.kernels.rules import rates_of
-from streamlearn.config import LrConfig
+from streamlearn.config import ModelConfig
 from streamlearn.messages import F32, I64, U8, U32, U64
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
 
@@ -96,7 +96,7 @@ class LogisticSolver:
 
     Parameters
     ----------
-    model : LrConfig
+    model : LrConfig or FmConfig
         ``rule``, ``alpha``, ``beta``, ``l1``, ``l2``, ``intercept``.
     table : ExactTable or HashedTable
         Changed in place; several lanes may learn on one table (see ``compute.kernels.logistic``),
@@ -105,11 +105,11 @@ class LogisticSolver:
         Whether several lanes do.
     """
 
-    def __init__(self, model: LrConfig, table: Rows, *, shared: bool = False) -> None:
+    def __init__(self, model: ModelConfig, table: Rows, *, shared: bool = False) -> None:
         self.table = table
         self.counting = True  # in every pass: counts decide only what a full table forgets
         self._shared = int(shared)
-        self._rule = RULES[model.rule]
+        self._rule = RULES.get(model.rule, RULES["ftrl"])  # that of fm's weights, too
         self._rates = rates_of(model.alpha, model.beta, model.l1, model.l2, model.intercept)
 
     def scratch(

@@ -22,7 +22,7 @@ from streamlearn.compute.kernels.vectors import (
     third_16,
 )
 
-__all__ = ["slope_blocks", "sum_blocks", "teach_blocks"]
+__all__ = ["sum_blocks", "teach_blocks"]
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -72,19 +72,23 @@ def _cut_off(sums, first, dim, lanes):
 
 
 @njit(nogil=True, cache=True, inline="always")
-def teach_blocks(ends, tier_dims, rows, xs, gxs, lanes, order, sums, v_rates):
-    """Take one step with the embeddings of an example, in place.
+def teach_blocks(
+    steps, ends, tier_dims, rows, xs, gxs, lanes, order, sums, rate, beta, l2
+):  # fmt: skip
+    """Take one step with the embeddings of an example, in place, or sum their gradient.
 
     Parameters
     ----------
+    steps : bool
+        False: the gradient is added to what stands where the sums of squares would.
     ends, tier_dims, rows, xs, lanes, order
         As for :func:`sum_blocks`.
     gxs : int64
         Address of float32[n]: the gradient of the score times each value.
     sums : float32[4 * lanes * (blocks + 1)]
         Of :func:`sum_blocks`; its last block is scratch.
-    v_rates : float32[8]
-        rate, beta, l2, ….
+    rate, beta, l2 : float32
+        Of AdaGrad, see ``kernels.vectors``.
     """
     block_bytes, size = 8 * (order - 1) * lanes, 16 * lanes
     at = int64(sums.ctypes.data)
@@ -101,31 +105,12 @@ def teach_blocks(ends, tier_dims, rows, xs, gxs, lanes, order, sums, v_rates):
             s = at + (last * 4 if ends_here else b * size)
             third = s + 8 * lanes if order == 3 else int64(0)
             block, r, x, g = b * block_bytes, rows + first * 8, xs + first * 4, gxs + first * 4
-            if lanes == 16:
-                teach_16(r, x, g, n, block, s, third, v_rates[0], v_rates[1], v_rates[2])
-            else:
-                teach_8(r, x, g, n, block, s, third, v_rates[0], v_rates[1], v_rates[2])
-        first = ends[t]
-
-
-@njit(nogil=True, cache=True, inline="always")
-def slope_blocks(ends, tier_dims, rows, xs, gxs, lanes, order, sums):
-    """Add the gradient of an example to its embeddings' sums, as :func:`teach_blocks` steps."""
-    block_bytes, size = 8 * (order - 1) * lanes, 16 * lanes
-    at = int64(sums.ctypes.data)
-    last = sums.shape[0] - 4 * lanes
-    first = int64(0)
-    tiers = tier_dims.shape[0]
-    for t in range(tiers - 1, -1, -1):
-        n = ends[t] - first
-        partial = t < tiers - 1 and tier_dims[t] % lanes != 0
-        if partial:
-            _cut_off(sums, last, tier_dims[t], lanes)
-        for b in range((tier_dims[t] + lanes - 1) // lanes):
-            ends_here = partial and (b + 1) * lanes > tier_dims[t]
-            s = at + (last * 4 if ends_here else b * size)
-            third = s + 8 * lanes if order == 3 else int64(0)
-            block, r, x, g = b * block_bytes, rows + first * 8, xs + first * 4, gxs + first * 4
+            if steps:
+                if lanes == 16:
+                    teach_16(r, x, g, n, block, s, third, rate, beta, l2)
+                else:
+                    teach_8(r, x, g, n, block, s, third, rate, beta, l2)
+                continue
             # Of fewer features than interact nothing is left but what rounding leaves: not to be
             # taken for a gradient by who divides by its norm.
             low = int64(0)
@@ -136,7 +121,7 @@ def slope_blocks(ends, tier_dims, rows, xs, gxs, lanes, order, sums):
             if ends[low] < 3:
                 third = int64(0)
             if lanes == 16:
-                slopes_16(r, x, g, n, block, s, third)
+                slopes_16(r, x, g, n, block, s, third, rate, beta, l2)
             else:
-                slopes_8(r, x, g, n, block, s, third)
+                slopes_8(r, x, g, n, block, s, third, rate, beta, l2)
         first = ends[t]

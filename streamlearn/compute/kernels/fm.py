@@ -410,8 +410,8 @@ def learn(
                 )
             else:
                 teach_blocks(
-                    ends, tier_dims, addresses_at, xs_at, gxs_at, layout[0], layout[1], sums,
-                    v_rates,
+                    True, ends, tier_dims, addresses_at, xs_at, gxs_at, layout[0], layout[1], sums,
+                    v_rates[0], v_rates[1], v_rates[2],
                 )  # fmt: skip
             left_zero = teach(0, zn, x, w, padded, gradient, alpha, inverse_alpha, beta, l1, l2)
             if rates[5] > float32(0):

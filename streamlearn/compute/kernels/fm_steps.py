@@ -12,7 +12,7 @@ import numpy as np
 from numba import float32, int64, njit, uint32, uint64
 
 from streamlearn.compute.kernels.bits import prefetch
-from streamlearn.compute.kernels.blocks import slope_blocks, sum_blocks
+from streamlearn.compute.kernels.blocks import sum_blocks, teach_blocks
 from streamlearn.compute.kernels.steps import GRADIENT_MAX, SCORE_MAX, cut, finite, sigmoid
 
 __all__ = ["fm_step", "gather", "lay_out", "treat"]
@@ -215,7 +215,10 @@ def fm_step(
                 gradients[uint32(inverse[j])] += cut(gradient * values[j])
         for k in range(n):
             gxs[k] = cut(gradient * xs[k])
-        slope_blocks(ends, tier_dims, rows_at, xs_at, gxs_at, lanes, order, sums)
+        zero = float32(0)  # rates are the shards' business
+        teach_blocks(
+            False, ends, tier_dims, rows_at, xs_at, gxs_at, lanes, order, sums, zero, zero, zero
+        )
     if intercept != 0:
         gradients[0] += bias_gradient
     for i in range(gradients.shape[0]):

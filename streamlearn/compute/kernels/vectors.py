@@ -183,12 +183,13 @@ def _sums(lanes: int, order: int, offset: int) -> Any:
     return sums
 
 
-def _teach(lanes: int) -> Any:
-    """Make the loop that takes one AdaGrad step with one block.
+def _teach(lanes: int, *, steps: bool) -> Any:
+    """Make the loop that takes one AdaGrad step with one block, or only sums its gradient.
 
     The intrinsic takes (addresses, xs, gxs, n, block, sums, third, rate, beta, l2): ``gxs`` are the
     gradients of the score times the values, float32[n]; ``third`` is 0, or where the sums of the
-    third order stand.
+    third order stand. Without ``steps`` the gradient is added to what stands where the sums of
+    squares would, each term cut at 2**51, so sums of fewer than 2**76 are finite.
     """
 
     @intrinsic
@@ -202,9 +203,14 @@ def _teach(lanes: int) -> Any:
             rate, beta, l2 = v.spread(rate), v.spread(beta), v.spread(l2)
             size = 4 * lanes
 
-            def step(row: ir.Value, offset: int, value: ir.Value, gradient: ir.Value) -> None:
-                g = v.add(v.cut(gradient, GRADIENT_MAX), v.mul(l2, value))
-                n = v.add(v.load(row, offset + size), v.mul(g, g))
+            def move(row: ir.Value, offset: int, value: ir.Value, gradient: ir.Value) -> None:
+                g = v.cut(gradient, GRADIENT_MAX)
+                held = v.load(row, offset + size)
+                if not steps:
+                    v.store(v.add(held, g), row, offset + size)
+                    return
+                g = v.add(g, v.mul(l2, value))
+                n = v.add(held, v.mul(g, g))
                 v.store(n, row, offset + size)
                 v.store(v.sub(value, v.over_root(v.mul(rate, g), beta, n)), row, offset)
 
@@ -213,7 +219,7 @@ def _teach(lanes: int) -> Any:
                 x = v.spread(v.element(xs, index, _F32))
                 gx = v.spread(v.element(gxs, index, _F32))
                 value = v.load(row)
-                step(row, 0, value, v.mul(gx, v.sub(s1, v.mul(value, x))))
+                move(row, 0, value, v.mul(gx, v.sub(s1, v.mul(value, x))))
                 return row, x, gx
 
             s1 = v.load(sums)
@@ -229,7 +235,7 @@ def _teach(lanes: int) -> Any:
                         value = v.load(row, 2 * size)
                         a = v.mul(value, x)
                         slope = v.add(inner, v.mul(a, v.sub(a, t1)))
-                        step(row, 2 * size, value, v.mul(gx, slope))
+                        move(row, 2 * size, value, v.mul(gx, slope))
             return ctx.get_dummy_value()
 
         integers, floats = [types.int64] * 7, [types.float32] * 3
@@ -238,54 +244,7 @@ def _teach(lanes: int) -> Any:
     return teach
 
 
-def _slopes(lanes: int) -> Any:
-    """Make the loop that adds one block's gradient to what stands where the sums of squares would.
-
-    The intrinsic takes (addresses, xs, gxs, n, block, sums, third), as that of :func:`_teach`. Each
-    term is cut at 2**51, so sums of fewer than 2**76 are finite.
-    """
-
-    @intrinsic
-    def slopes(
-        _context: Any, rows: Any, xs: Any, gxs: Any, n: Any, block: Any, sums: Any, third: Any
-    ) -> Any:
-        def generate(ctx: Any, builder: Any, _sig: Any, args: Any) -> Any:
-            rows, xs, gxs, n, block, sums, third = args
-            v = _Lanes(builder, lanes)
-            size = 4 * lanes
-
-            def add(row: ir.Value, offset: int, term: ir.Value) -> None:
-                held = v.load(row, offset + size)
-                v.store(v.add(held, v.cut(term, GRADIENT_MAX)), row, offset + size)
-
-            def pairs(s1: ir.Value, index: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
-                row = builder.add(v.element(rows, index, _I64), block)
-                x = v.spread(v.element(xs, index, _F32))
-                gx = v.spread(v.element(gxs, index, _F32))
-                add(row, 0, v.mul(gx, v.sub(s1, v.mul(v.load(row), x))))
-                return row, x, gx
-
-            s1 = v.load(sums)
-            two = builder.icmp_signed("==", third, _I64(0))
-            with builder.if_else(two) as (only, both):
-                with only, cgutils.for_range(builder, n) as loop:
-                    pairs(s1, loop.index)
-                with both:
-                    t1, t2 = v.load(third), v.load(third, size)
-                    inner = v.mul(v.constant(0.5), v.sub(v.mul(t1, t1), t2))
-                    with cgutils.for_range(builder, n) as loop:
-                        row, x, gx = pairs(s1, loop.index)
-                        a = v.mul(v.load(row, 2 * size), x)
-                        slope = v.add(inner, v.mul(a, v.sub(a, t1)))
-                        add(row, 2 * size, v.mul(gx, slope))
-            return ctx.get_dummy_value()
-
-        return types.void(*[types.int64] * 7), generate
-
-    return slopes
-
-
 second_8, second_16 = _sums(8, 2, 0), _sums(16, 2, 0)
 third_8, third_16 = _sums(8, 3, 64), _sums(16, 3, 128)
-teach_8, teach_16 = _teach(8), _teach(16)
-slopes_8, slopes_16 = _slopes(8), _slopes(16)
+teach_8, teach_16 = _teach(8, steps=True), _teach(16, steps=True)
+slopes_8, slopes_16 = _teach(8, steps=False), _teach(16, steps=False)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from streamlearn.compute.kernels.blocks import slope_blocks, sum_blocks, teach_blocks
+from streamlearn.compute.kernels.blocks import sum_blocks, teach_blocks
 from streamlearn.compute.kernels.rules import v_rates_of
 from streamlearn.embeddings import Tiers
 from tests.reference.embeddings import Embedding, laid_out, taken_apart
@@ -86,15 +86,15 @@ class Example:
     def teach(self, gradient: float, rates: np.ndarray) -> None:
         gxs = self._cut(gradient)
         teach_blocks(
-            *self.arguments(), self.addresses.ctypes.data, self.xs.ctypes.data, gxs.ctypes.data,
-            self.tiers.lanes, self.tiers.order, self.sums, rates,
+            True, *self.arguments(), self.addresses.ctypes.data, self.xs.ctypes.data,
+            gxs.ctypes.data, self.tiers.lanes, self.tiers.order, self.sums, *rates[:3],
         )  # fmt: skip
 
     def add_slopes(self, gradient: float) -> None:
         gxs = self._cut(gradient)
-        slope_blocks(
-            *self.arguments(), self.addresses.ctypes.data, self.xs.ctypes.data, gxs.ctypes.data,
-            self.tiers.lanes, self.tiers.order, self.sums,
+        teach_blocks(
+            False, *self.arguments(), self.addresses.ctypes.data, self.xs.ctypes.data,
+            gxs.ctypes.data, self.tiers.lanes, self.tiers.order, self.sums, *np.zeros(3, np.float32),
         )  # fmt: skip
 
     def read(self) -> tuple[np.ndarray, np.ndarray]:
