@@ -94,7 +94,8 @@ class Example:
         gxs = self._cut(gradient)
         teach_blocks(
             False, *self.arguments(), self.addresses.ctypes.data, self.xs.ctypes.data,
-            gxs.ctypes.data, self.tiers.lanes, self.tiers.order, self.sums, *np.zeros(3, np.float32),
+            gxs.ctypes.data, self.tiers.lanes, self.tiers.order, self.sums,
+            *np.zeros(3, np.float32),
         )  # fmt: skip
 
     def read(self) -> tuple[np.ndarray, np.ndarray]:
