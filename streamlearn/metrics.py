@@ -28,8 +28,6 @@ PREFIX: Final = "streamlearn_"
 # Values of all labels of one metric: reasons, lanes and states are few; a key or an address here
 # would be a mistake that fills Prometheus' memory.
 CHILDREN_MAX: Final = 128
-# An arena's room is in lines.
-_LINE_BYTES: Final = 64
 # As ``messages.Progress.state`` has them; a shard or follower is first ``recovering``, then
 # ``serving``.
 STATES: Final = (
@@ -300,7 +298,7 @@ class Metrics:
         """Show the embeddings of a table, where it has some."""
         if arena is not None:
             self.set(EMBEDDINGS_BYTES, arena.nbytes)
-            self.set(EMBEDDINGS_BYTES_MAX, int(arena.room[0]) * _LINE_BYTES)
+            self.set(EMBEDDINGS_BYTES_MAX, arena.bytes_max)
             self.set(EMBEDDINGS_REFUSED, arena.refused)
 
     def on_scrape(self, read: Callable[[], None]) -> None:

@@ -49,5 +49,5 @@ class Notices:
         _log.warning(
             "embeddings have reached their limit, %s bytes (tables.embeddings_bytes_max): "
             "features that would earn one, or a longer one, from now on get none",
-            f"{int(arena.room[0]) * 64:,}",
+            f"{arena.bytes_max:,}",
         )

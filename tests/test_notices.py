@@ -29,7 +29,7 @@ def test_examples_that_taught_nothing_are_counted_and_named_a_few_times(
 
 def test_a_full_arena_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     notices = Notices()
-    arena = SimpleNamespace(refused=0, room=[1_000_000, 0])
+    arena = SimpleNamespace(refused=0, bytes_max=64_000_000)
     for refused in (0, 0, 3, 9):
         arena.refused = refused
         notices.look_at(arena)

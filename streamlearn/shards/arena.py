@@ -197,6 +197,11 @@ class Arena:
         )
 
     @property
+    def bytes_max(self) -> int:
+        """Bytes that embeddings may have."""
+        return int(self.room[0]) * LINE_BYTES
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the embeddings that rows have."""
         return int(self.live.sum()) * LINE_BYTES
