@@ -8,6 +8,7 @@ that are free then are given back at the next growth.
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -177,7 +178,8 @@ class Arena:
             tiers, l1_shrk=l1_shrk, region_slots=region_slots, region_lines=self._region_lines
         )
         self.scale = np.float32(scale)
-        self._table = table
+        # weakly, since the table holds this: both are gigabytes that must go once nobody uses them
+        self._table: ExactTable = weakref.proxy(table)
         regions = len(table.words) // 4 // region_slots
         self._memory = Reservation(regions * self._region_lines * LINE_BYTES)
         self.words: U64 = self._memory.words

@@ -8,6 +8,7 @@ of the whole table.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -74,7 +75,7 @@ class Forgetting:
     """
 
     def __init__(self, table: Rows) -> None:
-        self._table = table
+        self._table: Rows = weakref.proxy(table)  # which holds this
         self.cursors: I64 = np.full(2, table.prefixes[0], np.int64)
         self.count = 0
         self.keys = Tombstones()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +57,25 @@ def random_keys(seed: int, n: int) -> Keys:
 
 def new_arena(tiers: Tiers, features_max: int = 300, bytes_max: int = 1 << 30) -> Arena:
     table = ExactTable(features_max, "evict")
-    return Arena(table, tiers, l1_shrk=True, bytes_max=bytes_max, scale=SCALE)
+    arena = Arena(table, tiers, l1_shrk=True, bytes_max=bytes_max, scale=SCALE)
+    arena._table = table  # an arena does not keep its table, and these tests have nobody else
+    return arena
+
+
+def test_a_table_and_its_arena_go_once_nobody_uses_them() -> None:
+    table = ExactTable(300)
+    gone = (
+        weakref.ref(table),
+        weakref.ref(
+            Arena(table, Tiers(2, (0,), (8,)), l1_shrk=True, bytes_max=1 << 20, scale=SCALE)
+        ),
+    )
+    gc.disable()
+    try:
+        del table
+        assert [one() for one in gone] == [None, None]
+    finally:
+        gc.enable()
 
 
 def see(table: ExactTable, keys: Keys, z: NDArray[np.float32], minute: int, keeper: Any) -> None:
