@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
+
+from streamlearn.compute.leftovers import give_back
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -19,6 +22,27 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("streamlearn")
+
+# A process that has run hundreds of modules holds gigabytes of garbage: so many objects live as
+# long as it does that its collector hardly ever looks at the old ones.
+_GROWTH_BYTES = 1 << 30
+_held_bytes = [0]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tidied() -> Generator[None, None, None]:
+    """Collect the garbage of a module where the process has grown by a gigabyte."""
+    yield
+    if _resident_bytes() > _held_bytes[0] + _GROWTH_BYTES:
+        give_back()
+        _held_bytes[0] = _resident_bytes()
+
+
+def _resident_bytes() -> int:
+    statm = Path("/proc/self/statm")
+    pages = int(statm.read_text().split()[1]) if statm.exists() else 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
 
 # Set by .ci/run, which has installed what tests marked `full` want.
 FULL = os.environ.get("STREAMLEARN_FULL") == "1"

@@ -321,8 +321,11 @@ def test_a_zero_weight_earns_nothing_until_it_is_one() -> None:
 
 def test_an_embedding_grows_and_keeps_what_it_was(order: int) -> None:
     ours = Machine(
-        FmConfig(order=order, dim_by_count={"1": 2, "3": 4, "4": 7}, l1=0.0, v_init_scale=0.5)
-    )
+        FmConfig(
+            order=order, dim_by_count={"1": 2, "3": 4, "4": 7}, l1=0.0, v_init_scale=0.5,
+            v_lr=0.01, v_l2=0.01,
+        )
+    )  # fmt: skip
     batch = minibatch([[3, 5]], labels=[1])
     lengths = []
     for _ in range(4):
@@ -347,7 +350,9 @@ def test_an_embedding_grows_and_keeps_what_it_was(order: int) -> None:
 
 def test_one_count_may_earn_several_tiers_at_once() -> None:
     ours = Machine(FmConfig(dim_by_count={"1": 2, "3": 4, "100": 8}, l1=0.0))
-    ours.learn(minibatch([[3]] * 4, labels=[1] * 4))
+    ours.rows[3] = ours._new()
+    ours.rows[3].count = 3
+    ours.learn(minibatch([[3]], labels=[1]))
     assert ours.rows[3].dim == 4
 
 
