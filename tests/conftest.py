@@ -23,16 +23,15 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("streamlearn")
 
-# A process that has run hundreds of modules holds gigabytes of garbage: so many objects live as
-# long as it does that its collector hardly ever looks at the old ones.
+# A process that has run hundreds of tests holds gigabytes of garbage: so many objects live as long
+# as it does that its collector hardly ever looks at the old ones.
 _GROWTH_BYTES = 1 << 30
 _held_bytes = [0]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _tidied() -> Generator[None, None, None]:
-    """Collect the garbage of a module where the process has grown by a gigabyte."""
-    yield
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    """Collect garbage where the process has grown by a gigabyte."""
     if _resident_bytes() > _held_bytes[0] + _GROWTH_BYTES:
         give_back()
         _held_bytes[0] = _resident_bytes()
