@@ -64,6 +64,11 @@ $(VENV)/dev: $(VENV)/core
 	@$(PIP) --no-build-isolation --editable '.[dev]'
 	@touch $@
 
+$(VENV)/deep: $(VENV)/core
+	@echo "installing torch"
+	@$(PIP) --no-build-isolation --editable '.[deep]'
+	@touch $@
+
 $(VENV)/bench: $(VENV)/core
 	@echo "installing what the benches compare with"
 	@$(PIP) --no-build-isolation --editable '.[bench]'
