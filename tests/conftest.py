@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
-
-from streamlearn.compute.leftovers import give_back
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -24,7 +23,8 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("streamlearn")
 
 # A process that has run hundreds of tests holds gigabytes of garbage: so many objects live as long
-# as it does that its collector hardly ever looks at the old ones.
+# as it does that its collector hardly ever looks at the old ones; and what was alive when a run that
+# a test makes froze everything (``compute.leftovers``) would never be looked at again.
 _GROWTH_BYTES = 1 << 30
 _held_bytes = [0]
 
@@ -33,7 +33,8 @@ _held_bytes = [0]
 def pytest_runtest_teardown() -> None:
     """Collect garbage where the process has grown by a gigabyte."""
     if _resident_bytes() > _held_bytes[0] + _GROWTH_BYTES:
-        give_back()
+        gc.unfreeze()
+        gc.collect()
         _held_bytes[0] = _resident_bytes()
 
 
