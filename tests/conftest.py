@@ -23,7 +23,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("streamlearn")
 
 # A process that has run hundreds of tests holds gigabytes of garbage: so many objects live as long
-# as it does that its collector hardly ever looks at the old ones; and what was alive when a run that
+# as it does that its collector hardly ever looks at the old ones; what was alive when a run that
 # a test makes froze everything (``compute.leftovers``) would never be looked at again.
 _GROWTH_BYTES = 1 << 30
 _held_bytes = [0]
