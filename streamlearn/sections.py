@@ -43,7 +43,7 @@ class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         str,
         about(
             "How records read; auto decides by suffix and first line.",
-            choices=("auto", "criteo", "delimited", "svmlight", "libffm", "jsonl"),
+            choices=("auto", "criteo", "delimited", "svmlight", "libffm", "jsonl", "ratings"),
             common=True,
             inherited=True,
         ),
@@ -55,7 +55,7 @@ class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     delimiter: Annotated[
         str,
         about(
-            "The character between fields.",
+            "The character between fields; of ratings the default is what the first line shows.",
             min_length=1,
             max_length=1,
             character=True,
@@ -79,7 +79,7 @@ class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         dict[str, str],
         about(
             "Column name (or number from 0) = kind: label, weight, categorical, number, time, "
-            "ignore.",
+            "ignore; of ratings: user, item, rating, time, weight, ignore.",
             flag="--column",
             common=True,
             inherited=True,

@@ -45,6 +45,7 @@ class CriteoFormat:
     fields = FIELDS
     has_values = False
     has_header = False
+    first_line = False
 
     def __init__(self, config: SourceConfig) -> None:
         self._parser = CriteoParser()

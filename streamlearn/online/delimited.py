@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from streamlearn.config import SourceConfig
     from streamlearn.messages import I64, U8, U64
 
-__all__ = ["DelimitedFormat", "DelimitedParser"]
+__all__ = ["DelimitedFormat", "DelimitedParser", "one_character"]
 
 _KINDS: Final[dict[tuple[Part, ...], int]] = {
     ("category",): kernels.CATEGORY,
@@ -69,15 +69,15 @@ class DelimitedFormat:
         delimiter = config.delimiter
         if config.format == "tsv" and delimiter == ",":
             delimiter = "\t"
-        self.delimiter = _character("delimiter", delimiter)
-        self.quote = _character("quote", config.quote) if config.quote else ""
+        self.delimiter = one_character("delimiter", delimiter)
+        self.quote = one_character("quote", config.quote) if config.quote else ""
         if self.delimiter == self.quote:
             raise ConfigError(f"source.quote: {self.quote!r} is the delimiter already")
         self.trim = config.trim
         self.labelled = labelled
         self.schema = read_schema(config)
         self.has_values = self.schema.has_values
-        self.has_header = config.header
+        self.has_header = self.first_line = config.header
         # Fields keep their numbers: a header met later may only add to them.
         self._fields = {field: i for i, field in enumerate(self.schema.fields)}
         self._columns: dict[str, int] = {}
@@ -335,6 +335,22 @@ class DelimitedParser:
         return Described(keys[:count], fields[:count], text_ends[:count], text[:used])
 
 
+def one_character(setting: str, text: str) -> str:
+    """Return the one ASCII character, no newline, that a setting is to be.
+
+    Raises
+    ------
+    ConfigError
+        It is another text.
+    """
+    text = {"\\t": "\t", "tab": "\t"}.get(text, text)
+    if len(text) != 1 or ord(text) > 127 or text in "\r\n":
+        raise ConfigError(
+            f"source.{setting}: expected one ASCII character other than a newline, got {text!r}"
+        )
+    return text
+
+
 def _space(ops: int, columns: int) -> tuple[U64, I64, U8]:
     """Return what the kernels work in: slots, bounds of fields, unquoted text."""
     return (
@@ -342,12 +358,3 @@ def _space(ops: int, columns: int) -> tuple[U64, I64, U8]:
         np.zeros(columns + 1, np.int64),
         np.zeros(RECORD_BYTES_MAX + 64, np.uint8),
     )
-
-
-def _character(setting: str, text: str) -> str:
-    text = {"\\t": "\t", "tab": "\t"}.get(text, text)
-    if len(text) != 1 or ord(text) > 127 or text in "\r\n":
-        raise ConfigError(
-            f"source.{setting}: expected one ASCII character other than a newline, got {text!r}"
-        )
-    return text

@@ -8,6 +8,7 @@ functions of :mod:`streamlearn.compute.kernels.bits`:
 feature                         key                                name of the field
 ==============================  =================================  ==============================
 category                        ``token_key(token, seed)``         the column (``origin``)
+user or item of a rating        ``token_key(token, seed)``         ``user``, ``item``
 number, log-bucketed            ``mix(log_bucket(value), seed)``   the column (``distance``)
 number, raw (key has a value)   ``mix(0, seed)``                   the column (``distance``)
 hour of a time, 0 to 23         ``mix(hour, seed)``                ``when.hour``

@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from streamlearn.errors import ConfigError
+from streamlearn.online.layouts import looks_like_ratings
 
 if TYPE_CHECKING:
     from streamlearn.config import SourceConfig
@@ -28,6 +29,7 @@ FORMATS: Final[dict[str, str]] = {
     "delimited": "streamlearn.online.delimited:DelimitedFormat",
     "jsonl": "streamlearn.online.jsonl:JsonlFormat",
     "libffm": "streamlearn.online.libffm:LibffmFormat",
+    "ratings": "streamlearn.online.ratings:RatingsFormat",
     "svmlight": "streamlearn.online.svmlight:SvmlightFormat",
 }
 # What else users call them. "tsv" is "delimited" whose delimiter is a tab (see DelimitedFormat).
@@ -80,15 +82,27 @@ class Parser(Protocol):
 
 
 class Format(Protocol):
-    """How the records of a source are read."""
+    """How the records of a source are read.
+
+    Attributes
+    ----------
+    name : str
+    fields : tuple of str
+        Names of the fields of features.
+    has_values : bool
+        Whether features carry values.
+    has_header, first_line : bool
+        Whether the first line of an object is no record; whether a parser needs to know it.
+    """
 
     name: str
     fields: tuple[str, ...]
     has_values: bool
     has_header: bool
+    first_line: bool
 
     def parser(self, header: bytes | None) -> Parser:
-        """Return a parser for an object with this first line (None where there is no header).
+        """Return a parser for an object with this first line (None where it needs to know none).
 
         Raises
         ------
@@ -103,11 +117,15 @@ class Format(Protocol):
 
 
 # Formats whose label is a column like any other, so that it may be absent where none is wanted.
-_LABEL_OPTIONAL: Final = {"delimited"}
+_LABEL_OPTIONAL: Final = {"delimited", "ratings"}
 
 
 def open_format(
-    config: SourceConfig, sample: bytes | None = None, *, labelled: bool = True
+    config: SourceConfig,
+    sample: bytes | None = None,
+    *,
+    labelled: bool = True,
+    ratings: bool | None = None,
 ) -> Format:
     """Return the format that a source's settings ask for.
 
@@ -118,23 +136,37 @@ def open_format(
     sample : bytes, optional
         The first lines of the source, which decide where the format is ``auto``.
     labelled : bool
-        Whether labels are wanted; if not, delimited records need none (to predict).
+        Whether labels are wanted; if not, delimited records and ratings need none (to predict).
+    ratings : bool, optional
+        Whether ratings are what the model learns: if so, ``auto`` takes all for ratings that may be
+        some, and no other format will do; if not, they will not do. None: whatever it is.
 
     Raises
     ------
     ConfigError
-        There is no such format, ``auto`` cannot tell, or the format's own settings are wrong.
+        There is no such format, ``auto`` cannot tell, the model does not learn what the format
+        has, or the format's own settings are wrong.
     """
     asked = config.format.lower()
     name = ALIASES.get(asked, asked)
     if name == "auto":
-        name = _recognise(config, sample)
+        name = _recognise(config, sample, ratings=ratings is True)
     if name not in FORMATS:
         near = get_close_matches(asked, ["auto", *FORMATS, *ALIASES], n=1, cutoff=0.5)
         names = ", ".join(["auto", *FORMATS])
         raise ConfigError(
             f"source.format: expected one of {names}, got {config.format!r}",
             hint=f"did you mean {near[0]!r}?" if near else None,
+        )
+    if ratings is True and name != "ratings":
+        raise ConfigError(
+            f"source.format: expected ratings, which the model learns, got {name!r}",
+            hint="say which columns are what: --format ratings with source.columns",
+        )
+    if ratings is False and name == "ratings":
+        raise ConfigError(
+            "source.format: expected records with labels, which the model learns, got 'ratings'",
+            hint="--model mf learns ratings; --format delimited makes labels of them by a rule",
         )
     module, _, attribute = FORMATS[name].partition(":")
     kind = getattr(import_module(module), attribute)
@@ -143,17 +175,20 @@ def open_format(
     return cast("Format", kind(config))
 
 
+_RATED: Final = {"user", "item", "rating"}  # kinds of columns that other formats do not have
 _PAIR = re.compile(rb"^[+-]?[\d.]\S*( +\d+:\S+)+\s*$")
 _TRIPLE = re.compile(rb"^[+-]?[\d.]\S*( +[^\s:]+:[^\s:]+:\S+)+\s*$")
 
 
-def _recognise(config: SourceConfig, sample: bytes | None) -> str:
+def _recognise(config: SourceConfig, sample: bytes | None, *, ratings: bool) -> str:
     """Name the format of a sample's first line that is neither blank nor a comment."""
     lines = [line for line in (sample or b"").split(b"\n") if line.strip()]
     line = next((line for line in lines if not line.lstrip().startswith(b"#")), b"").rstrip(b"\r")
     if config.header or config.columns:
-        # JSON takes columns as well; a header line is never an object
-        return "jsonl" if line.lstrip().startswith(b"{") and not config.header else "delimited"
+        if line.lstrip().startswith(b"{") and not config.header:
+            return "jsonl"  # which takes columns as well; a header line is never an object
+        rated = ratings or not _RATED.isdisjoint(config.columns.values())
+        return "ratings" if rated else "delimited"
     if line.count(b"\t") == 39 and line[:2] in {b"0\t", b"1\t"}:
         return "criteo"
     if line.lstrip().startswith(b"{"):
@@ -162,10 +197,14 @@ def _recognise(config: SourceConfig, sample: bytes | None) -> str:
         return "libffm"
     if _PAIR.match(line):
         return "svmlight"
+    if looks_like_ratings(line.decode("latin-1"), config, wanted=ratings):
+        return "ratings"
     shown = line[:60].decode(errors="replace")
     saw = f"the first line is {shown!r}" if line else "there is no line"
     raise ConfigError(
         f"source.format: auto cannot tell the format: {saw}",
-        hint="name it: --format delimited with source.header or source.columns, or another of "
+        hint="set source.header = true where that names the columns, or name the format: ratings"
+        if ratings
+        else "name it: --format delimited with source.header or source.columns, or another of "
         + ", ".join(FORMATS),
     )

@@ -85,6 +85,7 @@ class JsonlFormat:
 
     name = "jsonl"
     has_header = False
+    first_line = False
 
     def __init__(self, config: SourceConfig) -> None:
         schema, self.by_type = _read_schema(config)

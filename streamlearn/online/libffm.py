@@ -30,6 +30,7 @@ class LibffmFormat:
     fields: tuple[str, ...] = ()
     has_values = True
     has_header = False
+    first_line = False
 
     def __init__(self, config: SourceConfig) -> None:
         self._parser = PairsParser(fields=True)

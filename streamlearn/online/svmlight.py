@@ -31,6 +31,7 @@ class SvmlightFormat:
     fields: tuple[str, ...] = ()
     has_values = True
     has_header = False
+    first_line = False
 
     def __init__(self, config: SourceConfig) -> None:
         self._parser = PairsParser(fields=False)

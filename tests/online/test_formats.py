@@ -16,6 +16,9 @@ from streamlearn.online.formats import ALIASES, FORMATS, open_format
         ({"header": True, "label": "y"}, b"y,a\n", "delimited"),
         ({"format": "csv", "header": True, "label": "y"}, None, "delimited"),
         ({"format": "libsvm"}, None, "svmlight"),
+        ({}, b"1::1193::5::978300760\n", "ratings"),
+        ({}, b"196\t242\t3\t881250949\n", "ratings"),
+        ({"header": True, "columns": {"u": "user", "i": "item"}}, b"u,i\n", "ratings"),
     ],
 )
 def test_a_format_is_opened_by_name_or_by_what_the_sample_looks_like(settings, sample, name):
@@ -36,7 +39,7 @@ def test_an_unknown_format_names_the_nearest():
     with pytest.raises(ConfigError) as error:
         open_format(SourceConfig(format="delimted"))
     assert error.value.message == (
-        "source.format: expected one of auto, criteo, delimited, jsonl, libffm, svmlight, "
+        "source.format: expected one of auto, criteo, delimited, jsonl, libffm, ratings, svmlight, "
         "got 'delimted'"
     )
     assert error.value.hint == "did you mean 'delimited'?"
@@ -50,3 +53,58 @@ def test_every_alias_names_a_format():
 @pytest.mark.parametrize("name", ["criteo", "jsonl", "libffm", "svmlight"])
 def test_other_formats_read_the_same_whether_labels_are_wanted_or_not(name):
     assert open_format(SourceConfig(format=name), labelled=False).name == name
+
+
+@pytest.mark.parametrize(
+    ("settings", "sample"),
+    [
+        ({}, b"alice bob 5\n"),
+        ({}, b"1;2\n"),
+        ({"header": True}, b"userId,movieId,rating\n"),
+        ({"columns": {"1": "user", "0": "item"}}, b"a,b,c\n"),
+        ({"format": "ratings"}, None),
+    ],
+)
+def test_a_model_of_ratings_takes_what_may_be_ratings(settings, sample):
+    assert open_format(SourceConfig(**settings), sample, ratings=True).name == "ratings"
+
+
+@pytest.mark.parametrize(
+    ("settings", "sample", "found"),
+    [
+        ({}, b'{"user":1}\n', "jsonl"),
+        ({"columns": {"user": "user"}}, b'{"user":1}\n', "jsonl"),
+        ({}, b"1 3:0.5\n", "svmlight"),
+        ({"format": "csv"}, None, "delimited"),
+    ],
+)
+def test_a_model_of_ratings_takes_nothing_else(settings, sample, found):
+    with pytest.raises(ConfigError) as error:
+        open_format(SourceConfig(**settings), sample, ratings=True)
+    assert error.value.message == (
+        f"source.format: expected ratings, which the model learns, got '{found}'"
+    )
+
+
+def test_a_header_of_ratings_has_to_be_announced():
+    with pytest.raises(ConfigError) as error:
+        open_format(SourceConfig(), b"userId,movieId,rating\n", ratings=True)
+    assert error.value.message == (
+        "source.format: auto cannot tell the format: the first line is 'userId,movieId,rating'"
+    )
+    assert error.value.hint is not None
+    assert error.value.hint.startswith("set source.header = true")
+
+
+@pytest.mark.parametrize("settings", [{}, {"format": "ratings"}])
+def test_a_model_of_labels_takes_no_ratings(settings):
+    with pytest.raises(ConfigError, match="expected records with labels"):
+        open_format(SourceConfig(**settings), b"1::2::3\n", ratings=False)
+
+
+def test_a_parser_that_needs_the_first_line_says_so():
+    assert open_format(SourceConfig(format="ratings")).first_line
+    assert open_format(SourceConfig(format="csv", header=True, label="y")).first_line
+    others = [SourceConfig(format=name) for name in ("criteo", "jsonl", "libffm", "svmlight")]
+    others.append(SourceConfig(format="csv", columns={"0": "label"}))
+    assert not any(open_format(config).first_line for config in others)

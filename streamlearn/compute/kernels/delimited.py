@@ -40,6 +40,7 @@ __all__ = [
     "label_of_number",
     "label_of_token",
     "parse_records",
+    "unquote",
 ]
 
 # Kinds of ops. TIME gives both features of a time, HOUR and WEEKDAY one.
@@ -61,10 +62,11 @@ _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 @njit(nogil=True, cache=True)
-def _unquote(line, stop, settings, bounds, scratch):
+def unquote(line, stop, settings, bounds, scratch):
     """Unquote a record into ``scratch``; return how many fields it has, -1 for a wrong quote.
 
-    ``bounds`` is filled as for a record without quotes, with addresses in ``scratch``.
+    ``bounds`` is filled as for a record without quotes, with addresses in ``scratch``: field ``i``
+    stands from ``bounds[i] + 1`` to ``bounds[i + 1]``. Of ``settings`` the first four matter.
     """
     delimiter, quote = uint64(settings[S_DELIMITER]), uint64(settings[S_QUOTE])
     trim, columns = settings[S_TRIM] != 0, settings[S_COLUMNS]
@@ -279,7 +281,7 @@ def parse_records(
         if at - line > settings[S_RECORD_MAX]:
             reason, arg = _TOO_LONG, at - line
         elif quoted:
-            found = _unquote(line, at, settings, bounds, scratch)
+            found = unquote(line, at, settings, bounds, scratch)
             reason = _QUOTE if found < 0 else 0
         else:
             found += 1
@@ -440,7 +442,7 @@ def describe_records(
         stop = base + ends[record]
         if ends[record] > starts[record] and load8(stop - 1) == _RETURN:
             stop -= 1
-        _unquote(base + starts[record], stop, settings, bounds, scratch)
+        unquote(base + starts[record], stop, settings, bounds, scratch)
         for slot in range(2 * kinds.size):
             kind = kinds[slot >> 1]
             at, length = _token(bounds_at, columns[slot >> 1], trim)
