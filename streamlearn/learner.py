@@ -263,7 +263,7 @@ class Learner:
         if partition.name in self.failed:
             return None
         try:
-            header = await self._source.header(partition) if self._format.has_header else None
+            header = await self._source.header(partition) if self._format.first_line else None
             if header == b"" and block.last and block.start == block.end:
                 self._note_empty(partition, block.offset)
                 return None

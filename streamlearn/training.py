@@ -423,7 +423,8 @@ async def prepare_format(
     if partitions and job.source.format == "auto":
         first = next((one for one in partitions if one.size != 0), partitions[0])
         sample = await source.header(first) + b"\n"
-    format_ = open_format(job.source, sample, labelled=labelled)
+    ratings = job.model.kind == "mf"
+    format_ = open_format(job.source, sample, labelled=labelled, ratings=ratings)
     named = msgspec.structs.replace(job.source, format=format_.name)
     return format_, msgspec.structs.replace(job, source=named)
 
@@ -458,9 +459,9 @@ async def first_records(
     first = next((p for p in partitions if p.size > 0 and p.start == 0), None)
     if first is not None:
         with suppress(StreamlearnError):  # whoever learns from it will say so
-            header = await source.header(first) if format_.has_header else None
+            header = await source.header(first) if format_.first_line else None
             sample = await _sample(source, first)
-            if header is not None:
+            if format_.has_header:
                 sample = sample[sample.find(b"\n") + 1 :]
             return header, whole_records(sample)
     return None, b""

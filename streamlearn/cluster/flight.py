@@ -116,8 +116,8 @@ class Flight:
     async def _parse(self) -> None:
         """Cut the partition into minibatches and prepare them, a few ahead of their pulls."""
         worker, mark = self._worker, self._begun
-        has_header = worker.format.has_header
-        header = await worker.source.header(self._partition) if has_header else None
+        first_line = worker.format.first_line
+        header = await worker.source.header(self._partition) if first_line else None
         reserve: list[Buffers] = []
         lent: dict[int, Buffers] = {}
 

@@ -30,6 +30,7 @@ ROWS = 5
 
 SVMLIGHT = SourceConfig(format="svmlight")
 DELIMITED = SourceConfig(format="delimited", header=True, columns={"y": "label"})
+RATINGS = SourceConfig(format="ratings")
 
 
 def blocks(data: bytes, offset: int, cuts: Sequence[int], start: int = 0) -> Iterable[Block]:
@@ -81,7 +82,7 @@ def batched(
 ) -> list[dict[str, Any]]:
     """Cut a partition into minibatches, from a position on."""
     format = open_format(source)
-    header = data.split(b"\n", 1)[0] if format.has_header else None
+    header = data.split(b"\n", 1)[0] if format.first_line else None
     offset, records = resume
     stream = Stream(
         PARTITION,
@@ -160,6 +161,21 @@ def test_header_is_passed_over_once(records, cuts):
     data = b"\n".join([b"y,one,two", *records])
     whole = check(data, DELIMITED, cuts)
     assert sum(one["records"] for one in whole) == len(records)
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(
+        st.sampled_from([b"u::i::4.5::978300760", b"1::2", b"1::2,3,4::x", b"1,2,3", b"::2::3"]),
+        max_size=30,
+    ),
+    st.lists(st.integers(1, 600), max_size=10),
+)
+def test_layout_is_the_first_lines_wherever_reading_begins(records, cuts):
+    data = b"\n".join([b"1::2::3", *records])
+    whole = check(data, RATINGS, cuts)
+    assert sum(one["records"] for one in whole) == len(records) + 1
+    assert sum(one["rows"] for one in whole) == 1 + records.count(b"u::i::4.5::978300760")
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 7])
