@@ -272,10 +272,15 @@ def raw_keys(seeds: Sequence[np.uint64]) -> U64:
 
 def token_keys(tokens: Sequence[str], seed: np.uint64) -> U64:
     """Return the keys of tokens of one field, uint64[k]."""
-    texts = [token.encode(errors="surrogatepass") for token in tokens]
-    text = np.frombuffer(bytearray(b"".join([*texts, bytes(8)])), np.uint8)
+    joined = "".join(tokens)
+    # ASCII is as long in bytes as in characters: no token need be encoded by itself
+    texts: Sequence[str | bytes] = tokens
+    if not joined.isascii():
+        texts = [token.encode(errors="surrogatepass") for token in tokens]
+    sizes = np.fromiter(map(len, texts), np.int64, len(texts))
+    text = np.frombuffer(bytearray(joined.encode(errors="surrogatepass") + bytes(8)), np.uint8)
     keys = np.empty(len(texts), np.uint64)
-    kernels.token_keys(text, np.cumsum([len(one) for one in texts], dtype=np.int64), seed, keys)
+    kernels.token_keys(text, np.cumsum(sizes), seed, keys)
     return keys
 
 
