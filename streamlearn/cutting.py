@@ -64,6 +64,8 @@ class Cutting:
         """
         assert self.cut is None, "a cut is open"
         self.cut, self._done = cut, done
+        if cut.at_once:
+            self.take_parts(all_parts=True)
 
     def abandon(self) -> None:
         """Take no more."""

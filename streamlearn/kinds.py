@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Final, TypeAlias
 
 import msgspec
 
-from streamlearn.embeddings import DIM_MAX, TIERS_MAX, Tiers
+from streamlearn.embeddings import DIM_MAX, FACTORS_MAX, TIERS_MAX, Tiers
 from streamlearn.settings import about
 
-__all__ = ["MODELS", "FmConfig", "LrConfig", "ModelConfig"]
+__all__ = ["MODELS", "FmConfig", "LrConfig", "MfConfig", "ModelConfig"]
+
+# Items drawn for one record: more teach mostly what is not so.
+NEGATIVES_MAX: Final = 64
 
 _ALPHA: Final = about("Step scale (learning rate).", gt=0, short="-l", common=True, inherited=True)
 _BETA: Final = about(
@@ -203,7 +207,129 @@ class FmConfig(
         return Tiers(self.order, counts, tuple(self.dim_by_count.values()))
 
 
+class MfConfig(
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    kw_only=True,
+    tag_field="kind",
+    tag="mf",
+):
+    """Biased matrix factorization of ratings, by stochastic gradient descent (SC-SGD)."""
+
+    dim: Annotated[
+        int,
+        about(
+            "Factors of a user, and of an item.",
+            ge=1,
+            le=FACTORS_MAX,
+            common=True,
+            inherited=True,
+        ),
+    ] = 32
+    loss: Annotated[
+        str,
+        about(
+            "squared: of ratings; logistic: of feedback that is 0 or 1.",
+            choices=("squared", "logistic"),
+            common=True,
+            inherited=True,
+        ),
+    ] = "squared"
+    negatives: Annotated[
+        int,
+        about(
+            "logistic: items drawn by chance for each record whose rating is 1, taken for 0.",
+            ge=0,
+            le=NEGATIVES_MAX,
+            common=True,
+            inherited=True,
+        ),
+    ] = 0
+    alpha: Annotated[float, _ALPHA] = 0.02
+    decay: Annotated[
+        float,
+        about(
+            "The step of pass t is alpha / t ** decay; 0: constant.",
+            ge=0,
+            le=10,
+            common=True,
+            inherited=True,
+        ),
+    ] = 0.5
+    l2: Annotated[float, _L2] = 0.04
+    init_scale: Annotated[
+        float,
+        about(
+            "Standard deviation of new factors; 0: 0.3 / sqrt(dim).", ge=0, le=100, inherited=True
+        ),
+    ] = 0.0
+    intercept: Annotated[bool, _INTERCEPT] = True
+    epochs: Annotated[int, _EPOCHS] = 1
+    held_out: Annotated[
+        float,
+        about(
+            "Share of the ratings that are scored after each pass, and never learned.",
+            ge=0,
+            lt=1,
+            common=True,
+            inherited=True,
+        ),
+    ] = 0.0
+    patience: Annotated[
+        int,
+        about(
+            "Stop after so many passes in a row in which held-out ratings were predicted no "
+            "better, and keep the best; 0: do not.",
+            ge=0,
+            common=True,
+            inherited=True,
+        ),
+    ] = 0
+
+    @property
+    def kind(self) -> str:
+        """Name of the model: what ``model.kind`` says in a job file."""
+        return "mf"
+
+    @property
+    def rule(self) -> str:
+        """The update rule of shards: what workers have learned is added."""
+        return "mf"
+
+    @property
+    def beta(self) -> float:
+        """Step offset: there is none."""
+        return 1.0
+
+    @property
+    def l1(self) -> float:
+        """L1 penalty: there is none."""
+        return 0.0
+
+    @property
+    def l1_shrk(self) -> bool:
+        """Whether factors are left out while the bias is zero: they are not."""
+        return False
+
+    @property
+    def tiers(self) -> Tiers:
+        """Which factors a row has: all, from the first rating on."""
+        return Tiers(2, (0,), (self.dim,), sums=False)
+
+    @property
+    def v_init_scale(self) -> float:
+        """New factors are drawn from between minus and plus this."""
+        deviation = self.init_scale or 0.3 / math.sqrt(self.dim)
+        return deviation * math.sqrt(3.0)
+
+    @property
+    def v_rates(self) -> tuple[float, ...]:
+        """What factors are updated by over shards: nothing but what is sent."""
+        return (0.0, 1.0, 0.0, self.v_init_scale)
+
+
 # A model's settings are a struct of its own, told apart by ``kind``: a further model is a further
 # struct here and a further member of the union.
-ModelConfig: TypeAlias = LrConfig | FmConfig
-MODELS: Final[dict[str, type[ModelConfig]]] = {"lr": LrConfig, "fm": FmConfig}
+ModelConfig: TypeAlias = LrConfig | FmConfig | MfConfig
+MODELS: Final[dict[str, type[ModelConfig]]] = {"lr": LrConfig, "fm": FmConfig, "mf": MfConfig}

@@ -25,7 +25,7 @@ class Notices:
     def __init__(self) -> None:
         self.dropped = 0
         self._told = 0
-        self._full = False
+        self._full = self._diverged = False
 
     def note_dropped(self, count: int, uri: str, first: int, end: int) -> None:
         """Note examples of the minibatch in bytes ``[first, end)`` of an object."""
@@ -40,6 +40,17 @@ class Notices:
                 count, uri, first, end,
                 "; further ones are counted only" if self._told == _TOLD_MAX else "",
             )  # fmt: skip
+
+    def note_diverged(self, count: int) -> None:
+        """Note ratings of a further pass."""
+        if count and not self._diverged:
+            _log.warning(
+                "%d ratings have a score that is not finite: nothing is learned of them, and the "
+                "factors of their users and items are of no use (a smaller model.alpha would do)",
+                count,
+            )
+        self._diverged |= count > 0
+        self.dropped += count
 
     def look_at(self, arena: Any) -> None:
         """Say once that a table's embeddings have reached their limit."""

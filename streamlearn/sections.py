@@ -219,6 +219,15 @@ class TablesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             ge=0,
         ),
     ] = 0
+    ratings_bytes_max: Annotated[
+        int,
+        about(
+            "mf: memory of the ratings that are kept for further passes, 8 bytes each; beyond it "
+            "they are kept in a file in the output directory. 0: a quarter of this machine's "
+            "memory.",
+            ge=0,
+        ),
+    ] = 0
     when_full: Annotated[
         str,
         about("What a full table does: stop, or forget old features.", choices=("error", "evict")),
@@ -384,6 +393,14 @@ class ComputeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         ),
     ] = 0
     minibatch: Annotated[int, about("Examples parsed at once.", ge=1, le=1 << 20)] = 4096
+    cache_bytes: Annotated[
+        int,
+        about(
+            "mf: the second-level cache that the order of ratings is laid out for; 0: this "
+            "machine's.",
+            ge=0,
+        ),
+    ] = 0
 
 
 class OutputConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal, cast
 
-from streamlearn.config import FmConfig, JobConfig, ModelConfig
+from streamlearn.config import FmConfig, JobConfig, MfConfig, ModelConfig
 from streamlearn.shards.arena import Arena
 from streamlearn.shards.cut import Table
 from streamlearn.shards.hashed import HashedTable
 from streamlearn.shards.table import ExactTable
 
-__all__ = ["embeddings_bytes_max", "features_max", "new_table"]
+__all__ = ["embeddings_bytes_max", "features_max", "new_table", "ratings_bytes_max"]
 
 _MEMORY_SHARE: Final = 0.8  # of this machine's memory, for all of a table
 _FEATURE_BYTES: Final = 56  # at most, between two growths
@@ -22,13 +22,14 @@ _FEATURES_MAX: Final = 1_200_000_000
 _FEATURES_SHARE: Final = 0.5
 # Embeddings have this part of the share, however many features there may be.
 _EMBEDDINGS_SHARE_MIN: Final = 0.125
+_RATINGS_SHARE: Final = 0.25
 
 
 def features_max(job: JobConfig) -> int:
     """Return how many features a job's table may hold, of all shards together."""
     if job.tables.features_max:
         return job.tables.features_max
-    share = _FEATURES_SHARE if isinstance(job.model, FmConfig) else 1.0
+    share = _FEATURES_SHARE if isinstance(job.model, FmConfig | MfConfig) else 1.0
     return min(int(_memory_bytes() * _MEMORY_SHARE * share / _FEATURE_BYTES), _FEATURES_MAX)
 
 
@@ -39,6 +40,11 @@ def embeddings_bytes_max(job: JobConfig) -> int:
     memory = _memory_bytes() * _MEMORY_SHARE
     left = memory - features_max(job) * _FEATURE_BYTES
     return int(max(left, memory * _EMBEDDINGS_SHARE_MIN))
+
+
+def ratings_bytes_max(job: JobConfig) -> int:
+    """Return how many bytes the ratings that are kept for further passes may take."""
+    return job.tables.ratings_bytes_max or int(_memory_bytes() * _RATINGS_SHARE)
 
 
 def new_table(job: JobConfig, rows: int = 0, clock: Callable[[], float] | None = None) -> Table:
@@ -57,7 +63,7 @@ def new_table(job: JobConfig, rows: int = 0, clock: Callable[[], float] | None =
         table = ExactTable.sized(rows, most, when_full, clock)
     else:
         table = ExactTable(most, when_full, clock)
-    if isinstance(job.model, FmConfig):
+    if isinstance(job.model, FmConfig | MfConfig):
         Arena.of(table, job.model, embeddings_bytes_max(job))
     return table
 

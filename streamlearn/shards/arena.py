@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 
 from streamlearn.compute.kernels import embeddings as kernels
-from streamlearn.config import FmConfig
+from streamlearn.config import FmConfig, MfConfig
 from streamlearn.embeddings import Tiers
 from streamlearn.errors import TableFullError
 from streamlearn.messages import F32, I64, U32, U64
@@ -192,7 +192,7 @@ class Arena:
         table.after_change = self._relocate
 
     @classmethod
-    def of(cls, table: ExactTable, model: FmConfig, bytes_max: int) -> Arena:
+    def of(cls, table: ExactTable, model: FmConfig | MfConfig, bytes_max: int) -> Arena:
         """Return the arena of a model's table."""
         return cls(
             table, model.tiers, l1_shrk=model.l1_shrk, bytes_max=bytes_max, scale=model.v_init_scale
@@ -252,7 +252,7 @@ class Arena:
         return out
 
     def push(self, slots: I64, dims: I64, gradients: F32, rates: F32, keeper: Lines) -> None:
-        """Take one step with each embedding, in place.
+        """Take one step with each embedding, in place; without sums of squares, add the gradients.
 
         Parameters
         ----------
@@ -274,6 +274,12 @@ class Arena:
         if len(gradients) != expected:
             raise ValueError(f"{len(gradients)} gradients of embeddings, expected {expected}")
         lines = int(np.count_nonzero(dims)) * self.geometry.tiers.lines(self.geometry.tiers.dim)
+        if not self.geometry.tiers.sums:
+            kernels.add(
+                self._table.words, slots, dims, gradients, self.geometry.layout, self.values,
+                self.words, *keeper.arguments(lines),
+            )  # fmt: skip
+            return
         kernels.push(
             self._table.words, slots, dims, gradients, self.geometry.layout, self.values,
             self.words, rates[0], rates[1], rates[2], *keeper.arguments(lines),
@@ -375,6 +381,14 @@ class Arena:
         if not fits:
             raise TableFullError("a segment of the table has no room for so many embeddings")
         self.advise()
+
+    def release(self, segment: int) -> None:
+        """Let the embeddings of a segment go, and give their pages back: its rows have none now."""
+        first, end = self._table.region(segment)
+        self._table.words[first * 4 + 3 : end * 4 : 4] = 0
+        line, last = self.lines(segment, int(self.used[segment]))
+        self._memory.discard(line * LINE_BYTES, last * LINE_BYTES)
+        self.used[segment], self.live[segment] = 1, 0
 
     # --- for a cut
 

@@ -19,6 +19,7 @@ __all__ = ["HUGE_BYTES", "Reservation"]
 HUGE_BYTES: Final = 2 << 20
 _NORESERVE: Final = getattr(mmap, "MAP_NORESERVE", 0x4000)
 _HUGEPAGE: Final = getattr(mmap, "MADV_HUGEPAGE", None)
+_DONTNEED: Final = getattr(mmap, "MADV_DONTNEED", 4)
 _POPULATE_WRITE: Final = 23  # MADV_POPULATE_WRITE of Linux; mmap has no name for it
 
 
@@ -93,6 +94,17 @@ class Reservation:
                     cause=os.strerror(number),
                     hint="lower tables.bits",
                 )
+
+    def discard(self, first_byte: int, end_byte: int) -> None:
+        """Make the bytes (whole words) zero and give back the pages that lie wholly within."""
+        first = -(-(self._skip + first_byte) // mmap.PAGESIZE) * mmap.PAGESIZE
+        end = (self._skip + end_byte) // mmap.PAGESIZE * mmap.PAGESIZE
+        if first >= end:
+            self.clear(first_byte, end_byte)
+            return
+        self.clear(first_byte, first - self._skip)
+        self.clear(end - self._skip, end_byte)
+        self._map.madvise(_DONTNEED, first, end - first)
 
     def clear(self, first_byte: int, end_byte: int) -> None:
         """Make the bytes zero again; their pages stay.

@@ -5,7 +5,7 @@ how it lies); a table row's word 3 says which: how many coordinates it has (its 
 none) and its first line (the other 48). Each segment of the table has a region of lines, used from
 its beginning on; line 0 of a region is never given.
 
-``layout`` is int64[8]: lanes, order, bytes of a block, slots of a segment's region, lines of a
+``layout`` is int64[8]: lanes, order, bytes of a block (sums of squares included, if there are), slots of a segment's region, lines of a
 segment's region, whether embeddings are left out while the weight is zero, 0, 0.
 """
 
@@ -20,6 +20,7 @@ from streamlearn.compute.kernels.table import atomic_add, compare_and_swap, pres
 __all__ = [
     "COUNT",
     "LINE",
+    "add",
     "admit",
     "dim_of",
     "draw",
@@ -41,6 +42,7 @@ LINE = np.uint64((1 << 48) - 1)
 PART_STRIDE = 1024
 STEP = np.float32(2.0**-19)  # of 20 random bits over [0, 2)
 GRADIENT_MAX = np.float32(2.0**51)
+VALUE_MAX = np.float32(2.0**60)
 # Table rows ahead that are prefetched, and embeddings.
 AHEAD = 16
 ROWS_AHEAD = 8
@@ -359,6 +361,42 @@ def push(
                 at += step
                 done += m
             o += sent
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def add(
+    words, slots, dims, changes, layout, values, lines,
+    saving, kept, side_lines, side_words, side_count,
+):  # fmt: skip
+    """Add changes to embeddings that have no sums of squares, in place; of order 2.
+
+    Parameters are those of :func:`push`; ``changes`` are cut at 2**51, and numbers stay within
+    2**60 whatever comes.
+    """
+    base, table = int64(values.ctypes.data), int64(words.ctypes.data)
+    n = slots.shape[0]
+    o = int64(0)
+    for i in range(n):
+        prefetch(table + (slots[min(i + AHEAD, n - 1)] << 5))
+        ahead = min(i + ROWS_AHEAD, n - 1)
+        if dims[ahead] > 0:
+            line = int64(words[slots[ahead] * 4 + 3] & LINE)
+            for b in range(min(lines_of(dims[ahead], layout), int64(16))):
+                prefetch(base + ((line + b) << 6))
+        sent = dims[i]
+        if sent == 0:
+            continue
+        word = words[slots[i] * 4 + 3]
+        dim = min(sent, dim_of(word))
+        first = int64(word & LINE)
+        if saving != 0:
+            for b in range(lines_of(dim, layout)):
+                preserve(lines, first + b, kept, side_lines, side_words, side_count)
+        v, g = values[first << 4 : (first << 4) + dim], changes[o : o + dim]
+        for c in range(dim):
+            change = max(min(g[c], GRADIENT_MAX), -GRADIENT_MAX)
+            v[c] = max(min(v[c] + change, VALUE_MAX), -VALUE_MAX)
+        o += sent
 
 
 @njit(nogil=True, cache=True)

@@ -1,0 +1,287 @@
+"""Further passes of matrix factorization: what the first pass kept is swept, not read again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from streamlearn.config import JobConfig, MfConfig
+from streamlearn.errors import DataError
+from streamlearn.learner import Learner
+from streamlearn.messages import F32
+from streamlearn.model import Model
+from streamlearn.online.losses import new_validation
+from streamlearn.online.mf import MfSolver, scored
+from streamlearn.online.minibatch import Minibatch
+from streamlearn.online.progressive import Validation
+from streamlearn.shards.cut import Table
+from streamlearn.shards.table import ExactTable
+from streamlearn.strata.passes import Passes
+from streamlearn.strata.ratings import KeptRatings
+from streamlearn.strata.rows import RowsCut
+from streamlearn.tables import ratings_bytes_max
+
+__all__ = ["FurtherPasses"]
+
+_log = logging.getLogger("streamlearn.training")
+
+_PIECE: Final = 4096
+
+
+class FurtherPasses:
+    """Keeps the ratings of the first pass, and learns them again.
+
+    Parameters
+    ----------
+    job : JobConfig
+        Of a model that is ``mf``, with its table in this process.
+    learner : Learner
+        Of the first pass, which is yet to begin.
+    tell : callable
+        Told of what is done, in words.
+
+    Attributes
+    ----------
+    passes : list of dict
+        Of each pass of this run: its number, step, figures, and those of held-out ratings.
+    duplicates : int
+        Ratings that were left out, since the same user rated the same item later.
+    """
+
+    def __init__(self, job: JobConfig, learner: Learner, tell: Callable[[str], None]) -> None:
+        assert isinstance(job.model, MfConfig)
+        assert isinstance(learner.model.solver, MfSolver)
+        self._job, self._model = job, job.model
+        self._learner, self._tell = learner, tell
+        self._solver = learner.model.solver
+        self._kept = KeptRatings(ratings_bytes_max(job), Path(job.output.dir))
+        self._resumed = learner.model.resumed_from is not None
+        if not self._resumed:
+            self._solver.recorder = self._kept.add
+        self.passes: list[dict[str, Any]] = []
+        self.duplicates = 0
+        self._best: tuple[float, int, Any] | None = None
+        self._started = time.monotonic()
+
+    @classmethod
+    def wanted(cls, job: JobConfig) -> bool:
+        """Say whether a job has some, or ratings held out."""
+        model = job.model
+        if not isinstance(model, MfConfig) or job.source.follow:
+            return False
+        return model.epochs > 1 or model.held_out > 0
+
+    @property
+    def _state(self) -> Model:
+        return self._learner.model
+
+    async def run(
+        self,
+        read_again: Callable[[Callable[[F32, Minibatch], None]], Any],
+    ) -> None:
+        """Learn on from where the model is: in the first pass, or in a later one.
+
+        Parameters
+        ----------
+        read_again : callable
+            Reads the whole source once more without learning: given what is told of each minibatch.
+
+        Raises
+        ------
+        DataError
+            The source no longer has what was learned of it.
+        ResourceError
+            The ratings do not fit their limit, or their file cannot be written.
+        """
+        state, learner = self._state, self._learner
+        self._solver.recorder = None
+        if state.epoch == 0:
+            await self._note(0, state.validation, time.monotonic() - self._started)
+        finished = state.epoch + 1 >= self._model.epochs and (
+            state.epoch == 0 or state.swept < 0
+        )
+        if finished or learner.stopped.is_set():
+            return
+        if self._resumed:
+            self._tell("reading the ratings again, to go on")
+            await self._record(read_again)
+        if not self._kept.count:
+            return
+        self._tell("arranging ratings")
+        sweeps = await learner.control.run(self._arrange)
+        self.duplicates = sweeps.duplicates
+        cut, state.new_cut = state.new_cut, self._cut_of(sweeps)
+        try:
+            await self._sweep_all(sweeps)
+        except asyncio.CancelledError:
+            sweeps.close(give_back=False)
+            raise
+        except BaseException:
+            sweeps.close()
+            state.new_cut = cut
+            raise
+        await learner.control.run(sweeps.close)
+        state.new_cut = cut
+
+    def _cut_of(self, sweeps: Passes) -> Callable[[Table], RowsCut]:
+        def cut(table: Table) -> RowsCut:
+            assert isinstance(table, ExactTable)
+            return RowsCut(table, sweeps.rows)
+
+        return cut
+
+    async def _record(self, read_again: Callable[[Callable[[F32, Minibatch], None]], Any]) -> None:
+        """Keep the ratings that an earlier run learned."""
+        solver, unknown = self._solver, 0
+        scratch = solver.scratch(self._job.compute.minibatch, 0)
+
+        def record(_scores: F32, batch: Minibatch) -> None:
+            nonlocal unknown
+            learned, missing = solver.look_up(batch, scratch)
+            unknown += missing
+            if not missing:
+                self._kept.add(learned)
+                return
+            known = (learned.held != 0) | (learned.pairs != 0xFFFFFFFF).all(axis=1)
+            self._kept.add(type(learned)(*(column[known] for column in learned)))
+
+        await read_again(record)
+        if unknown:
+            _log.warning(
+                "%s ratings are of users or items that the model has not met, or has forgotten: "
+                "further passes leave them out",
+                f"{unknown:,}",
+            )
+        if not self._kept.count and self._state.counts.examples:
+            raise DataError(
+                "the source has no ratings any more, but the model was learned from some",
+                hint="further passes read the source once more after a restart: a pipe cannot be",
+            )
+
+    def _arrange(self) -> Passes:
+        table = self._state.table
+        assert isinstance(table, ExactTable)
+        return Passes(
+            self._model,
+            table,
+            self._kept,
+            self._solver.intercept,
+            lanes=self._job.compute.lanes or 1,
+            bytes_max=ratings_bytes_max(self._job),
+            directory=Path(self._job.output.dir),
+            cache=self._job.compute.cache_bytes,
+        )
+
+    async def _sweep_all(self, sweeps: Passes) -> None:
+        state, learner = self._state, self._learner
+        if state.epoch == 0:
+            await learner.next_pass(keep_positions=True)
+        while True:
+            number = state.epoch + 1
+            self._tell(f"pass {number} of {self._model.epochs}")
+            started = time.monotonic()
+            if state.swept == 0:
+                state.validation = new_validation(self._model, self._job.output.window)
+            while 0 <= state.swept < sweeps.buckets:
+                await learner.control.run(self._sweep, sweeps)
+                if learner.stopped.is_set():
+                    return
+            state.swept = -1  # the pass is complete
+            await self._note(state.epoch, state.validation, time.monotonic() - started, sweeps)
+            if state.epoch + 1 >= self._model.epochs or self._stalled(sweeps):
+                break
+            await learner.next_pass(keep_positions=True)
+        self._restore_best(sweeps)
+
+    def _sweep(self, sweeps: Passes) -> None:
+        state, learner = self._state, self._learner
+        count, dropped = sweeps.sweep(state.swept, state.epoch, state.validation)
+        state.swept += 1
+        state.counts.examples += count
+        learner.records += count
+        learner.notices.note_diverged(dropped)
+
+    async def _note(
+        self, epoch: int, validation: Validation, seconds: float, sweeps: Passes | None = None
+    ) -> None:
+        """Remember a pass's figures, and score what is held out."""
+        summary = validation.summary()
+        examples = summary["examples"]
+        told: dict[str, Any] = {
+            "pass": epoch + 1,
+            "step": self._model.alpha / (epoch + 1) ** self._model.decay,
+            **type(validation).headlines(summary),
+            "seconds": seconds,
+            "examples_per_second": examples / max(seconds, 1e-9),
+        }
+        window = self._job.output.window
+        if sweeps is not None:
+            held = await self._learner.control.run(sweeps.held_out, window)
+        else:
+            held = await self._learner.control.run(self._held_out, window)
+        if held is not None:
+            figures = type(held).headlines(held.summary())
+            told |= {f"held_out_{name}": value for name, value in figures.items()}
+            told["held_out_loss"] = held.summary()["loss"]
+        self.passes.append(told)
+        _log.info("%s", _sentence(told))
+
+    def _held_out(self, window: int) -> Validation | None:
+        """Score what is held out with the table's rows."""
+        keys, ratings, weights = self._kept.held_out.all()
+        if not len(ratings):
+            return None
+        validation = new_validation(self._model, window)
+        for first in range(0, len(ratings), _PIECE):
+            part = slice(first, first + _PIECE)
+            scores = scored(self._solver, keys[part])
+            validation.update(scores, ratings[part], weights[part])
+        return validation
+
+    # ---------------------------------------------------------------- stopping early
+
+    def _stalled(self, sweeps: Passes) -> bool:
+        """Remember the best rows; say whether the last passes predicted no better."""
+        patience = self._model.patience
+        loss = self.passes[-1].get("held_out_loss")
+        if not patience or loss is None:
+            return False
+        if self._best is None or loss < self._best[0]:
+            self._best = (loss, self._state.epoch, sweeps.rows.copy())
+            return False
+        return self._state.epoch - self._best[1] >= patience
+
+    def _restore_best(self, sweeps: Passes) -> None:
+        if self._best is None:
+            return
+        loss = self.passes[-1]["held_out_loss"]
+        if loss <= self._best[0]:
+            return
+        _, epoch, rows = self._best
+        sweeps.rows.restore(rows)
+        _log.info("kept the rows of pass %d, the best", epoch + 1)
+
+    def report(self) -> dict[str, Any]:
+        """Return what the report has beside what all models have."""
+        last = self.passes[-1] if self.passes else {}
+        if self._best is not None:
+            last = next((one for one in self.passes if one["pass"] == self._best[1] + 1), last)
+        held = {k: v for k, v in last.items() if k.startswith("held_out_") and k[9:] != "loss"}
+        return {"duplicates": self.duplicates, **held, "passes": self.passes}
+
+
+def _sentence(told: dict[str, Any]) -> str:
+    figures = ", ".join(
+        f"{name.replace('_', ' ')} {value:.5g}"
+        for name, value in told.items()
+        if name not in ("pass", "seconds", "held_out_loss", "examples_per_second")
+        and np.isfinite(value)
+    )
+    rate = told["examples_per_second"]
+    return f"pass {told['pass']}: {figures}, {told['seconds']:.1f} s ({rate / 1e6:.2f} M/s)"
