@@ -63,10 +63,14 @@ class Sampler:
     ----------
     seen : int
         Records learned before (a resumed run goes on with the same choice).
+    every : bool
+        Whether each row that is fresh is wanted, and no other: of ratings, whose users and items
+        are asked for by name.
     """
 
-    def __init__(self, seen: int = 0) -> None:
+    def __init__(self, seen: int = 0, *, every: bool = False) -> None:
         self._seen = seen
+        self._every = every
         self._picked: I64 = np.zeros(0, np.int64)
 
     def pick(self, fresh: U8, rows: int) -> I64:
@@ -85,6 +89,8 @@ class Sampler:
             All rows while few were seen, later none of most minibatches.
         """
         assert 0 <= rows <= fresh.size, f"{rows} rows, but fresh has {fresh.size}"
+        if self._every:
+            return np.flatnonzero(fresh[:rows])
         fresh_max = self._fresh_max(rows)
         others_max = rows if self._seen < ROWS_AT_FIRST else -(-fresh_max // ROWS_PER_OTHER)
         if self._picked.size < rows:
@@ -99,7 +105,7 @@ class Sampler:
 
     def due(self, rows: int) -> bool:
         """Return whether the next :meth:`pick`, of so many rows, will look at ``fresh``."""
-        return self._fresh_max(rows) > 0
+        return self._every or self._fresh_max(rows) > 0
 
     def _fresh_max(self, rows: int) -> int:
         before, after = _picks(self._seen), _picks(self._seen + rows)
