@@ -166,7 +166,7 @@ def open_format(
     if ratings is False and name == "ratings":
         raise ConfigError(
             "source.format: expected records with labels, which the model learns, got 'ratings'",
-            hint="--model mf learns ratings; --format delimited makes labels of them by a rule",
+            hint="--model mf learns ratings",
         )
     module, _, attribute = FORMATS[name].partition(":")
     kind = getattr(import_module(module), attribute)
