@@ -73,7 +73,7 @@ def baseline_of(mean, logistic):
 
 @njit(nogil=True, cache=True)
 def _number(words, slot, kind, numbers, item_keys):
-    """Return the number of a row, with ``kind`` above it; give it the next one where it has none.
+    """Give a row the next number, with ``kind`` above it.
 
     Parameters
     ----------
@@ -86,27 +86,21 @@ def _number(words, slot, kind, numbers, item_keys):
     """
     apart()
     which = int64(kind >> uint32(31))
-    held = uint32(words[slot * 4 + 1] >> uint64(32))
-    if held == uint32(0):
-        if kind != uint32(0):
-            item_keys[numbers[1]] = words[slot * 4]
-        numbers[which] += 1
-        held = uint32(numbers[which]) | kind
-        words[slot * 4 + 1] |= uint64(held) << uint64(32)
-    return uint32((held & ~ITEM) - uint32(1)) | kind
+    if which == 1:
+        item_keys[numbers[1]] = words[slot * 4]
+    numbers[which] += 1
+    words[slot * 4 + 1] |= uint64(uint32(numbers[which]) | kind) << uint64(32)
 
 
 @njit(nogil=True, cache=True)
 def _insert(words, key, line, segment_of, inserted, loads, limits, saving, kept, side_lines,
             side_words, side_count, state):  # fmt: skip
-    """Return the slot of a key, inserted where it is missing; -1 where its segment must grow first.
+    """Insert a key that is missing; return its slot, or -1 where its segment must grow first.
 
     ``state[2:4]`` says whether, and which segment, wants to grow.
     """
-    slot = seek(words, key, line)
-    if slot >= 0:
-        return slot
-    slot = ~slot
+    apart()
+    slot = ~seek(words, key, line)
     segment = int64(segment_of[int64(key >> uint64(56))])
     if words[slot * 4] == FENCE:
         state[2], state[3] = 1, segment
@@ -121,10 +115,11 @@ def _insert(words, key, line, segment_of, inserted, loads, limits, saving, kept,
     return slot
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(nogil=True, cache=True)
 def _keep(words, slot, lines, vectors_lines, saving, kept, side_lines, side_words, side_count,
           v_saving, v_kept, v_side_lines, v_side_words, v_side_count):  # fmt: skip
     """Keep a row's line and those of its factors for an open cut."""
+    apart()
     if saving != 0:
         preserve(words, slot >> 1, kept, side_lines, side_words, side_count)
     if v_saving != 0:
@@ -265,18 +260,23 @@ def learn(
         user_key, item_key = keys[2 * r], keys[2 * r + 1]
         user, item = int64(row_slots[2 * r]), int64(row_slots[2 * r + 1])
         if resolved == 0:
-            user = _insert(
-                words, user_key, user, segment_of, inserted, loads, limits, saving, kept,
-                side_lines, side_words, side_count, state,
-            )  # fmt: skip
+            user_line, item_line = user, item
+            user = seek(words, user_key, user_line)
             if user < 0:
-                break
-            item = _insert(
-                words, item_key, item, segment_of, inserted, loads, limits, saving, kept,
-                side_lines, side_words, side_count, state,
-            )  # fmt: skip
+                user = _insert(
+                    words, user_key, user_line, segment_of, inserted, loads, limits, saving, kept,
+                    side_lines, side_words, side_count, state,
+                )  # fmt: skip
+                if user < 0:
+                    break
+            item = seek(words, item_key, item_line)
             if item < 0:
-                break
+                item = _insert(
+                    words, item_key, item_line, segment_of, inserted, loads, limits, saving, kept,
+                    side_lines, side_words, side_count, state,
+                )  # fmt: skip
+                if item < 0:
+                    break
         fresh[r] = 0
         held[r] = held_out(user_key, item_key, below)
         if held[r]:
@@ -286,10 +286,11 @@ def learn(
             r += 1
             continue
         for slot in (user, item):
-            _keep(
-                words, slot, row_lines, lines, saving, kept, side_lines, side_words, side_count,
-                v_saving, v_kept, v_side_lines, v_side_words, v_side_count,
-            )  # fmt: skip
+            if saving != 0:
+                _keep(
+                    words, slot, row_lines, lines, saving, kept, side_lines, side_words,
+                    side_count, v_saving, v_kept, v_side_lines, v_side_words, v_side_count,
+                )  # fmt: skip
             word = words[slot * 4 + 2]
             seen = min((word & COUNT) + counting, COUNT)
             words[slot * 4 + 2] = seen | (tick << uint64(32))
@@ -301,10 +302,14 @@ def learn(
                     side_count,
                 )  # fmt: skip
                 state[5] += int64(after != before)
-        for j in range(2):
-            slot, kind = (user, uint32(0)) if j == 0 else (item, ITEM)
-            fresh[r] += words[slot * 4 + 1] >> uint64(32) == uint64(0)
-            pairs[2 * r + j] = _number(words, slot, kind, numbers, item_keys) & ~ITEM
+        if words[user * 4 + 1] >> uint64(32) == uint64(0):
+            _number(words, user, uint32(0), numbers, item_keys)
+            fresh[r] += 1
+        if words[item * 4 + 1] >> uint64(32) == uint64(0):
+            _number(words, item, ITEM, numbers, item_keys)
+            fresh[r] += 1
+        pairs[2 * r] = (words[user * 4 + 1] >> uint64(32)) - uint64(1)
+        pairs[2 * r + 1] = ((words[item * 4 + 1] >> uint64(32)) & uint64(~ITEM)) - uint64(1)
         inner, p, q = _score(columns, words, memory, user, item, row_lines)
         scores[r] = _finite(inner + b0)
         rating, weight = ratings[r], weights[r]
@@ -329,10 +334,11 @@ def learn(
                 slot = seek(words, key, line_of(key, places))
                 if slot < 0 or slot == item:  # forgotten, or the very item
                     continue
-                _keep(
-                    words, slot, row_lines, lines, saving, kept, side_lines, side_words,
-                    side_count, v_saving, v_kept, v_side_lines, v_side_words, v_side_count,
-                )  # fmt: skip
+                if saving != 0:
+                    _keep(
+                        words, slot, row_lines, lines, saving, kept, side_lines, side_words,
+                        side_count, v_saving, v_kept, v_side_lines, v_side_words, v_side_count,
+                    )  # fmt: skip
                 inner, p, q = _score(columns, words, memory, user, slot, row_lines)
                 met += 1
                 if young and rates[4] > 0:
