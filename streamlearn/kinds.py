@@ -246,7 +246,7 @@ class MfConfig(
             inherited=True,
         ),
     ] = 0
-    alpha: Annotated[float, _ALPHA] = 0.02
+    alpha: Annotated[float, _ALPHA] = 0.05
     decay: Annotated[
         float,
         about(
@@ -256,8 +256,8 @@ class MfConfig(
             common=True,
             inherited=True,
         ),
-    ] = 0.5
-    l2: Annotated[float, _L2] = 0.04
+    ] = 0.7
+    l2: Annotated[float, _L2] = 0.05
     init_scale: Annotated[
         float,
         about(

@@ -23,6 +23,7 @@ from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
 from streamlearn.shards.cut import Cut, Nothing
 from streamlearn.shards.resolver import Resolver
 from streamlearn.shards.table import ExactTable
+from streamlearn.strata.rehearsal import rehearse_passes
 from streamlearn.window import rehearse
 
 __all__ = ["warm_up", "whole_records"]
@@ -104,9 +105,13 @@ def warm_up(
         for _ in model.parts():
             pass
 
-    steps = (("parse", parse), ("learn", learn), ("snapshot", keep), ("score", score))
-    for number, (what, step) in enumerate((*steps, ("names", name)), 1):
-        told(f"compiling kernels: {what}, {number} of {len(steps) + 1}")
+    steps = [
+        ("parse", parse), ("learn", learn), ("snapshot", keep), ("score", score), ("names", name)
+    ]  # fmt: skip
+    if job.model.kind == "mf":
+        steps.append(("passes", lambda: rehearse_passes(model, batch)))
+    for number, (what, step) in enumerate(steps, 1):
+        told(f"compiling kernels: {what}, {number} of {len(steps)}")
         step()
 
 

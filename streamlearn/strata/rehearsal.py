@@ -1,0 +1,47 @@
+"""Compiling the kernels of further passes before the first record."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from streamlearn.config import MfConfig
+from streamlearn.model import Model
+from streamlearn.online.minibatch import Minibatch
+from streamlearn.shards.table import ExactTable
+from streamlearn.strata.passes import Passes
+from streamlearn.strata.ratings import KeptRatings
+
+__all__ = ["rehearse_passes"]
+
+_BYTES: Final = 1 << 24
+
+
+def rehearse_passes(model: Model, batch: Minibatch) -> None:
+    """Sweep ratings that a small model has learned, as further passes would.
+
+    Parameters
+    ----------
+    model : Model
+        Of kind ``mf``; of no use afterwards.
+    batch : Minibatch
+        What it has learned.
+    """
+    config, table = model.job.model, model.table
+    assert isinstance(config, MfConfig)
+    assert isinstance(table, ExactTable)
+    with tempfile.TemporaryDirectory() as scratch:
+        kept = KeptRatings(_BYTES, Path(scratch))
+        learned, _ = model.solver.look_up(batch, model.solver.scratch(batch.rows_max, 0))
+        known = learned.held == 0
+        kept.add(learned)
+        kept.held_out.add(learned.keys[:1], learned.ratings[:1], learned.weights[:1])
+        if known.any():
+            passes = Passes(
+                config, table, kept, model.solver.intercept, lanes=1, bytes_max=_BYTES,
+                directory=Path(scratch),
+            )  # fmt: skip
+            passes.sweep(0, 0, model.validation)
+            passes.held_out(1)
+            passes.close()
