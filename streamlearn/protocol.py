@@ -17,10 +17,12 @@ from streamlearn.errors import ProtocolError
 
 __all__ = [
     "GIVEN",
+    "MARKS",
     "NAME_BYTES_MAX",
     "NOTHING_LEFT",
     "WAIT",
     "Answer",
+    "AnyMark",
     "Claim",
     "Claimed",
     "Done",
@@ -42,6 +44,7 @@ __all__ = [
     "Pulled",
     "Push",
     "Pushed",
+    "RatingMark",
     "Register",
     "Reopen",
     "State",
@@ -105,6 +108,24 @@ class Mark(_Message, frozen=True, tag=1):
     prediction: float = 0.0
 
 
+class RatingMark(Mark, frozen=True, tag=2):
+    """A mark of a model with squared loss: ``loss`` and ``absolute_error`` are of ratings.
+
+    Attributes
+    ----------
+    absolute_error, label_square : float
+        Further sums: of weighted absolute errors and squares of labels, all passes.
+    """
+
+    absolute_error: float = 0.0
+    label_square: float = 0.0
+
+
+AnyMark: TypeAlias = Mark | RatingMark
+# By ``config.loss_of``: the marks that workers push.
+MARKS: Final[dict[str, type[AnyMark]]] = {"logistic": Mark, "squared": RatingMark}
+
+
 class Join(_Message, frozen=True, tag=10):
     """A worker takes part: reads of others wait for its clock from now on.
 
@@ -124,7 +145,7 @@ class Joined(_Message, frozen=True, tag=11):
 
     clock: Count
     incarnation: Count  # of the shard: new whenever it started
-    marks: Annotated[list[Mark], Meta(max_length=ENTRIES_MAX)]
+    marks: Annotated[list[AnyMark], Meta(max_length=ENTRIES_MAX)]
 
 
 class Leave(_Message, frozen=True, tag=12):
@@ -227,7 +248,7 @@ class Push(_Message, frozen=True, tag=22):
     coding: Count
     values: Column
     counts: Column
-    mark: Mark
+    mark: AnyMark
     lengths: Column = _EMPTY
     vectors: Column = _EMPTY
 
@@ -352,7 +373,7 @@ class StateIs(_Message, frozen=True, tag=51):
     lsn: int
     durable_lsn: int
     ready: bool
-    marks: Annotated[list[Mark], Meta(max_length=ENTRIES_MAX)]
+    marks: Annotated[list[AnyMark], Meta(max_length=ENTRIES_MAX)]
     clocks: Annotated[dict[str, int], Meta(max_length=ENTRIES_MAX)]
     figures: Annotated[dict[str, float], Meta(max_length=4096)]
 

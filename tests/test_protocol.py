@@ -35,6 +35,7 @@ from streamlearn.protocol import (
     Pulled,
     Push,
     Pushed,
+    RatingMark,
     Register,
     Reopen,
     State,
@@ -109,6 +110,30 @@ def test_message_there_and_back(message):
     assert decode(bytes(body)) == message
     assert decode(memoryview(body)) == message
     assert encode(decode(body)) == body
+
+
+def test_marks_of_ratings_travel_with_their_own_sums_and_others_as_before():
+    told = {name: getattr(MARK, name) for name in MARK.__struct_fields__}
+    rated = RatingMark(**told, absolute_error=7.5, label_square=-0.25)
+    messages = (
+        Joined(3, 4, [MARK, rated]),
+        StateIs(1, 2, 2, True, [rated], {}, {}),
+        msgspec.structs.replace(MESSAGES[6], mark=rated),
+    )
+    for message in messages:
+        assert decode(encode(message)) == message
+    assert [*_plain(MESSAGES[1])[3][0]] == [1, *told.values()]
+    assert [*_plain(messages[0])[3][1]] == [2, *told.values(), 7.5, -0.25]
+    wrong = [
+        [1, *told.values(), 7.5, -0.25],
+        [2, *told.values(), 7.5, -0.25, 0],
+        [2, *told.values(), "x"],
+    ]
+    for mark in wrong:
+        plain = _plain(messages[0])
+        plain[3] = [mark]
+        with pytest.raises(ProtocolError):
+            decode(msgspec.msgpack.encode(plain))
 
 
 def test_columns_are_views_of_the_body():

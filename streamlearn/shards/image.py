@@ -14,7 +14,7 @@ import numpy as np
 
 from streamlearn.errors import SnapshotError
 from streamlearn.messages import F32
-from streamlearn.protocol import Mark
+from streamlearn.protocol import AnyMark
 from streamlearn.shards.cut import Cut, Nothing, Part
 from streamlearn.shards.shard import Shard, ShardSpec
 from streamlearn.shards.snapshot import SnapshotReader, SnapshotWriter
@@ -52,7 +52,7 @@ class ImageMeta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         It is the state after this log record.
     minute : int
         By the last tick.
-    marks : list of Mark
+    marks : list of AnyMark
     clocks : dict
         As ``Clocks.state()`` gives them.
     features : int
@@ -65,7 +65,7 @@ class ImageMeta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shard: tuple[int, int]
     lsn: int
     minute: int
-    marks: list[Mark]
+    marks: list[AnyMark]
     clocks: dict[str, list[int]]
     features: int
     cursors: list[int]
