@@ -378,9 +378,10 @@ class StreamingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         learned, state = Learned.load(Path(path))
         kind = learned.model.job.model.kind
         if kind != cls._kind:
+            opener = _OPENED_BY.get(kind)
             raise ConfigError(
                 f"the model in {path} is of kind {kind}, but {cls.__name__} opens {cls._kind}",
-                hint=f"streamlearn.{_OPENED_BY[kind]}.load({str(path)!r})",
+                hint=f"streamlearn.{opener}.load({str(path)!r})" if opener else None,
             )
         self = cls(**settings_of(learned.model.job))
         self._adopt(learned)

@@ -172,7 +172,7 @@ def evaluate(call: Call) -> None:
     ),
 )
 def predict(call: Call) -> None:
-    """Write one probability a record, in the records' order."""
+    """Write one prediction a record, in the records' order."""
     node = wiring()
     directory: Path = call["directory"]
     resolved = resolve(call, directory)

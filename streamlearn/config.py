@@ -22,7 +22,7 @@ import msgspec
 
 from streamlearn.embeddings import Tiers
 from streamlearn.errors import ConfigError
-from streamlearn.kinds import MODELS, FmConfig, LrConfig, ModelConfig
+from streamlearn.kinds import MODELS, FmConfig, LrConfig, MfConfig, ModelConfig
 from streamlearn.sections import (
     ClusterConfig,
     ComputeConfig,
@@ -57,6 +57,7 @@ __all__ = [
     "HttpConfig",
     "JobConfig",
     "LrConfig",
+    "MfConfig",
     "ModelConfig",
     "OutputConfig",
     "Resolved",
@@ -67,6 +68,7 @@ __all__ = [
     "job_differences",
     "job_signature",
     "load_job",
+    "loss_of",
     "parse_size",
     "settings",
     "start_seconds",
@@ -176,6 +178,11 @@ def check_job(job: JobConfig) -> None:
         given = Given(setting.path, value, "default", "", text=False)
         convert(setting, given, _CHECKS.get(setting.path, _anything))
     _check_together(job)
+
+
+def loss_of(model: ModelConfig) -> str:
+    """Return what a model makes small: ``logistic`` (labels are 0 or 1), or ``squared`` (any)."""
+    return model.loss if isinstance(model, MfConfig) else "logistic"
 
 
 def job_signature(job: JobConfig) -> str:
@@ -425,6 +432,12 @@ def _check_together(job: JobConfig) -> None:
             hint="leave out one of the two",
         )
     _check_tiers(job.model)
+    if loss_of(job.model) == "squared" and job.source.negative_rate < 1:
+        raise ConfigError(
+            f"`source.negative_rate` is {job.source.negative_rate}, but of ratings "
+            '(`model.loss` is "squared") none is a negative',
+            hint="leave it out, or take --loss logistic where every label is 0 or 1",
+        )
     if tables.features_max and tables.features_min > tables.features_max:
         raise ConfigError(
             f"`tables.features_min` is {tables.features_min}, which is above "

@@ -49,11 +49,7 @@ def inspect(directory: Path, top: int) -> dict[str, Any]:
         "bad_records": model.counts.bad_records,
         **sizes(model),
         "intercept": model.solver.intercept,
-        **{
-            name: value
-            for name, value in model.validation.summary().items()
-            if name in {"logloss", "auc", "calibration", "normalized_entropy"}
-        },
+        **model.validation.headlines(model.validation.summary()),
         **({"dimensions": dimensions(model)} if model.has_embeddings else {}),
         "weights": strongest(model, top),
     }

@@ -39,9 +39,9 @@ from streamlearn.messages import (
 from streamlearn.model import Model, ModelCut, Progressed
 from streamlearn.notices import Notices
 from streamlearn.online.formats import Format
+from streamlearn.online.losses import new_validation
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
 from streamlearn.online.names import Sampler
-from streamlearn.online.validation import BinaryValidation
 from streamlearn.quarantine import Quarantine
 from streamlearn.shards.cut import Cut, Nothing
 from streamlearn.shards.table import ExactTable
@@ -68,9 +68,9 @@ class _Worker:
     def __init__(self, model: Model, fresh_names: bool, rows_max: int, nnz_max: int) -> None:
         self.scratch = model.solver.scratch(rows_max, nnz_max)
         self.sampler = Sampler(model.counts.examples) if fresh_names else None
-        self.validation = (
-            model.validation if fresh_names else BinaryValidation(model.job.output.window)
-        )
+        job = model.job
+        own = model.validation if fresh_names else None
+        self.validation = own or new_validation(job.model, job.output.window)
 
 
 class Learner:
@@ -578,7 +578,8 @@ class Learner:
         """Add the validation of the lanes beyond the first to the model's."""
         for worker in self._workers[1:]:
             self.model.validation.merge(worker.validation)
-            worker.validation = BinaryValidation(self.model.job.output.window)
+            job = self.model.job
+            worker.validation = new_validation(job.model, job.output.window)
 
     async def summary(self) -> dict[str, float]:
         """Return the validation's figures as they are between two minibatches."""

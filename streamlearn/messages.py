@@ -6,9 +6,9 @@ belongs to whoever holds the block until ``release()``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import NewType, TypeAlias
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, NewType, TypeAlias, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ __all__ = [
     "U64",
     "BadRecord",
     "Block",
+    "Judged",
     "Partition",
     "Position",
     "Progress",
@@ -167,6 +168,16 @@ class BadRecord:
     record: bytes
 
 
+class Judged(TypedDict):
+    """What progressive validation gives to :class:`Progress`."""
+
+    measure: str
+    loss: float
+    loss_window: float
+    baseline_loss: float
+    figures: Mapping[str, float]
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """Where a run is, as the progress view, ``/status`` and the metrics show it.
@@ -190,9 +201,13 @@ class Progress:
         Over the last few seconds.
     weight : float
         Sum of example weights.
-    loss, loss_window, baseline_loss, auc, auc_window, calibration, normalized_entropy : float
+    measure : str
+        What ``loss`` is: ``logloss``, or ``rmse`` where the model learns ratings.
+    loss, loss_window, baseline_loss : float
         Progressive validation, cumulative unless ``_window``; NaN where nothing is known yet.
-        ``loss`` is logloss.
+    figures : mapping of str to float
+        What else the model is judged by: ``auc``, ``auc_window``, ``calibration`` and
+        ``normalized_entropy``; of ratings ``mae`` and ``mae_window``. NaN as above.
     last_label, last_prediction : float
         Of the last example; NaN if none.
     last_features : int
@@ -214,15 +229,22 @@ class Progress:
     examples_per_second: float
     bytes_per_second: float
     weight: float
+    measure: str
     loss: float
     loss_window: float
     baseline_loss: float
-    auc: float
-    auc_window: float
-    calibration: float
-    normalized_entropy: float
+    figures: Mapping[str, float]
     last_label: float
     last_prediction: float
     last_features: int
     features: int
     event_seconds: float
+
+    def told(self) -> dict[str, Any]:
+        """Return all of it by name, the figures beside the rest and the loss by its own name, too.
+
+        As it is written in JSON lines, and served.
+        """
+        told = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "figures"}
+        own = {self.measure: self.loss, f"{self.measure}_window": self.loss_window}
+        return told | own | dict(self.figures)

@@ -19,7 +19,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
-    from streamlearn.online.validation import Totals
+    from streamlearn.online.totals import AnyTotals
     from streamlearn.shards.arena import Arena
 
 __all__ = ["METRICS", "STATES", "Metric", "Metrics", "metrics_table"]
@@ -71,9 +71,28 @@ LOSS_SUM = Metric(
     "counter",
     "Weighted sum of the loss of each example before it was learned.",
 )
-LABEL_SUM = Metric("label_sum_total", "counter", "Weighted sum of labels.")
+LABEL_SUM = Metric("label_sum_total", "counter", "Weighted sum of labels, where they are 0 or 1.")
 PREDICTION_SUM = Metric(
-    "prediction_sum_total", "counter", "Weighted sum of predictions before learning."
+    "prediction_sum_total",
+    "counter",
+    "Weighted sum of predictions before learning, where they are probabilities.",
+)
+ABSOLUTE_ERROR_SUM = Metric(
+    "progressive_absolute_error_sum_total",
+    "counter",
+    "Weighted sum of the absolute error of each rating before it was learned.",
+)
+RMSE = Metric(
+    "progressive_rmse",
+    "gauge",
+    "Root of the mean squared error of ratings before learning; span is run or window.",
+    ("span",),
+)
+MAE = Metric(
+    "progressive_mae",
+    "gauge",
+    "Mean absolute error of ratings before learning; span is run or window.",
+    ("span",),
 )
 AUC = Metric(
     "progressive_auc",
@@ -235,6 +254,9 @@ METRICS: Final[tuple[Metric, ...]] = tuple(
 )
 
 
+_FIGURES: Final = {"auc": AUC, "auc_error": AUC_ERROR, "rmse": RMSE, "mae": MAE}
+
+
 class Metrics:
     """Values of all metrics, on a registry of its own or its caller's.
 
@@ -283,16 +305,25 @@ class Metrics:
         for each in STATES:
             self.set(STATE, each == state, each)
 
-    def set_validation(self, totals: Totals, figures: Mapping[str, float]) -> None:
-        """Show progressive validation: its sums, and of ``summary()`` what no sums can tell."""
+    def set_validation(self, totals: AnyTotals, figures: Mapping[str, float]) -> None:
+        """Show progressive validation: its sums, and of ``summary()`` what it has."""
+        sums = totals._asdict()
         self.set(EXAMPLES, totals.examples)
         self.set(WEIGHT, totals.weight)
         self.set(LOSS_SUM, totals.loss)
-        self.set(LABEL_SUM, totals.label)
-        self.set(PREDICTION_SUM, totals.prediction)
-        for span, suffix in (("run", ""), ("window", "_window")):
-            self.set(AUC, figures["auc" + suffix], span)
-            self.set(AUC_ERROR, figures["auc_error" + suffix], span)
+        if "absolute_error" in sums:  # ratings may be negative: the sum of theirs is no counter
+            self.set(ABSOLUTE_ERROR_SUM, sums["absolute_error"])
+        else:
+            self.set(LABEL_SUM, totals.label)
+            self.set(PREDICTION_SUM, totals.prediction)
+        self.set_figures(figures)
+
+    def set_figures(self, figures: Mapping[str, float]) -> None:
+        """Show those figures of a validation's ``summary()`` that have a metric."""
+        for name, metric in _FIGURES.items():
+            for span, suffix in (("run", ""), ("window", "_window")):
+                if name + suffix in figures:
+                    self.set(metric, figures[name + suffix], span)
 
     def set_embeddings(self, arena: Arena | None) -> None:
         """Show the embeddings of a table, where it has some."""

@@ -25,9 +25,10 @@ from streamlearn.errors import (
     StreamlearnError,
 )
 from streamlearn.messages import F32, U64, Partition, Position
+from streamlearn.online.losses import new_validation
 from streamlearn.online.names import Names
+from streamlearn.online.progressive import Validation
 from streamlearn.online.solvers import Solver, new_solver
-from streamlearn.online.validation import BinaryValidation
 from streamlearn.shards.arena import Geometry
 from streamlearn.shards.cut import Cut, Part, Table
 from streamlearn.shards.image import read_parts, write_part
@@ -119,7 +120,7 @@ class Model:
     job: JobConfig
     table: Table
     solver: Solver
-    validation: BinaryValidation
+    validation: Validation
     names: Names
     positions: dict[str, Progressed] = field(default_factory=dict)
     counts: Counts = field(default_factory=Counts)
@@ -144,7 +145,7 @@ class Model:
             job=job,
             table=table,
             solver=new_solver(job.model, table, shared=job.compute.learn_lanes > 1),
-            validation=BinaryValidation(job.output.window),
+            validation=new_validation(job.model, job.output.window),
             names=Names(fields, max(1, job.output.names_max)),
         )
 

@@ -59,7 +59,7 @@ def evaluate(directory: Path, job: JobConfig, progress: ProgressSink) -> dict[st
 def predict(
     directory: Path, job: JobConfig, out: Callable[[Sequence[float]], None]
 ) -> dict[str, Any]:
-    """Hand the probability of each record to ``out``, in order; NaN for a bad record."""
+    """Hand the prediction of each record to ``out``, in order; NaN for a bad record."""
     return uvloop.run(score(directory, job, lambda _: None, out))
 
 
@@ -110,7 +110,7 @@ def gather(directory: Path) -> dict[str, Any]:
         gathered = gathering.gather(directory, None, of, now=time.time())
     finally:
         lock.release()
-    summary = gathered.model.validation.summary()
+    validation = gathered.model.validation
     return {
         "model": gathered.model.job.model.kind,
         "snapshot": gathered.path,
@@ -121,7 +121,7 @@ def gather(directory: Path) -> dict[str, Any]:
         "nonzeros": gathered.nonzeros,
         **({"embeddings": gathered.embeddings} if gathered.model.has_embeddings else {}),
         "whole": gathered.whole,
-        **{name: summary[name] for name in ("logloss", "auc", "calibration")},
+        **validation.headlines(validation.summary()),
         "notes": gathered.notes,
     }
 
@@ -129,14 +129,17 @@ def gather(directory: Path) -> dict[str, Any]:
 def snapshots(directory: Path) -> list[dict[str, Any]]:
     """List the snapshots of an output directory, oldest first."""
     rows = []
-    for row in listing(directory / "model"):
+    listed = listing(directory / "model")
+    summaries = [row["meta"].get("summary", {}) for row in listed]
+    measure = "rmse" if any("rmse" in summary for summary in summaries) else "logloss"
+    for row, summary in zip(listed, summaries, strict=True):
         meta = row["meta"]
         rows.append(
             {
                 "sequence": row["sequence"],
                 "bytes": row["bytes"],
                 "examples": meta.get("counts", {}).get("examples"),
-                "logloss": meta.get("summary", {}).get("logloss"),
+                measure: summary.get(measure),
                 "created_seconds": meta.get("created_seconds"),
                 "problem": row["problem"],
                 "path": row["path"],

@@ -12,7 +12,7 @@ import json
 import math
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -43,9 +43,35 @@ _RATE_SECONDS_MIN: Final = 2.0
 _HEADER: Final = (
     "average  since            example        example  current  current  current"
     "  event                                    lag or\n"
-    "loss     last             counter         weight    label  predict features"
-    "  time                records/s     MB/s      ETA     AUC\n"
+    "{loss:8} last             counter         weight    label  predict features"
+    "  time                records/s     MB/s      ETA {last:>7}\n"
 )
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """How the figures of one measure are shown.
+
+    Attributes
+    ----------
+    loss : str
+        The loss as a column's name.
+    column : tuple of str
+        Name and figure of the last column.
+    power : int
+        The loss is the root of this power of a mean.
+    """
+
+    loss: str
+    column: tuple[str, str]
+    power: int
+
+
+# By ``Progress.measure``.
+_SHOWN: Final = {
+    "logloss": _Shown("loss", ("AUC", "auc"), 1),
+    "rmse": _Shown("rmse", ("MAE", "mae"), 2),
+}
 
 _STATES_TOLD: Final = frozenset({"following", "draining", "failed"})
 
@@ -58,7 +84,7 @@ class Seen:
     ----------
     progress : Progress
     loss_since : float
-        Mean loss since the last line; NaN where nothing was learned since.
+        Loss since the last line; NaN where nothing was learned since.
     left_seconds : float
         Time left at the rate of the last half minute; NaN where the end or the rate is unknown.
     lag_seconds : float
@@ -206,7 +232,7 @@ class ProgressView:
 
     def _count_from(self, progress: Progress) -> None:
         if math.isfinite(progress.loss):
-            self._loss_sum, self._weight = progress.loss * progress.weight, progress.weight
+            self._loss_sum, self._weight = _loss_sum(progress), progress.weight
 
     def _seen(self, progress: Progress) -> Seen:
         weight = progress.weight - self._weight
@@ -214,7 +240,9 @@ class ProgressView:
         # a line that knew no loss yet (just resumed) leaves nothing to count from
         counted = self._shown is None or self._weight > 0
         if weight > 0 and counted:
-            since = (progress.loss * progress.weight - self._loss_sum) / weight
+            mean = (_loss_sum(progress) - self._loss_sum) / weight
+            # in this order a NaN passes
+            since = max(mean, 0.0) ** (1 / _SHOWN[progress.measure].power)
         lag = math.nan
         if progress.state == "following":
             lag = max(0.0, self._now() - progress.event_seconds)
@@ -251,10 +279,12 @@ class PlainLines:
 
     def show(self, seen: Seen) -> None:
         """Write a line, the first one under the columns' names."""
+        progress = seen.progress
+        shown = _SHOWN[progress.measure]
+        name, figure = shown.column
         if not self._headed:
             self._headed = True
-            self._write(_HEADER)
-        progress = seen.progress
+            self._write(_HEADER.format(loss=shown.loss, last=name))
         until = seen.lag_seconds if math.isfinite(seen.lag_seconds) else seen.left_seconds
         self._write(
             f"{_number(progress.loss, '8.6f'):8} {_number(seen.loss_since, '8.6f'):8} "
@@ -263,7 +293,7 @@ class PlainLines:
             f"{_number(progress.last_prediction, '.4f'):>8} {progress.last_features:>8d}  "
             f"{_moment(progress.event_seconds):19} {short_count(progress.examples_per_second):>9} "
             f"{_number(progress.bytes_per_second / 1e6, '.1f'):>8} {duration(until):>8} "
-            f"{_number(progress.auc, '.4f'):>7}\n"
+            f"{_number(progress.figures[figure], '.4f'):>7}\n"
         )
 
     def note(self, text: str) -> None:
@@ -275,7 +305,7 @@ class PlainLines:
 
 
 class JsonLines:
-    """Progress as JSON lines, for machines: the fields of Progress by name, NaN as null.
+    """Progress as JSON lines, for machines: what Progress tells, by name, NaN as null.
 
     Parameters
     ----------
@@ -291,7 +321,7 @@ class JsonLines:
     def show(self, seen: Seen) -> None:
         """Write one object."""
         told: dict[str, Any] = {"event": "progress"}
-        told |= {f.name: getattr(seen.progress, f.name) for f in fields(seen.progress)}
+        told |= seen.progress.told()
         told |= {
             "loss_since": seen.loss_since,
             "left_seconds": seen.left_seconds,
@@ -360,13 +390,7 @@ class LiveBoard:
             f"  examples    {progress.examples:,}{bad}   "
             f"{short_count(progress.features)} features   "
             f"{_number(progress.bytes_per_second / 1e6, '.1f')} MB/s",
-            f"  logloss     {_number(progress.loss, '.5f')}   "
-            f"window {_number(progress.loss_window, '.5f')}   "
-            f"best constant {_number(progress.baseline_loss, '.5f')}",
-            f"  AUC         {_number(progress.auc, '.4f')}   "
-            f"window {_number(progress.auc_window, '.4f')}",
-            f"  calibration {_number(progress.calibration, '.3f')}    "
-            f"normalized entropy {_number(progress.normalized_entropy, '.4f')}",
+            *(_ratings(progress) if progress.measure == "rmse" else _clicks(progress)),
             f"  last        {last}",
         ]
 
@@ -378,6 +402,41 @@ class LiveBoard:
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+
+def _clicks(progress: Progress) -> list[str]:
+    """Return the board's lines about predictions of clicks."""
+    figures = progress.figures
+    return [
+        f"  logloss     {_losses(progress)}",
+        f"  AUC         {_number(figures['auc'], '.4f')}   "
+        f"window {_number(figures['auc_window'], '.4f')}",
+        f"  calibration {_number(figures['calibration'], '.3f')}    "
+        f"normalized entropy {_number(figures['normalized_entropy'], '.4f')}",
+    ]
+
+
+def _ratings(progress: Progress) -> list[str]:
+    """Return the board's lines about predictions of ratings."""
+    figures = progress.figures
+    return [
+        f"  RMSE        {_losses(progress)}",
+        f"  MAE         {_number(figures['mae'], '.5f')}   "
+        f"window {_number(figures['mae_window'], '.5f')}",
+    ]
+
+
+def _losses(progress: Progress) -> str:
+    """Say the loss, that of the window, and that of the best constant."""
+    return (
+        f"{_number(progress.loss, '.5f')}   window {_number(progress.loss_window, '.5f')}   "
+        f"best constant {_number(progress.baseline_loss, '.5f')}"
+    )
+
+
+def _loss_sum(progress: Progress) -> float:
+    """Return the sum whose mean, or its root, the loss is."""
+    return float(progress.loss ** _SHOWN[progress.measure].power * progress.weight)
 
 
 def duration(seconds: float) -> str:

@@ -93,7 +93,7 @@ async def replay(
         There is no model, or nothing to replay.
     """
     job = with_lanes(job)
-    telemetry = Telemetry(time.monotonic, sink)
+    telemetry = Telemetry(time.monotonic, sink, job.model)
     path = directory / "bad_records.jsonl"
     lock = DirectoryLock(directory)
     try:

@@ -7,18 +7,17 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import msgspec
-import numpy as np
 
 from streamlearn.config import JobConfig
 from streamlearn.learner import Learner
-from streamlearn.messages import F32, Progress
+from streamlearn.messages import F32, F64, Progress
 from streamlearn.model import load
 from streamlearn.net.sources.uri import open_source
+from streamlearn.online.losses import new_validation
 from streamlearn.online.minibatch import Minibatch
-from streamlearn.online.validation import BinaryValidation
 from streamlearn.telemetry import Telemetry
 from streamlearn.training import (
     Started,
@@ -32,15 +31,6 @@ from streamlearn.training import (
 
 __all__ = ["score"]
 
-_ACCURACY: Final = (
-    "logloss",
-    "baseline_logloss",
-    "auc",
-    "auc_error",
-    "calibration",
-    "normalized_entropy",
-)
-
 
 async def score(
     directory: Path,
@@ -53,18 +43,19 @@ async def score(
     Parameters
     ----------
     out : callable or None
-        Receives the probability of each record in order, NaN for a bad one.
+        Receives the prediction of each record in order (a probability, or a rating), NaN for a bad
+        one.
     """
     compute = msgspec.structs.replace(job.compute, learn_lanes=1)
     job = with_lanes(msgspec.structs.replace(job, compute=compute))
-    telemetry = Telemetry(time.monotonic, sink)
+    telemetry = Telemetry(time.monotonic, sink, job.model)
     source = open_source(job.source)
     try:
         partitions = await source.partitions()
         format_, job = await prepare_format(job, source, partitions, labelled=out is None)
         model = await asyncio.to_thread(load, directory, job)
         await compile_kernels(job, format_, source, partitions, telemetry)
-        model.validation = BinaryValidation(job.output.window)
+        model.validation = new_validation(job.model, job.output.window)
         model.counts = type(model.counts)()
         learner = Learner(
             model,
@@ -74,7 +65,7 @@ async def score(
             cpu_clock=time.thread_time,
             tick=lambda: 0,
             teach=False,
-            on_scores=None if out is None else _printer(out),
+            on_scores=None if out is None else _printer(out, model.validation.predictions),
         )
         telemetry.attach(learner, source)
         for partition in partitions:
@@ -95,7 +86,7 @@ async def score(
     report = run_report(learner, started, telemetry)
     report.pop("examples_dropped", None)  # none is to teach anything
     if out is not None:  # of records that need no labels, nothing is known about these
-        for figure in _ACCURACY:
+        for figure in model.validation.reported:
             report.pop(figure, None)
     telemetry.tell("done")
     if (error := failed(learner)) is not None:
@@ -110,26 +101,25 @@ async def _show(telemetry: Telemetry, learner: Learner) -> None:
         telemetry.show()
 
 
-def _printer(out: Callable[[Sequence[float]], None]) -> Callable[[F32, Minibatch], None]:
+def _printer(
+    out: Callable[[Sequence[float]], None], predictions: Callable[[F32], F64]
+) -> Callable[[F32, Minibatch], None]:
     def on_scores(scores: F32, batch: Minibatch) -> None:
-        p = 1 / (1 + np.exp(-scores.astype(np.float64)))
-        if not batch.bad:
-            out(p.tolist())
-            return
-        out(list(_merged(p.tolist(), batch)))
+        predicted: list[float] = predictions(scores).tolist()
+        out(list(_merged(predicted, batch)) if batch.bad else predicted)
 
     return on_scores
 
 
-def _merged(probabilities: list[float], batch: Minibatch) -> Iterator[float]:
+def _merged(predictions: list[float], batch: Minibatch) -> Iterator[float]:
     """Yield the predictions of good records and NaN for bad ones, in the order of the records."""
     bad = iter(batch.bad_start[: batch.bad].tolist())
     coming = next(bad, math.inf)
-    for start, probability in zip(batch.lines[: batch.rows].tolist(), probabilities, strict=True):
+    for start, prediction in zip(batch.lines[: batch.rows].tolist(), predictions, strict=True):
         while coming < start:
             yield math.nan
             coming = next(bad, math.inf)
-        yield probability
+        yield prediction
     while coming < math.inf:
         yield math.nan
         coming = next(bad, math.inf)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client import CollectorRegistry
 
@@ -15,17 +15,16 @@ from streamlearn.messages import Partition, Progress
 from streamlearn.metrics import Metrics
 from streamlearn.model import Model
 from streamlearn.net.sources.objects import ObjectSource
+from streamlearn.online.losses import validation_of
 from streamlearn.shards.table import ExactTable
+
+if TYPE_CHECKING:
+    from streamlearn.config import ModelConfig
 
 __all__ = ["Telemetry"]
 
 # Progress shows rates over about this long.
 _RATE_SECONDS: Final = 5.0
-
-# Before the first figures are known.
-_UNKNOWN: Final = {
-    name + span: math.nan for name in ("auc", "auc_error") for span in ("", "_window")
-}
 
 
 class Telemetry:
@@ -37,9 +36,13 @@ class Telemetry:
         Monotonic seconds.
     sink : callable
         Receives every Progress.
+    model : ModelConfig
+        What is learned or scored.
     """
 
-    def __init__(self, clock: Callable[[], float], sink: Callable[[Progress], None]) -> None:
+    def __init__(
+        self, clock: Callable[[], float], sink: Callable[[Progress], None], model: ModelConfig
+    ) -> None:
         self.state = "compiling"
         self.detail = ""
         self.compile_seconds = 0.0
@@ -50,10 +53,12 @@ class Telemetry:
         self.partitions: dict[str, int] = {}  # stored bytes by partition name
         self.follows = False
         self.metrics = Metrics(CollectorRegistry(), __version__)
+        self._validation = validation_of(model)
         self._clock = clock
         self._sink = sink
         self._started = clock()
         self._recent: deque[tuple[float, int, int]] = deque()
+        self._learned = self._started  # when examples were last seen to have grown
         self._learner: Learner | None = None
         self._source: ObjectSource | None = None
         self.last: Progress = self._progress(math.nan)
@@ -75,6 +80,8 @@ class Telemetry:
         learner = self._learner
         if learner is not None:
             counts = learner.model.counts
+            if self._recent and counts.examples != self._recent[-1][1]:
+                self._learned = now
             self._recent.append((now, counts.examples, counts.bytes))
             while len(self._recent) > 2 and now - self._recent[0][0] > _RATE_SECONDS:
                 self._recent.popleft()
@@ -91,19 +98,23 @@ class Telemetry:
         self.partitions[partition.name] = size
 
     @property
+    def age_seconds(self) -> float:
+        """How long nothing has been learned, as exactly as progress is shown."""
+        return self._clock() - self._learned
+
+    @property
     def ready(self) -> tuple[bool, str]:
         """Whether the node is ready, and why (not)."""
         return self.state in {"learning", "following"}, self.detail or self.state
 
     def status(self) -> dict[str, Any]:
         """Return what ``/status`` shows."""
-        progress = {name: getattr(self.last, name) for name in Progress.__slots__}
         learner = self._learner
         return {
             "version": __version__,
             "state": self.state,
             "detail": self.detail,
-            "progress": progress,
+            "progress": self.last.told(),
             "validation": self.summary,
             "snapshot": self.snapshot,
             "positions": {
@@ -127,7 +138,6 @@ class Telemetry:
         learner = self._learner
         model = learner.model if learner else None
         examples_rate, bytes_rate = self._rates()
-        figures = self.summary
         label, score, features = learner.last if learner else (math.nan, math.nan, 0)
         done, total = self._bytes()
         return Progress(
@@ -142,16 +152,10 @@ class Telemetry:
             bytes_total=total,
             examples_per_second=examples_rate,
             bytes_per_second=bytes_rate,
-            weight=figures.get("weight", 0.0),
-            loss=figures.get("loss", math.nan),
-            loss_window=figures.get("loss_window", math.nan),
-            baseline_loss=figures.get("baseline_loss", math.nan),
-            auc=figures.get("auc", math.nan),
-            auc_window=figures.get("auc_window", math.nan),
-            calibration=figures.get("calibration", math.nan),
-            normalized_entropy=figures.get("normalized_entropy", math.nan),
+            weight=self.summary.get("weight", 0.0),
+            **self._validation.judged(self.summary),
             last_label=label,
-            last_prediction=_sigmoid(score),
+            last_prediction=self._validation.prediction(score),
             last_features=features,
             features=_features(model),
             event_seconds=math.nan,
@@ -175,7 +179,7 @@ class Telemetry:
         if learner is None:
             return
         model = learner.model
-        m.set_validation(model.validation.totals(), self.summary or _UNKNOWN)
+        m.set_validation(model.validation.totals(), self.summary)
         m.set(metrics.DROPPED, learner.notices.dropped)
         m.set(metrics.RECORDS, learner.records)
         m.set(metrics.BYTES, model.counts.bytes)
@@ -229,7 +233,3 @@ class Telemetry:
 
 def _features(model: Model | None) -> int:
     return model.table.features if model and isinstance(model.table, ExactTable) else 0
-
-
-def _sigmoid(score: float) -> float:
-    return 1 / (1 + math.exp(-max(-35.0, min(35.0, score)))) if score == score else math.nan

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-import numpy as np
 
 from streamlearn.compute.leftovers import few_arenas, give_back
 from streamlearn.config import JobConfig, start_seconds
@@ -72,7 +71,7 @@ class TrainingRun:
     def __init__(self, job: JobConfig, sink: Callable[[Progress], None]) -> None:
         self.job = with_lanes(job)
         self.directory = Path(job.output.dir)
-        self.telemetry = Telemetry(time.monotonic, sink)
+        self.telemetry = Telemetry(time.monotonic, sink, job.model)
         self.stopped_by: str | None = None
         self._ended_by: signal.Signals | None = None
         self._cut_started = 0.0
@@ -374,7 +373,7 @@ class Started:
 def run_report(learner: Learner, started: Started, telemetry: Telemetry) -> dict[str, Any]:
     """Make the report of a run: what was learned in all, and how fast this run was."""
     model = learner.model
-    counts, summary = model.counts, telemetry.summary
+    counts = model.counts
     seconds = max(started.seconds, 1e-9)
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return {
@@ -392,12 +391,7 @@ def run_report(learner: Learner, started: Started, telemetry: Telemetry) -> dict
         **({"examples_dropped": learner.notices.dropped} if model.has_embeddings else {}),
         "subsampled": counts.subsampled,
         "resumed_from": model.resumed_from,
-        "logloss": summary.get("logloss", np.nan),
-        "baseline_logloss": summary.get("baseline_loss", np.nan),
-        "auc": summary.get("auc", np.nan),
-        "auc_error": summary.get("auc_error", np.nan),
-        "calibration": summary.get("calibration", np.nan),
-        "normalized_entropy": summary.get("normalized_entropy", np.nan),
+        **model.validation.report(telemetry.summary),
         **{name: value for name, value in sizes(model).items() if name != "sparsity"},
     }
 

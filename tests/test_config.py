@@ -386,6 +386,10 @@ def test_a_job_made_in_python_is_checked_alike() -> None:
         ),
         (("model.kind=fm", "tables.kkt=0.1"), "`tables.kkt` is 0.1, but the sums of `model.rule`"),
         (("tables.kkt=0.1",), "`tables.kkt` is 0.1, but the sums of `model.rule` ftrl need every"),
+        (
+            ("model.kind=mf", "source.negative_rate=0.5"),
+            "`source.negative_rate` is 0.5, but of ratings",
+        ),
         (("tables.features_min=9", "tables.features_max=5"), "`tables.features_min` is 9, which"),
         (("cluster.certificate=a",), "`cluster.certificate` is given, but `cluster.key` is not"),
         (
@@ -416,6 +420,7 @@ def test_settings_that_go_together_are_taken() -> None:
     load_job(None, ["cluster.certificate=a", "cluster.key=b", "cluster.authority=c"])
     load_job(None, ["compute.lanes=2", "compute.shard_lanes=1"])
     load_job(None, ["compute.shard_lanes=3"])
+    load_job(None, ["model.kind=mf", "model.loss=logistic", "source.negative_rate=0.5"])
     load_job(None, ["compute.lanes=2", "compute.learn_lanes=4", "tables.index=hashed"])
 
 

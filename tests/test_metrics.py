@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from streamlearn import metrics as declared
 from streamlearn.config import FmConfig
 from streamlearn.metrics import METRICS, PREFIX, STATES, Metrics, metrics_table
+from streamlearn.online.rating_validation import RatingValidation
 from streamlearn.online.validation import BinaryValidation
 from streamlearn.shards.arena import Arena
 from streamlearn.shards.table import ExactTable
@@ -114,6 +115,34 @@ def test_loss_is_the_ratio_of_two_sums() -> None:
         "streamlearn_label_sum_total"
     ] == pytest.approx(figures["calibration"])
     assert seen["streamlearn_progressive_auc[window]"] == figures["auc_window"]
+    others = ("rmse", "mae", "absolute_error")
+    assert not [name for name in seen for other in others if other in name]
+
+
+def test_ratings_have_their_errors_and_nothing_of_clicks() -> None:
+    registry = CollectorRegistry()
+    metrics = Metrics(registry, "1")
+    validation = RatingValidation(100)
+    labels, scores = np.random.default_rng(0).normal(-1, 2, (2, 300)).astype(np.float32)
+    validation.update(scores, labels, np.full(300, 2, np.float32))
+    metrics.set_validation(validation.totals(), {})  # before anybody has asked for a summary
+    seen = samples(registry)
+    assert not [name for name in seen if name.startswith("streamlearn_progressive_rmse")]
+    figures = validation.summary()
+    metrics.set_validation(validation.totals(), figures)
+    seen = samples(registry)
+    weight = seen["streamlearn_example_weight_total"]
+    assert seen["streamlearn_progressive_loss_sum_total"] / weight == pytest.approx(
+        figures["rmse"] ** 2
+    )
+    errors = seen["streamlearn_progressive_absolute_error_sum_total"]
+    assert errors / weight == pytest.approx(figures["mae"])
+    for name in ("rmse", "mae"):
+        assert seen[f"streamlearn_progressive_{name}[run]"] == figures[name]
+        assert seen[f"streamlearn_progressive_{name}[window]"] == figures[f"{name}_window"]
+    others = ("label_sum", "prediction_sum", "progressive_auc")
+    assert not [name for name in seen for other in others if other in name]
+    assert not [name for name, value in seen.items() if np.isnan(value)]
 
 
 def test_embeddings_are_shown_where_there_are_some() -> None:

@@ -13,7 +13,9 @@ from streamlearn.errors import ConfigError, ObjectChangedError, SnapshotError
 from streamlearn.messages import Partition, Position
 from streamlearn.model import Model, ModelCut, Progressed, load, stored_job
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
+from streamlearn.online.rating_validation import RatingValidation
 from streamlearn.shards.cut import Nothing
+from streamlearn.shards.snapshot import listing
 from streamlearn.tables import embeddings_bytes_max, features_max
 
 TABLES = {
@@ -188,3 +190,15 @@ def test_the_limits_of_features_and_embeddings_fit_the_memory_together() -> None
     assert embeddings_bytes_max(fm) > 1 << 26
     given = JobConfig(model=FmConfig(), tables=TablesConfig(features_max=7, embeddings_bytes_max=9))
     assert (features_max(given), embeddings_bytes_max(given)) == (7, 9)
+
+
+def test_a_snapshot_with_the_validation_of_another_loss_is_refused(tmp_path: Path) -> None:
+    model = Model.new(job("exact"), ())
+    model.validation = RatingValidation(100)
+    labels = np.arange(5, dtype=np.float32)
+    model.validation.update(labels + 1, labels, np.ones(5, np.float32))
+    write(cut(model, tmp_path))
+    (row,) = listing(tmp_path / "model")
+    assert (row["meta"]["summary"]["rmse"], row["meta"]["summary"]["mae_window"]) == (1, 1)
+    with pytest.raises(SnapshotError, match="validation by logloss has no array 'histograms'"):
+        load(tmp_path)

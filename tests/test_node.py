@@ -71,6 +71,20 @@ def test_snapshots_are_listed_with_what_was_learned(tmp_path: Path) -> None:
     assert node.snapshots(tmp_path / "none") == []
 
 
+def test_snapshots_of_ratings_are_listed_with_their_rmse(monkeypatch: pytest.MonkeyPatch) -> None:
+    def listed(root: Path) -> list[dict[str, Any]]:
+        metas: list[dict[str, Any]] = [{}, {"summary": {"loss": 0.9, "rmse": 0.9, "mae": 0.7}}]
+        return [
+            {"sequence": n, "bytes": 5, "meta": meta, "problem": "", "path": root}
+            for n, meta in enumerate(metas)
+        ]
+
+    monkeypatch.setattr(node, "listing", listed)
+    rows = node.snapshots(Path("out"))
+    assert [row["rmse"] for row in rows] == [None, 0.9]
+    assert not [row for row in rows if "logloss" in row]
+
+
 def test_training_runs_in_a_thread_without_signals(tmp_path: Path) -> None:
     log = written(tmp_path / "a.tsv", text(clicks(100, 3)))
     pairs = [f"source.uri={log}", "source.format=criteo", f"output.dir={tmp_path / 'out'}"]

@@ -16,6 +16,7 @@ from streamlearn.progress import (
     LiveBoard,
     PlainLines,
     ProgressView,
+    Seen,
     Spacing,
     duration,
     short_count,
@@ -35,13 +36,11 @@ AT = Progress(
     examples_per_second=1_720_000.0,
     bytes_per_second=418e6,
     weight=1_000_000.0,
+    measure="logloss",
     loss=0.5,
     loss_window=0.48,
     baseline_loss=0.56,
-    auc=0.78125,
-    auc_window=0.79,
-    calibration=1.002,
-    normalized_entropy=0.9,
+    figures={"auc": 0.78125, "auc_window": 0.79, "calibration": 1.002, "normalized_entropy": 0.9},
     last_label=1.0,
     last_prediction=0.25,
     last_features=39,
@@ -52,10 +51,21 @@ UNKNOWN = replace(
     AT,
     bytes_total=-1,
     loss=math.nan,
-    auc=math.nan,
+    figures=dict.fromkeys(AT.figures, math.nan),
     last_label=math.nan,
     last_prediction=math.nan,
     event_seconds=math.nan,
+)
+RATINGS = replace(
+    AT,
+    measure="rmse",
+    loss=0.9,
+    loss_window=0.88,
+    baseline_loss=1.0625,
+    figures={"mae": 0.71875, "mae_window": 0.7},
+    last_label=4.5,
+    last_prediction=3.75,
+    last_features=2,
 )
 
 
@@ -85,6 +95,22 @@ def test_a_plain_line_has_vowpal_wabbits_columns_and_what_a_stream_adds() -> Non
         "  2026-11-01T00:00:00     1.72M    418.0        -  0.7812",
         "0.425000 0.400000         4000000      4000000.0   1.0000   0.2500       39"
         "  2026-11-01T00:00:00     1.72M    418.0       6s  0.7812",
+    ]
+
+
+def test_a_plain_line_of_ratings_has_rmse_and_mae() -> None:
+    # 4e6 ratings whose mean square is 0.9^2 for the first million, 0.6^2 for the others
+    rmse = math.sqrt((0.9**2 + 3 * 0.6**2) / 4)
+    later = replace(RATINGS, seconds=4.0, examples=4_000_000, weight=4e6, loss=rmse)
+    assert plain(RATINGS, later) == [
+        "average  since            example        example  current  current  current"
+        "  event                                    lag or",
+        "rmse     last             counter         weight    label  predict features"
+        "  time                records/s     MB/s      ETA     MAE",
+        "0.900000 0.900000         1000000      1000000.0   4.5000   3.7500        2"
+        "  2026-11-01T00:00:00     1.72M    418.0        -  0.7188",
+        "0.687386 0.600000         4000000      4000000.0   4.5000   3.7500        2"
+        "  2026-11-01T00:00:00     1.72M    418.0        -  0.7188",
     ]
 
 
@@ -201,6 +227,38 @@ def test_json_lines_have_the_fields_by_name_and_null_for_nan() -> None:
     assert progress["examples"] == 1_000_000
     assert progress["loss"] is None
     assert progress["left_seconds"] is None
+
+
+@pytest.mark.parametrize(
+    ("progress", "has", "has_not"),
+    [
+        (AT, {"logloss", "auc", "calibration", "normalized_entropy"}, {"rmse", "mae"}),
+        (RATINGS, {"rmse", "rmse_window", "mae", "mae_window"}, {"logloss", "auc", "calibration"}),
+    ],
+    ids=["clicks", "ratings"],
+)
+def test_json_lines_have_the_figures_of_the_loss_and_no_others(
+    progress: Progress, has: set[str], has_not: set[str]
+) -> None:
+    out = io.StringIO()
+    view = ProgressView(JsonLines(out.write), Spacing(), lambda: NOW)
+    view(progress)
+    view.close()
+    told = json.loads(out.getvalue())
+    assert has <= told.keys()
+    assert not told.keys() & (has_not | {"figures"})
+    assert told[progress.measure] == told["loss"] == progress.loss
+    assert None not in [told[name] for name in has]
+
+
+def test_the_board_of_ratings_says_rmse_and_mae() -> None:
+    board = LiveBoard(Console(file=io.StringIO()))
+    seen = Seen(RATINGS, math.nan, math.nan, math.nan)
+    assert board.lines(seen)[3:] == [
+        "  RMSE        0.90000   window 0.88000   best constant 1.06250",
+        "  MAE         0.71875   window 0.70000",
+        "  last        label 4.5, predicted 3.7500, 2 features, 2026-11-01T00:00:00 UTC",
+    ]
 
 
 def test_the_board_says_state_share_and_measures() -> None:

@@ -104,3 +104,14 @@ def test_a_table_has_a_dash_where_a_row_lacks_a_column() -> None:
         "  model/1         10",
         "  model/22         -",
     ]
+
+
+def test_ratings_read_as_ratings() -> None:
+    report = {"model": "mf", "examples": 90_570, "baseline_rmse": 1.12, "mae": 0.75, "rmse": 0.95}
+    assert report_text(report).splitlines() == [
+        "model          mf",
+        "examples       90,570",
+        "RMSE           0.95000",
+        "MAE            0.75000",
+        "best constant  1.12000",
+    ]

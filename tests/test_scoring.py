@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -9,6 +10,11 @@ import numpy as np
 import pytest
 
 from streamlearn.model import load
+from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
+from streamlearn.online.progressive import Validation
+from streamlearn.online.rating_validation import RatingValidation
+from streamlearn.online.validation import BinaryValidation
+from streamlearn.scoring import _printer
 from tests.click_log import BAD, clicks, text, written
 from tests.reference import criteo, fm
 from tests.runs import run, settings, spawn
@@ -133,6 +139,30 @@ def test_predict_needs_no_labels_of_delimited_records(tmp_path: Path) -> None:
     assert len(asked.stdout.splitlines()) == 50
     assert asked.stdout == run("predict", out, head).stdout
     assert "logloss " not in asked.stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        (BinaryValidation, [1 / (1 + math.e**0.5), 0.5, 1 / (1 + math.e**-3)]),
+        (RatingValidation, [-0.5, 0.0, 3.0]),
+    ],
+)
+def test_a_prediction_is_what_the_models_loss_makes_of_a_score(
+    kind: type[Validation], expected: list[float]
+) -> None:
+    told: list[float] = []
+    batch = Minibatch(4, FEATURES_PER_RECORD_MAX, has_values=False)
+    printed = _printer(told.extend, kind.predictions)
+    scores = np.array([-0.5, 0, 3], np.float32)
+    batch.state[0] = 3
+    printed(scores, batch)
+    assert told == pytest.approx(expected)
+    told.clear()
+    batch.lines[:3] = [0, 20, 30]
+    batch.bad_start[:2], batch.state[2] = [10, 40], 2
+    printed(scores, batch)
+    assert told == pytest.approx([expected[0], math.nan, *expected[1:], math.nan], nan_ok=True)
 
 
 def test_predict_reads_a_pipe_and_writes_to_stdout(model: Path) -> None:

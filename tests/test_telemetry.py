@@ -12,7 +12,7 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from streamlearn import node
-from streamlearn.config import load_job
+from streamlearn.config import LrConfig, MfConfig, load_job
 from streamlearn.messages import Progress
 from streamlearn.telemetry import Telemetry
 from tests.click_log import BAD, clicks, text, written
@@ -120,12 +120,30 @@ def test_a_view_that_breaks_does_not_end_the_run() -> None:
             raise BrokenPipeError
         shown.append(progress)
 
-    telemetry = Telemetry(lambda: 1.0, sink)
+    telemetry = Telemetry(lambda: 1.0, sink, LrConfig())
     for state in ("compiling", "learning", "done"):
         telemetry.tell(state)
     assert [one.state for one in shown] == ["compiling"]
     assert telemetry.state == "done"
     assert telemetry.ready == (False, "done")
+
+
+def test_progress_has_the_figures_of_the_models_loss() -> None:
+    for model, measure, figures in (
+        (LrConfig(), "logloss", ["auc", "auc_window", "calibration", "normalized_entropy"]),
+        (MfConfig(), "rmse", ["mae", "mae_window"]),
+        (MfConfig(loss="logistic"), "logloss", None),
+    ):
+        telemetry = Telemetry(lambda: 1.0, lambda _: None, model)
+        telemetry.summary = {"loss": 0.5, "loss_window": 0.25, "baseline_loss": 1.0, "weight": 3.0}
+        telemetry.show()
+        last = telemetry.last
+        assert (last.measure, last.loss, last.loss_window) == (measure, 0.5, 0.25)
+        assert (last.baseline_loss, last.weight) == (1.0, 3.0)
+        assert figures is None or list(last.figures) == figures
+        told = telemetry.status()["progress"]
+        assert told[measure] == 0.5
+        assert ("auc" in told) == (measure == "logloss")
 
 
 def test_progress_counts_all_bytes_of_what_is_read(tmp_path: Path) -> None:

@@ -9,13 +9,18 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 import zstandard
 
-from streamlearn.model import load
+from streamlearn import training
+from streamlearn.config import JobConfig, LrConfig, MfConfig, ModelConfig
+from streamlearn.model import Counts, load
+from streamlearn.online.losses import new_validation
 from streamlearn.shards import manifest as manifests
 from streamlearn.shards.snapshot import listing
 from tests.click_log import BAD, clicks, gzipped, spoiled, text, written
@@ -667,3 +672,44 @@ def test_a_full_table_stops_with_a_snapshot_of_what_was_learned(tmp_path: Path) 
     assert whole.report["examples"] == 3_000
     assert train(log, "--out", tmp_path / "other").code == 0
     assert load(out).digest() == load(tmp_path / "other").digest()
+
+
+@pytest.mark.parametrize(
+    ("model", "keys"),
+    [
+        (
+            LrConfig(),
+            [
+                "logloss",
+                "baseline_logloss",
+                "auc",
+                "auc_error",
+                "calibration",
+                "normalized_entropy",
+            ],
+        ),
+        (MfConfig(), ["rmse", "mae", "baseline_rmse"]),
+    ],
+    ids=["clicks", "ratings"],
+)
+def test_a_report_has_the_figures_of_the_models_loss_and_no_others(
+    monkeypatch: pytest.MonkeyPatch, model: ModelConfig, keys: list[str]
+) -> None:
+    validation = new_validation(model, 100)
+    labels, scores = np.array([[0, 1, 1, 0], [0.25, 0.5, 0.75, -1]], np.float32)
+    validation.update(scores, labels, np.ones(4, np.float32))
+    learned: Any = SimpleNamespace(
+        job=JobConfig(model=model), validation=validation, counts=Counts(examples=4),
+        has_embeddings=False, resumed_from=None,
+    )  # fmt: skip
+    monkeypatch.setattr(training, "sizes", lambda _: {"features": 2, "sparsity": 0.5})
+    telemetry: Any = SimpleNamespace(summary=validation.summary(), compile_seconds=0.0)
+    report = training.run_report(
+        SimpleNamespace(model=learned),
+        training.Started(learned),
+        telemetry,  # type: ignore[arg-type]
+    )
+    every = {"logloss", "baseline_logloss", "auc", "auc_error", "calibration"}
+    every |= {"normalized_entropy", "rmse", "mae", "baseline_rmse"}
+    assert every & report.keys() == set(keys)
+    assert np.isfinite([report[key] for key in keys]).all()

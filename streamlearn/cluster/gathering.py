@@ -23,8 +23,10 @@ from streamlearn.errors import SnapshotError, StreamlearnError
 from streamlearn.messages import Position
 from streamlearn.model import Counts, Model, ModelCut, Progressed
 from streamlearn.online.formats import Described
+from streamlearn.online.losses import new_validation, validation_of
 from streamlearn.online.names import Names
-from streamlearn.online.validation import BinaryValidation, Totals
+from streamlearn.online.progressive import Validation
+from streamlearn.online.totals import AnyTotals
 from streamlearn.protocol import Mark
 from streamlearn.quarantine import merge_quarantines
 from streamlearn.shards.arena import dims_of, sliced
@@ -112,8 +114,8 @@ def gather(
         names = _merged_names(workers, max(1, job.output.names_max))
         model = Model.new(job, names.fields)
         model.names = names
-        totals = totals_of(shards.marks)
-        model.validation = _merged_validation(workers, job.output.window, totals)
+        model.validation = _merged_validation(workers, job)
+        model.validation.set_totals(totals_of(job, shards.marks))
         model.counts = counts_of(shards.marks)
         model.counts.seconds, model.counts.cpu_seconds = seconds, cpu_seconds
         model.epoch, model.positions = _positions(shards.marks)
@@ -139,15 +141,10 @@ def counts_of(marks: Sequence[Mark]) -> Counts:
     )
 
 
-def totals_of(marks: Sequence[Mark]) -> Totals:
+def totals_of(job: JobConfig, marks: Sequence[Mark]) -> AnyTotals:
     """Return the sums of progressive validation that marks say: each example counted once."""
-    return Totals(
-        loss=sum(mark.loss for mark in marks),
-        label=sum(mark.label for mark in marks),
-        prediction=sum(mark.prediction for mark in marks),
-        weight=sum(mark.weight for mark in marks),
-        examples=sum(mark.examples for mark in marks),
-    )
+    kind = validation_of(job.model).totals_type
+    return kind._make(sum(getattr(mark, name) for mark in marks) for name in kind._fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,24 +194,21 @@ def _merged_names(workers: Sequence[_Worker], names_max: int) -> Names:
     return merged
 
 
-def _merged_validation(workers: Sequence[_Worker], window: int, totals: Totals) -> BinaryValidation:
-    """Return the workers' validations as one, its sums over all examples those of the shards.
+def _merged_validation(workers: Sequence[_Worker], job: JobConfig) -> Validation:
+    """Return the workers' validations as one, whose sums are not yet those of the shards.
 
     A worker that died has scored some minibatches that were never applied, and another has scored
-    them again: the histogram, which ranks predictions, may hold an example twice; the sums do not.
+    them again: the histogram, which ranks predictions, may hold an example twice; what marks say
+    does not.
     """
-    merged = BinaryValidation(window)
+    merged = new_validation(job.model, job.output.window)
     for number, worker in enumerate(workers):
-        one = BinaryValidation(window)
+        one = new_validation(job.model, job.output.window)
         one.restore(worker.part("validation."))
         if number:
             merged.merge(one)
         else:
             merged = one
-    state = merged.state()
-    sums = state["sums"].reshape(-1, len(Totals._fields))
-    sums[0] += np.array(totals) - sums.sum(axis=0)  # row 0 is what has left the window
-    merged.restore(state)
     return merged
 
 

@@ -6,8 +6,8 @@ within moments of one another, so the one that is least far speaks for all.
 
 Of a shard's ``/status``, ``totals`` (sums over its marks) and ``figures`` (``features``,
 ``table_bytes``, ``embeddings_bytes``, ``embeddings_refused``) are read; of a worker's ``histogram``
-(of predictions), ``validation`` (its figures), ``last`` (label, score and features of the last
-example), ``source_bytes`` and ``examples_dropped``.
+(of predictions of clicks), ``validation`` (its figures), ``last`` (label, score and features of the
+last example), ``source_bytes`` and ``examples_dropped``.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from typing import Any, Final
 
 import numpy as np
 
+from streamlearn.config import ModelConfig
 from streamlearn.messages import F64, Progress
-from streamlearn.online.validation import BINS, Totals, auc_of
+from streamlearn.online.losses import validation_of
+from streamlearn.online.rating_validation import RatingValidation
+from streamlearn.online.validation import BINS, auc_of
 
 __all__ = ["Overview"]
 
 # Rates are over about this long.
 _RATE_SECONDS: Final = 5.0
-_SUMS: Final = (
-    *("examples", "bad_records", "subsampled", "bytes", "stored_bytes"),
-    *("weight", "loss", "label", "prediction"),
-)
+_COUNTS: Final = ("bad_records", "subsampled", "bytes", "stored_bytes")
 
 Said = Mapping[str, Any]
 
@@ -39,16 +39,21 @@ class Overview:
 
     Parameters
     ----------
-    epochs : int
-        Passes over the source.
+    model : ModelConfig
+        What is learned.
 
     Attributes
     ----------
     last : Progress
+    summary : dict
+        Figures of progressive validation, by the names that a validation's summary has.
     """
 
-    def __init__(self, epochs: int = 1) -> None:
-        self._epochs = epochs
+    def __init__(self, model: ModelConfig) -> None:
+        self._epochs = model.epochs
+        self._validation = validation_of(model)
+        self._sums = self._validation.totals_type._fields
+        self.summary: dict[str, float] = {}
         self._shards: dict[str, Said] = {}
         self._workers: dict[str, Said] = {}
         self._recent: deque[tuple[float, int, int]] = deque()
@@ -73,19 +78,17 @@ class Overview:
             Since the start; the clock behind rates.
         """
         sums = self._least()
-        totals = Totals(
-            sums["loss"], sums["label"], sums["prediction"], sums["weight"], int(sums["examples"])
-        )
+        totals = self._validation.totals_of(np.array([sums[name] for name in self._sums]))
         examples, plain = totals.examples, int(sums["bytes"])
         self._recent.append((seconds, examples, plain))
         while len(self._recent) > 2 and seconds - self._recent[0][0] > _RATE_SECONDS:
             self._recent.popleft()
         before, examples_before, plain_before = self._recent[0]
         span = seconds - before
-        workers = list(self._workers.values())
-        views = [_part(said, "validation") for said in workers]
+        self.summary = totals.figures() | self._told_by_workers()
         label, score, width = self._last_example()
         # each worker lists the whole source
+        workers = self._workers.values()
         size = max((_number(said, "source_bytes", -1) for said in workers), default=-1)
         self.last = Progress(
             state=state,
@@ -100,15 +103,9 @@ class Overview:
             examples_per_second=(examples - examples_before) / span if span > 0 else 0.0,
             bytes_per_second=(plain - plain_before) / span if span > 0 else 0.0,
             weight=totals.weight,
-            loss=totals.logloss,
-            loss_window=_pooled(views, "loss_window"),
-            baseline_loss=totals.baseline_loss,
-            auc=self._auc(),
-            auc_window=_number(views[0], "auc_window") if len(views) == 1 else math.nan,
-            calibration=totals.calibration,
-            normalized_entropy=totals.normalized_entropy,
+            **self._validation.judged(self.summary),
             last_label=label,
-            last_prediction=_sigmoid(score),
+            last_prediction=self._validation.prediction(score),
             last_features=int(width),
             features=self._figure("features"),
             event_seconds=math.nan,
@@ -150,11 +147,22 @@ class Overview:
 
     def _least(self) -> Mapping[str, float]:
         told = [
-            {name: _number(_part(said, "totals"), name, 0.0) for name in _SUMS}
+            {name: _number(_part(said, "totals"), name, 0.0) for name in (*_COUNTS, *self._sums)}
             for said in self._shards.values()
         ]
-        nothing = dict.fromkeys(_SUMS, 0.0)
+        nothing = dict.fromkeys((*_COUNTS, *self._sums), 0.0)
         return min(told, key=lambda sums: sums["examples"], default=nothing)
+
+    def _told_by_workers(self) -> dict[str, float]:
+        """Return the figures that the shards' sums do not tell."""
+        views = [_part(said, "validation") for said in self._workers.values()]
+        if self._validation is RatingValidation:
+            rmse, mae = _pooled(views, "rmse_window", power=2), _pooled(views, "mae_window")
+            return {"loss_window": rmse, "rmse_window": rmse, "mae_window": mae}
+        told = {"loss_window": _pooled(views, "loss_window"), "auc": self._auc()}
+        if len(views) == 1:
+            told["auc_window"] = _number(views[0], "auc_window")
+        return told
 
     def _auc(self) -> float:
         histogram = np.zeros(2 * BINS)
@@ -180,11 +188,7 @@ def _number(said: Said, name: str, default: float = math.nan) -> float:
     return float(value) if isinstance(value, int | float) else default  # JSON has null for NaN
 
 
-def _pooled(views: Sequence[Said], name: str) -> float:
-    """Return the mean of a figure over workers; their windows are of one length."""
-    values = [value for view in views if not math.isnan(value := _number(view, name))]
-    return sum(values) / len(values) if values else math.nan
-
-
-def _sigmoid(score: float) -> float:
-    return 1 / (1 + math.exp(-max(-35.0, min(35.0, score)))) if score == score else math.nan
+def _pooled(views: Sequence[Said], name: str, power: int = 1) -> float:
+    """Return the mean of a figure over workers, by this power; their windows are of one length."""
+    values = [value**power for view in views if not math.isnan(value := _number(view, name))]
+    return (sum(values) / len(values)) ** (1 / power) if values else math.nan

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import numpy as np
 
 from streamlearn import columns
@@ -18,8 +19,9 @@ from streamlearn.config import JobConfig
 from streamlearn.messages import F32
 from streamlearn.online.localized import Localized, Localizer
 from streamlearn.online.minibatch import Minibatch
+from streamlearn.online.progressive import Validation
 from streamlearn.online.steps import Values, new_step
-from streamlearn.online.validation import BinaryValidation, Totals
+from streamlearn.online.totals import AnyTotals
 from streamlearn.protocol import Mark, Pulled
 from streamlearn.residuals import VectorResiduals
 
@@ -138,7 +140,7 @@ class Stepper:
     job : JobConfig
     rows_max : int
         Examples of a minibatch.
-    validation : BinaryValidation
+    validation : Validation
         Told of every example before it teaches.
 
     Attributes
@@ -149,7 +151,7 @@ class Stepper:
         Examples whose score was not finite, of which nothing was learned.
     """
 
-    def __init__(self, job: JobConfig, rows_max: int, validation: BinaryValidation) -> None:
+    def __init__(self, job: JobConfig, rows_max: int, validation: Validation) -> None:
         self.last: tuple[float, float, int] = (np.nan, np.nan, 0)
         self.validation = validation
         self.dropped = 0
@@ -170,7 +172,7 @@ class Stepper:
 
     def step(
         self, prepared: Prepared, pulled: Sequence[Pulled], seed: int, counts: bool
-    ) -> tuple[list[Pushed], Totals]:
+    ) -> tuple[list[Pushed], AnyTotals]:
         """Score and learn a minibatch.
 
         Parameters
@@ -186,7 +188,7 @@ class Stepper:
         -------
         list of Pushed
             By shard.
-        Totals
+        AnyTotals
             Of the minibatch's examples.
 
         Raises
@@ -197,7 +199,7 @@ class Stepper:
         batch, localized = prepared.cut.batch, prepared.buffers.localized
         taken = self._decode(prepared, pulled)
         weights = taken.weights
-        before = self.validation.totals()
+        before = self.validation.sums()
         rows = batch.rows
         vectors = _NO_VECTORS
         if rows:
@@ -239,14 +241,7 @@ class Stepper:
             )
         if decoded is not None and self._residuals is not None and len(keys):
             self._residuals.keep(keys, wanted, decoded)
-        after = self.validation.totals()
-        return pushed, Totals(
-            after.loss - before.loss,
-            after.label - before.label,
-            after.prediction - before.prediction,
-            after.weight - before.weight,
-            after.examples - before.examples,
-        )
+        return pushed, self.validation.totals_of(self.validation.sums() - before)
 
     def try_out(self, batch: Minibatch, localized: Localized) -> None:
         """Step a minibatch with weights of zero, so that kernels are there when they are needed."""
@@ -317,29 +312,24 @@ class Stepper:
         return Values(weights, dims, vectors)
 
 
-def marked(before: Mark, cut: Cut, totals: Totals, stored_bytes: int) -> Mark:
+def marked(before: Mark, cut: Cut, totals: AnyTotals, stored_bytes: int) -> Mark:
     """Return where a partition stands once a minibatch is applied.
 
     Parameters
     ----------
     before : Mark
-        Where it stood, in the same pass.
+        Where it stood, in the same pass; of the kind that has the sums of ``totals``.
     """
-    return Mark(
-        before.partition,
-        before.version,
-        before.epoch,
-        before.sequence + 1,
-        cut.offset,
-        cut.records,
-        cut.done,
-        before.examples + totals.examples,
-        before.bad_records + len(cut.bad),
-        before.subsampled + int(cut.batch.state[4]),
-        before.bytes + max(0, cut.offset - before.offset),
-        before.stored_bytes + stored_bytes,
-        before.weight + totals.weight,
-        before.loss + totals.loss,
-        before.label + totals.label,
-        before.prediction + totals.prediction,
+    sums = {name: getattr(before, name) + more for name, more in totals._asdict().items()}
+    return msgspec.structs.replace(
+        before,
+        sequence=before.sequence + 1,
+        offset=cut.offset,
+        records=cut.records,
+        done=cut.done,
+        bad_records=before.bad_records + len(cut.bad),
+        subsampled=before.subsampled + int(cut.batch.state[4]),
+        bytes=before.bytes + max(0, cut.offset - before.offset),
+        stored_bytes=before.stored_bytes + stored_bytes,
+        **sums,
     )

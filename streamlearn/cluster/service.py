@@ -14,8 +14,10 @@ from typing import Any, Final, Protocol
 
 from streamlearn import columns
 from streamlearn.cluster.feeding import Feeds
+from streamlearn.config import loss_of
 from streamlearn.errors import ColumnError, LogError, RefusedError
 from streamlearn.protocol import (
+    MARKS,
     Answer,
     Claim,
     Done,
@@ -355,6 +357,8 @@ class Service:
         shard = self.shard
         if push.table != 0:
             raise RefusedError(f"there is no table {push.table}", code="unknown")
+        if type(push.mark) is not MARKS[loss_of(shard.spec.job.model)]:
+            raise RefusedError("the mark is of a model with another loss", code="invalid")
         verdict = shard.verdict(push.mark)
         self._under_way.get(push.incarnation, set()).discard(push.clock)
         if verdict == "duplicate":

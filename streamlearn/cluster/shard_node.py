@@ -19,11 +19,12 @@ from streamlearn.cluster.daemon import Daemon, lanes, load_secrets, place_of, sh
 from streamlearn.cluster.roles import ShardOptions
 from streamlearn.cluster.shard_host import ShardHost
 from streamlearn.compute.leftovers import few_arenas, give_back
-from streamlearn.config import JobConfig, job_signature
+from streamlearn.config import JobConfig, job_signature, loss_of
 from streamlearn.errors import StreamlearnError
 from streamlearn.metrics import Metrics
 from streamlearn.net.limits import Limits
-from streamlearn.protocol import Mark, Push
+from streamlearn.online.losses import validation_of
+from streamlearn.protocol import MARKS, Push
 from streamlearn.shards.cut import Cut
 from streamlearn.shards.directory import DirectoryLock
 from streamlearn.shards.recovery import SNAPSHOTS
@@ -62,7 +63,7 @@ def warm_up_shard(spec: ShardSpec) -> None:
     for sequence in (1, 2):
         push = Push(
             0, "", 0, 0, 0, 0, 64, column.data, columns.FLOAT32, values.data, counts.data,
-            Mark("", "", 0, sequence, 0, 0),
+            MARKS[loss_of(spec.job.model)]("", "", 0, sequence, 0, 0),
         )  # fmt: skip
         located = shard.locate(keys)
         shard.values(located)
@@ -89,6 +90,7 @@ class ShardNode:
         self.spec = spec_of(job, options.index, options.of)
         self.host: ShardHost | None = None
         self.compile_seconds = 0.0
+        self._sums = validation_of(job.model).totals_type._fields
         self._daemon: Daemon | None = None
         self._uploads: set[asyncio.Task[None]] = set()
 
@@ -203,13 +205,9 @@ class ShardNode:
         if host is None or host.service is None:
             return told
         shard = host.service.shard
-        totals: dict[str, float] = {}
-        for mark in list(shard.marks.values()):
-            for name in (
-                *("examples", "bad_records", "subsampled", "bytes", "stored_bytes"),
-                *("weight", "loss", "label", "prediction"),
-            ):
-                totals[name] = totals.get(name, 0) + getattr(mark, name)
+        marks = list(shard.marks.values())
+        sums = ("bad_records", "subsampled", "bytes", "stored_bytes", *self._sums)
+        totals = {name: sum(getattr(mark, name) for mark in marks) for name in sums if marks}
         return told | {
             "lsn": shard.lsn,
             "figures": host.service.figures(),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -36,6 +35,7 @@ from streamlearn.metrics import Metrics
 from streamlearn.model import Counts
 from streamlearn.net.asking import Asking
 from streamlearn.net.http import HttpServer
+from streamlearn.online.losses import validation_of
 from streamlearn.report import report_json
 from streamlearn.shards.directory import DirectoryLock
 from streamlearn.signals import taken
@@ -110,7 +110,7 @@ class Supervisor:
         self._engine = engine
         self._sink = sink
         self._times = Times()
-        self._overview = Overview(job.model.epochs)
+        self._overview = Overview(job.model)
         self._metrics = Metrics(CollectorRegistry(), __version__)
         self._metrics.on_scrape(self._read)
         self._asking = asking
@@ -454,7 +454,7 @@ class Supervisor:
             "version": __version__,
             "state": self._state,
             "detail": self._detail,
-            "progress": {name: getattr(last, name) for name in Progress.__slots__},
+            "progress": last.told(),
             "processes": {
                 name: {
                     "role": one.process.role,
@@ -480,7 +480,7 @@ class Supervisor:
             self._metrics.set(metrics.EMBEDDINGS_BYTES, self._overview.embeddings_bytes)
             self._metrics.set(metrics.EMBEDDINGS_REFUSED, self._overview.embeddings_refused)
             self._metrics.set(metrics.DROPPED, self._overview.examples_dropped)
-        self._metrics.set(metrics.AUC, last.auc, "run")
+        self._metrics.set_figures(self._overview.summary)
 
     # ---------------------------------------------------------------- the end
 
@@ -502,7 +502,7 @@ class Supervisor:
     def _report(self, gathered: Gathered | None) -> dict[str, Any]:
         """Say what was learned in all, and how fast this run was; keys as ``train`` has them."""
         last, times = self._overview.last, self._times
-        summary = gathered.model.validation.summary() if gathered else {}
+        summary = gathered.model.validation.summary() if gathered else self._overview.summary
         counts = _counts(gathered.model.counts if gathered else None, last)
         seconds = max(times.learning_seconds, 1e-9)
         return {
@@ -516,12 +516,7 @@ class Supervisor:
             "process_cpu_seconds": times.children_seconds() + time.process_time(),
             "peak_rss_bytes": self._peak_rss_bytes,
             "resumed_from": self._resumed_from,
-            "logloss": summary.get("logloss", last.loss),
-            "baseline_logloss": summary.get("baseline_loss", last.baseline_loss),
-            "auc": summary.get("auc", last.auc),
-            "auc_error": summary.get("auc_error", math.nan),
-            "calibration": summary.get("calibration", last.calibration),
-            "normalized_entropy": summary.get("normalized_entropy", last.normalized_entropy),
+            **validation_of(self.job.model).report(summary),
             "features": gathered.features if gathered else last.features,
             "nonzeros": gathered.nonzeros if gathered else None,
             "table_bytes": self._overview.table_bytes,

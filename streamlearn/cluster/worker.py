@@ -21,7 +21,7 @@ from streamlearn.cluster.flight import Flight, TooManyBadError, as_local
 from streamlearn.cluster.preparing import Buffers, Preparer, Stepper
 from streamlearn.cluster.remote import Remote, RewindError, Who
 from streamlearn.cluster.shard_host import Worked
-from streamlearn.config import JobConfig
+from streamlearn.config import JobConfig, loss_of
 from streamlearn.errors import (
     DataError,
     ObjectChangedError,
@@ -33,8 +33,9 @@ from streamlearn.notices import Notices
 from streamlearn.online.formats import Format
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX
 from streamlearn.online.names import Names, Sampler
-from streamlearn.online.validation import BinaryValidation
+from streamlearn.online.progressive import Validation
 from streamlearn.protocol import (
+    MARKS,
     NOTHING_LEFT,
     WAIT,
     Claim,
@@ -92,7 +93,7 @@ class Worker:
     parse_lane, step_lane : Worked
         May be one.
     names : Names
-    validation : BinaryValidation
+    validation : Validation
     quarantine : Quarantine or None
 
     Attributes
@@ -128,7 +129,7 @@ class Worker:
         parse_lane: Worked,
         step_lane: Worked,
         names: Names,
-        validation: BinaryValidation,
+        validation: Validation,
         quarantine: Quarantine | None,
     ) -> None:
         self.job = job
@@ -400,7 +401,9 @@ class Worker:
             answer = await remote.insist(State(marks=False, partition=partition.name))
             assert isinstance(answer, StateIs)
             marks.append(answer.marks[0] if answer.marks else None)
-        fresh = Mark(partition.name, partition.version, 0, 0, max(partition.start, 0), 0)
+        fresh = MARKS[loss_of(self.job.model)](
+            partition.name, partition.version, 0, 0, max(partition.start, 0), 0
+        )
         least = min((mark or fresh for mark in marks), key=lambda mark: (mark.epoch, mark.sequence))
         if least.version != partition.version:
             raise ObjectChangedError(

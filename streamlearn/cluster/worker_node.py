@@ -40,8 +40,10 @@ from streamlearn.net.sources.objects import ObjectSource
 from streamlearn.net.sources.uri import open_source
 from streamlearn.online.formats import Format
 from streamlearn.online.localized import Localized, Localizer
+from streamlearn.online.losses import new_validation
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
 from streamlearn.online.names import Names
+from streamlearn.online.progressive import Validation
 from streamlearn.online.validation import BinaryValidation
 from streamlearn.quarantine import Quarantine
 from streamlearn.report import report_json
@@ -211,7 +213,7 @@ class WorkerNode:
         give_back()
         self.compile_seconds = time.monotonic() - started
         names = Names(tuple(format_.fields), max(1, self.job.output.names_max))
-        validation = BinaryValidation(self.job.output.window)
+        validation = new_validation(self.job.model, self.job.output.window)
         await asyncio.to_thread(self._restore, names, validation)
         path = self.directory / "bad_records.jsonl"
         quarantine = Quarantine(path, path.stat().st_size if path.exists() else 0)
@@ -260,7 +262,7 @@ class WorkerNode:
 
     # ---------------------------------------------------------------- what it keeps
 
-    def _restore(self, names: Names, validation: BinaryValidation) -> None:
+    def _restore(self, names: Names, validation: Validation) -> None:
         """Go on with the names and the validation that an earlier process kept."""
         root = self.directory / STATE
         if not root.is_dir():
@@ -358,15 +360,9 @@ class WorkerNode:
             examples_per_second=(examples_now - examples) / seconds,
             bytes_per_second=(size_now - size) / seconds,
             weight=figures["weight"],
-            loss=figures["loss"],
-            loss_window=figures["loss_window"],
-            baseline_loss=figures["baseline_loss"],
-            auc=figures["auc"],
-            auc_window=figures["auc_window"],
-            calibration=figures["calibration"],
-            normalized_entropy=figures["normalized_entropy"],
+            **worker.validation.judged(figures),
             last_label=label,
-            last_prediction=1 / (1 + math.exp(-max(-35.0, min(35.0, score)))),
+            last_prediction=worker.validation.prediction(score),
             last_features=features,
             features=0,
             event_seconds=math.nan,
@@ -394,7 +390,7 @@ class WorkerNode:
             "resent": sum(remote.resent for remote in self._remotes),
             "shards": [remote.joined.is_set() for remote in self._remotes],
             "validation": worker.validation.summary(),
-            "histogram": worker.validation.histogram().tolist(),
+            **_histogram(worker.validation),
             "last": list(worker.stepper.last),
             "wire": {"in": self._counters.bytes_in, "out": self._counters.bytes_out},
             "failed": {name: str(error) for name, error in worker.failed.items()},
@@ -440,11 +436,16 @@ class WorkerNode:
             "rewinds": worker.rewinds,
             "resent": sum(remote.resent for remote in self._remotes),
             "stopped": self._daemon.stopped_by if self._daemon else None,
-            "logloss": figures["logloss"],
-            "auc": figures["auc"],
-            "calibration": figures["calibration"],
+            **worker.validation.headlines(figures),
             "failed": {name: str(error) for name, error in worker.failed.items()},
         }
+
+
+def _histogram(validation: Validation) -> dict[str, list[float]]:
+    """Return what whoever pools the AUC of several workers needs, if there is one."""
+    if not isinstance(validation, BinaryValidation):
+        return {}
+    return {"histogram": validation.histogram().tolist()}
 
 
 def warm_up_worker(job: JobConfig, format: Format, header: bytes | None, records: bytes) -> None:
@@ -462,7 +463,7 @@ def warm_up_worker(job: JobConfig, format: Format, header: bytes | None, records
     localized = Localized(batch.nnz_max)
     intercept = bool(job.model.intercept)
     Localizer(batch.nnz_max).localize(batch, localized, intercept=intercept)
-    stepper = Stepper(job, 64, BinaryValidation(64))
+    stepper = Stepper(job, 64, new_validation(job.model, 64))
     stepper.try_out(batch, localized)
 
 

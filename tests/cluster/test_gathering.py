@@ -10,14 +10,15 @@ import msgspec
 import numpy as np
 import pytest
 
-from streamlearn.cluster.gathering import gather
+from streamlearn.cluster.gathering import gather, totals_of
 from streamlearn.cluster.resharding import remove_shards, reshard
 from streamlearn.cluster.stored_shards import StoredShards, counts_of_shards, shard_directory
-from streamlearn.config import job_signature
+from streamlearn.config import JobConfig, MfConfig, job_signature
 from streamlearn.errors import ClusterError, ResourceError, SnapshotError
 from streamlearn.messages import BadRecord
 from streamlearn.model import Model, load
-from streamlearn.protocol import Mark, Push
+from streamlearn.online.totals import RatingTotals, Totals
+from streamlearn.protocol import Mark, Push, RatingMark
 from streamlearn.quarantine import Quarantine
 from streamlearn.shards.arena import dims_of
 from streamlearn.shards.directory import DirectoryLock
@@ -129,6 +130,17 @@ def test_names_and_predictions_of_workers_are_pooled(model: Model, tmp_path: Pat
     assert summary["examples"] == model.counts.examples
     assert summary["logloss"] == pytest.approx(model.validation.summary()["logloss"])
     assert summary["auc"] == pytest.approx(model.validation.summary()["auc"])
+
+
+def test_sums_of_marks_are_those_of_the_models_loss() -> None:
+    sums = {"examples": 2, "weight": 3.0, "loss": 4.0, "label": 5.0, "prediction": 6.0}
+    marks = [Mark(name, "1", 0, 1, 9, 2, **sums) for name in "ab"]
+    assert totals_of(JobConfig(), marks) == Totals(8.0, 10.0, 12.0, 6.0, 4)
+    more = {"absolute_error": 7.0, "label_square": 8.0}
+    rated = [RatingMark(name, "1", 0, 1, 9, 2, **sums, **more) for name in "abc"]
+    expected = RatingTotals(12.0, 21.0, 15.0, 24.0, 18.0, 9.0, 6)
+    assert totals_of(JobConfig(model=MfConfig()), rated) == expected
+    assert totals_of(JobConfig(model=MfConfig()), []) == RatingTotals(0, 0, 0, 0, 0, 0, 0)
 
 
 def test_a_cluster_without_workers_state_still_gives_a_model(model: Model, tmp_path: Path) -> None:

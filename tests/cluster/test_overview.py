@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 
 from streamlearn.cluster.overview import Overview
-from streamlearn.online.validation import BINS, BinaryValidation
+from streamlearn.config import LrConfig, MfConfig
+from streamlearn.online.progressive import Validation
+from streamlearn.online.rating_validation import RatingValidation
+from streamlearn.online.validation import BinaryValidation
 
 
 def totals(examples: int, loss: float) -> dict[str, Any]:
@@ -32,10 +35,11 @@ def shard(examples: int, loss: float = 0.0) -> dict[str, Any]:
     return {"totals": totals(examples, loss), "figures": figures}
 
 
-def worker(validation: BinaryValidation, **more: Any) -> dict[str, Any]:
+def worker(validation: Validation, **more: Any) -> dict[str, Any]:
     """Return a worker's status as it comes over HTTP."""
-    histogram = validation.state()["histograms"].reshape(-1, 2 * BINS).sum(axis=0)
-    said = {"histogram": histogram.tolist(), "validation": validation.summary(), **more}
+    said = {"validation": validation.summary(), **more}
+    if isinstance(validation, BinaryValidation):
+        said["histogram"] = validation.histogram().tolist()
     found: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(said))
     return found
 
@@ -51,7 +55,7 @@ def scored(count: int, seed: int) -> tuple[BinaryValidation, tuple[Any, Any, Any
 
 
 def test_nothing_is_known_at_first() -> None:
-    progress = Overview().progress("compiling", "starting shards", 1.0)
+    progress = Overview(LrConfig()).progress("compiling", "starting shards", 1.0)
     assert (progress.state, progress.detail, progress.seconds) == (
         "compiling",
         "starting shards",
@@ -60,18 +64,18 @@ def test_nothing_is_known_at_first() -> None:
     assert progress.examples == 0
     assert progress.bytes_total == -1
     assert math.isnan(progress.loss)
-    assert math.isnan(progress.auc)
+    assert math.isnan(progress.figures["auc"])
 
 
 def test_the_shard_that_is_least_far_speaks_for_all() -> None:
-    overview = Overview()
+    overview = Overview(LrConfig())
     overview.hear_shard("shard-0", shard(100, loss=60.0))
     overview.hear_shard("shard-1", shard(90, loss=45.0))
     progress = overview.progress("learning", "", 1.0)
     assert progress.examples == 90
     assert progress.bytes == 9_000
     assert progress.loss == 0.5
-    assert progress.calibration == 2.0
+    assert progress.figures["calibration"] == 2.0
     assert progress.bad_records == 1
     assert progress.features == 14
     assert overview.table_bytes == 200
@@ -79,7 +83,7 @@ def test_the_shard_that_is_least_far_speaks_for_all() -> None:
 
 
 def test_the_area_under_the_curve_is_that_of_the_pooled_histogram() -> None:
-    overview = Overview()
+    overview = Overview(LrConfig())
     one, first = scored(500, 1)
     two, second = scored(300, 2)
     overview.hear_worker("worker-0", worker(one))
@@ -88,13 +92,13 @@ def test_the_area_under_the_curve_is_that_of_the_pooled_histogram() -> None:
     pooled.update(*first)
     pooled.update(*second)
     progress = overview.progress("learning", "", 1.0)
-    assert progress.auc == pytest.approx(pooled.summary()["auc"])
+    assert progress.figures["auc"] == pytest.approx(pooled.summary()["auc"])
     means = one.summary()["loss_window"] + two.summary()["loss_window"]
     assert progress.loss_window == pytest.approx(means / 2)
 
 
 def test_rates_are_over_the_last_seconds() -> None:
-    overview = Overview()
+    overview = Overview(LrConfig())
     for second in range(20):
         overview.hear_shard("shard-0", shard(1000 * second * second))
         progress = overview.progress("learning", "", float(second))
@@ -103,7 +107,7 @@ def test_rates_are_over_the_last_seconds() -> None:
 
 
 def test_what_is_left_is_told_where_workers_know_the_source() -> None:
-    overview = Overview(epochs=2)
+    overview = Overview(LrConfig(epochs=2))
     overview.hear_shard("shard-0", shard(100))
     overview.hear_worker("worker-0", {"source_bytes": 4_000, "examples": 3, "last": [1, 0.0, 39]})
     more = {"source_bytes": -1, "examples": 2, "last": [0, 9.0, 1], "examples_dropped": 5}
@@ -123,9 +127,40 @@ def test_what_is_left_is_told_where_workers_know_the_source() -> None:
     ],
 )
 def test_what_a_process_does_not_say_is_not_known(said: dict[str, Any]) -> None:
-    overview = Overview()
+    overview = Overview(LrConfig())
     overview.hear_shard("shard-0", said)
     overview.hear_worker("worker-0", said)
     progress = overview.progress("learning", "", 1.0)
     assert progress.examples == 0
-    assert math.isnan(progress.auc)
+    assert math.isnan(progress.figures["auc"])
+
+
+def test_ratings_have_rmse_and_mae_pooled() -> None:
+    overview = Overview(MfConfig())
+    first = overview.last
+    assert (first.measure, list(first.figures)) == ("rmse", ["mae", "mae_window"])
+    assert math.isnan(first.loss)
+    rng = np.random.default_rng(5)
+    validations = [RatingValidation(80), RatingValidation(80)]
+    for number, validation in enumerate(validations):
+        scores, labels = rng.normal(3, 1, (2, 300)).astype(np.float32)
+        validation.update(scores, labels, np.ones(300, np.float32))
+        overview.hear_worker(f"worker-{number}", worker(validation, last=[4.0, 3.5, 2]))
+    both = RatingValidation(80)
+    for validation in validations:
+        both.merge(validation)
+    sums = both.totals()._asdict()
+    overview.hear_shard("shard-0", {"totals": sums | {"bytes": 6_000}})
+    progress = overview.progress("learning", "", 1.0)
+    summary = both.summary()
+    assert progress.examples == 600
+    for name, value in (
+        ("loss", progress.loss),
+        ("loss_window", progress.loss_window),
+        ("baseline_rmse", progress.baseline_loss),
+        ("mae", progress.figures["mae"]),
+        ("mae_window", progress.figures["mae_window"]),
+    ):
+        assert value == pytest.approx(summary[name]), name
+    assert progress.last_prediction == 3.5  # a rating, and no logit
+    assert "auc" not in overview.summary

@@ -18,8 +18,9 @@ from streamlearn.messages import BadRecord
 from streamlearn.model import Model
 from streamlearn.online.localized import Localized
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
-from streamlearn.online.validation import BinaryValidation, Totals
-from streamlearn.protocol import Mark, Pulled, Push
+from streamlearn.online.totals import RatingTotals, Totals
+from streamlearn.online.validation import BinaryValidation
+from streamlearn.protocol import Mark, Pulled, Push, RatingMark
 from streamlearn.shards.cut import Nothing
 from streamlearn.shards.shard import INTERCEPT_KEY, Shard, prefixes_of
 from tests.reference.rules import RuleTwin
@@ -436,6 +437,21 @@ def test_mark_is_where_a_partition_stands():
     before = Mark("p", "v", 1, 8, 400, 30, False, 100, 5, 7, 1000, 2000, 1.0, 2.0, 3.0, 4.0)
     after = marked(before, cut, Totals(0.5, 1.0, 0.25, 2.0, 10), 64)
     assert after == Mark("p", "v", 1, 9, 500, 42, True, 110, 7, 13, 1100, 2064, 3.0, 2.5, 4.0, 4.25)
+
+
+def test_mark_of_ratings_has_their_sums():
+    cut = Cut(minibatch([[3]]), 500, 42, [], done=False)
+    before = RatingMark("p", "v", 0, 0, 400, 30)
+    totals = RatingTotals(
+        loss=0.5, absolute_error=0.75, label=4.0, label_square=8.0, prediction=3.5, weight=2.0,
+        examples=2,
+    )  # fmt: skip
+    once = marked(before, cut, totals, 64)
+    assert type(once) is RatingMark
+    twice = marked(once, cut, totals, 0)
+    assert (twice.sequence, twice.examples, twice.bytes) == (2, 4, 100)
+    for name, value in totals._asdict().items():
+        assert getattr(twice, name) == 2 * value, name
 
 
 def test_codings_are_those_of_the_job():

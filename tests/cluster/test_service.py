@@ -25,6 +25,7 @@ from streamlearn.protocol import (
     Pulled,
     Push,
     Pushed,
+    RatingMark,
     Register,
     Reopen,
     State,
@@ -399,6 +400,15 @@ def test_partition_of_another_version_is_refused():
     made.asked(1, push(SPEC, KEYS))
     fault = made.fault(1, push(SPEC, KEYS, at=mark(2, version="w"), clock=1))
     assert fault.code == "invalid"
+
+
+def test_mark_of_another_loss_is_refused():
+    made = desk()
+    before = made.shard.digest()
+    fault = made.fault(1, push(SPEC, KEYS, at=RatingMark("p", "v", 0, 1, 100, 10)))
+    assert (fault.code, fault.again) == ("invalid", False)
+    assert "another loss" in fault.message
+    assert made.shard.digest() == before
 
 
 def _descending() -> Push:

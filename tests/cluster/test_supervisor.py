@@ -14,16 +14,25 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from prometheus_client import generate_latest
 
 from streamlearn.cluster import patience
 from streamlearn.cluster.engine import Ended, Told
 from streamlearn.cluster.roles import UpOptions
 from streamlearn.cluster.supervisor import Supervisor
-from streamlearn.config import FmConfig, HttpConfig, JobConfig, SourceConfig, TablesConfig
+from streamlearn.config import (
+    FmConfig,
+    HttpConfig,
+    JobConfig,
+    MfConfig,
+    SourceConfig,
+    TablesConfig,
+)
 from streamlearn.errors import ClusterError, ConfigError, ResourceError, RunError
 from streamlearn.messages import Progress
 from streamlearn.model import load
 from streamlearn.net.asking import Asking
+from streamlearn.online.totals import RatingTotals
 from streamlearn.protocol import Mark
 from tests.cluster_state import write_shard
 
@@ -409,6 +418,25 @@ async def test_the_report_of_a_factorization_machine_tells_of_embeddings(tmp_pat
     report = await run.report()
     assert (report["embeddings"], report["embeddings_bytes"]) == (0, 1_280)
     assert (report["embeddings_refused"], report["examples_dropped"]) == (6, 2)
+
+
+def test_what_is_told_of_ratings_goes_by_their_loss(tmp_path: Path) -> None:
+    ratings = JobConfig(source=SourceConfig(uri=("u.data",)), model=MfConfig())
+    supervisor = Run(tmp_path / "out", shards=1, job=ratings).supervisor
+    totals = RatingTotals(3.24, 3.0, 14.0, 54.0, 13.0, 4.0, 4)
+    supervisor._overview.hear_shard("shard-0", {"totals": totals._asdict()})
+    supervisor._overview.hear_worker("worker-0", {"validation": {"rmse_window": 0.5}})
+    supervisor._tell("learning")
+    report = supervisor._report(None)
+    assert (report["rmse"], report["mae"]) == (pytest.approx(0.9), 0.75)
+    assert report["baseline_rmse"] == pytest.approx(1.118034)  # of (54 - 14 * 14 / 4) / 4
+    assert not report.keys() & {"logloss", "baseline_logloss", "auc", "auc_error", "calibration"}
+    assert "auc" not in supervisor._status()["progress"]
+    assert supervisor._status()["progress"]["rmse_window"] == 0.5
+    told = generate_latest(supervisor._metrics.registry).decode()
+    assert 'streamlearn_progressive_rmse{span="run"} 0.9' in told
+    assert 'streamlearn_progressive_mae{span="run"} 0.75' in told
+    assert "progressive_auc{" not in told
 
 
 async def test_workers_that_end_before_the_source_does_are_told(

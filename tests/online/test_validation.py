@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamlearn.errors import SnapshotError
 from streamlearn.online.validation import BINS, BinaryValidation, auc_of
 from tests.reference import validation as reference
 
@@ -53,11 +52,6 @@ def test_window_figures_are_those_of_the_last_examples(n: int, covered: int) -> 
     last = tuple(part[n - covered :] for part in data)
     assert validation.summary()["examples_window"] == covered
     assert_figures(validation.summary(), reference.figures(*last), "_window")
-
-
-def test_window_is_rounded_up_to_eighths() -> None:
-    assert BinaryValidation(1).window == 8
-    assert BinaryValidation(100_000).window == 100_000
 
 
 @settings(max_examples=60, deadline=None)
@@ -141,77 +135,3 @@ def test_weight_counts_like_repeated_examples() -> None:
     counted = feed(BinaryValidation(100_000), repeated).summary()
     for name in ("logloss", "auc", "auc_error", "calibration", "normalized_entropy", "weight"):
         assert weighed[name] == pytest.approx(counted[name], rel=1e-12), name
-
-
-def test_merged_lanes_equal_one_lane_fed_with_both() -> None:
-    first, second = stream(6, 1500), stream(7, 900)
-    lane = feed(BinaryValidation(400), first)
-    other = feed(BinaryValidation(400), second)
-    before = other.summary()
-    lane.merge(other)
-    both = tuple(np.concatenate(pair) for pair in zip(first, second, strict=True))
-    assert_figures(lane.summary(), reference.figures(*both))
-    pooled = feed(BinaryValidation(400), both).summary()
-    assert lane.summary()["auc"] == pytest.approx(pooled["auc"], rel=1e-12)
-    assert lane.summary()["auc_error"] == pytest.approx(pooled["auc_error"], rel=1e-12)
-    assert other.summary() == before
-
-
-def test_merged_window_is_both_windows() -> None:
-    first, second = stream(8, 410), stream(9, 1230)
-    lane = feed(BinaryValidation(400), first)
-    lane.merge(feed(BinaryValidation(800), second))
-    last = tuple(
-        np.concatenate([a[410 - 360 :], b[1230 - 730 :]])
-        for a, b in zip(first, second, strict=True)
-    )
-    assert lane.window == 1200
-    assert_figures(lane.summary(), reference.figures(*last), "_window")
-
-
-@pytest.mark.parametrize("cut", [0, 1, 333, 1024, 4999])
-def test_resumed_validation_equals_the_uninterrupted_one_bit_for_bit(cut: int) -> None:
-    data = stream(10, 5000)
-    through, before = BinaryValidation(600), BinaryValidation(600)
-    head, tail = (
-        tuple(part[:cut] for part in data),
-        tuple(part[cut:] for part in data),
-    )
-    feed(feed(through, head), tail)
-    feed(before, head)
-    state = {name: array.copy() for name, array in before.state().items()}
-    feed(before, tail)  # what was handed out must not move
-    resumed = BinaryValidation(17)
-    resumed.restore(state)
-    feed(resumed, tail)
-    assert resumed.summary() == through.summary()
-    for name, array in through.state().items():
-        np.testing.assert_array_equal(resumed.state()[name], array)
-
-
-def test_state_of_another_shape_is_refused_and_leaves_what_was_there() -> None:
-    validation = feed(BinaryValidation(100), stream(11, 50))
-    before = validation.summary()
-    state = validation.state()
-    for name, wrong in {
-        "window": np.array([0, 0]),
-        "sums": state["sums"][:-1],
-        "histograms": state["histograms"].astype(np.float32),
-    }.items():
-        with pytest.raises(SnapshotError, match="validation"):
-            validation.restore(state | {name: wrong})
-    with pytest.raises(SnapshotError, match="no array 'sums'"):
-        validation.restore({"window": state["window"]})
-    assert validation.summary() == before
-
-
-def test_difference_of_two_totals_is_what_came_between() -> None:
-    data = stream(12, 2000)
-    validation = BinaryValidation(100)
-    feed(validation, tuple(part[:1500] for part in data))
-    earlier = validation.totals()
-    feed(validation, tuple(part[1500:] for part in data))
-    later = validation.totals()
-    scores, labels, weights = (part[1500:] for part in data)
-    assert later.loss - earlier.loss == pytest.approx(weights @ reference.losses(scores, labels))
-    assert later.examples - earlier.examples == 500

@@ -55,3 +55,19 @@ def figures(scores: Array, labels: Array, weights: Array) -> dict[str, float]:
         "examples": float(labels.size),
         "weight": float(weights.sum()),
     }
+
+
+def rating_figures(predicted: Array, labels: Array, weights: Array) -> dict[str, float]:
+    """Return the figures of some ratings."""
+    predicted, labels, weights = (np.asarray(a, np.float64) for a in (predicted, labels, weights))
+    total = weights.sum()
+    errors, around = predicted - labels, labels - weights @ labels / total
+    return {
+        "loss": float(np.sqrt(weights @ errors**2 / total)),
+        "rmse": float(np.sqrt(weights @ errors**2 / total)),
+        "mae": float(weights @ np.abs(errors) / total),
+        "baseline_loss": float(np.sqrt(weights @ around**2 / total)),
+        "baseline_rmse": float(np.sqrt(weights @ around**2 / total)),
+        "examples": float(labels.size),
+        "weight": float(total),
+    }

@@ -1,8 +1,8 @@
-"""Progressive validation of logits: logarithmic loss, sums, and the histogram behind the AUC.
+"""Progressive validation: sums of losses, and the histogram of logits behind the AUC.
 
-The exponential and the logarithm are polynomials written out here, so that LLVM computes them for a
-vector of examples at a time; the sums that follow are in four fixed strands, so that they are the
-same bits on every machine.
+The exponential and the logarithm of logits are polynomials written out here, so that LLVM computes
+them for a vector of examples at a time; the sums that follow are in four fixed strands, so that
+they are the same bits on every machine.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-__all__ = ["logit_loss", "score_logits"]
+__all__ = ["logit_loss", "score_logits", "score_ratings"]
 
 _I64 = ir.IntType(64)
 _F64 = ir.DoubleType()
@@ -215,3 +215,46 @@ def score_logits(scores, labels, weights, losses, predictions, sums, histogram, 
             at = last
         side = 1 if labels[i] > 0.5 else 0
         histogram[2 * np.int64(at) + side] += weights[i]
+
+
+# In strands, as above, the sums would be the same bits everywhere, but LLVM makes no vectors of so
+# many: 2.3 ns an example instead of 0.5, where learning a rating takes a dozen.
+@njit(nogil=True, cache=True, fastmath={"reassoc"})
+def score_ratings(scores, labels, weights, sums):
+    """Add a minibatch of predicted ratings to sums, in place.
+
+    Parameters
+    ----------
+    scores, labels : float32[n]
+        Ratings as they were predicted before learning, and as they are.
+    weights : float32[n]
+        At least 0.
+    sums : float64[7]
+        Weighted sums of squared errors, absolute errors, ratings, their squares and predictions;
+        sum of weights; number of examples. Updated; a NaN or an infinite prediction makes those of
+        errors and predictions that, and no others.
+
+    Notes
+    -----
+        loss = (s - y)^2
+
+    in double precision, where squares of floats are exact. A minibatch is summed by itself, in an
+    order that is the compiler's, and then added: the rounding of a long sum grows with the number
+    of minibatches, not of examples. O(n).
+    """
+    loss = absolute = label = squares = prediction = weight = 0.0
+    for i in range(scores.size):
+        w, s, y = np.float64(weights[i]), np.float64(scores[i]), np.float64(labels[i])
+        loss += w * ((s - y) * (s - y))
+        absolute += w * abs(s - y)
+        label += w * y
+        squares += w * (y * y)
+        prediction += w * s
+        weight += w
+    sums[0] += loss
+    sums[1] += absolute
+    sums[2] += label
+    sums[3] += squares
+    sums[4] += prediction
+    sums[5] += weight
+    sums[6] += scores.size

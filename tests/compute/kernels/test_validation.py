@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from streamlearn.compute.kernels.validation import logit_loss, score_logits
+from streamlearn.compute.kernels.validation import logit_loss, score_logits, score_ratings
 from tests.reference import validation as reference
 
 
@@ -67,3 +67,27 @@ def test_logits_outside_the_bins_and_nan_are_counted_in_the_end_bins() -> None:
     ones = np.ones(7, np.float32)
     score_logits(scores, ones, ones, np.empty(7), np.empty(7), np.zeros(5), histogram, 4, 4.0)
     np.testing.assert_array_equal(histogram, [0, 4, 0, 0, 0, 0, 0, 3])
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 4, 7, 8, 9, 31, 32, 33, 1024])
+def test_sums_of_ratings_equal_the_twin(n: int) -> None:
+    rng = np.random.default_rng(n)
+    labels = (rng.integers(1, 11, n) / 2).astype(np.float32)
+    scores = (labels + rng.normal(size=n)).astype(np.float32)
+    weights = rng.integers(0, 5, n).astype(np.float32)
+    sums = np.ones(7)
+    score_ratings(scores, labels, weights, sums)
+    s, y, w = (a.astype(np.float64) for a in (scores, labels, weights))
+    expected = [w @ (s - y) ** 2, w @ np.abs(s - y), w @ y, w @ y**2, w @ s, w.sum(), n]
+    np.testing.assert_allclose(sums - 1, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("at", [0, 17, 99])
+@pytest.mark.parametrize("score", [np.nan, np.inf, -np.inf])
+def test_a_prediction_that_is_not_finite_shows_in_the_sums_it_is_in(score: float, at: int) -> None:
+    scores, labels, weights = (np.full(100, value, np.float32) for value in (3.0, 4.0, 2.0))
+    scores[at] = score
+    sums = np.zeros(7)
+    score_ratings(scores, labels, weights, sums)
+    expected = [score * score, abs(score), 800, 3200, score, 200, 100]
+    np.testing.assert_array_equal(sums, expected)

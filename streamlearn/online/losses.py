@@ -1,0 +1,33 @@
+"""By what a model is judged: its loss says how its scores are validated and what they predict."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from streamlearn.config import ModelConfig, loss_of
+from streamlearn.online.progressive import Validation
+from streamlearn.online.rating_validation import RatingValidation
+from streamlearn.online.validation import BinaryValidation
+
+__all__ = ["new_validation", "validation_of"]
+
+_BY_LOSS: Final[dict[str, type[BinaryValidation] | type[RatingValidation]]] = {
+    "logistic": BinaryValidation,
+    "squared": RatingValidation,
+}
+
+
+def validation_of(model: ModelConfig) -> type[BinaryValidation] | type[RatingValidation]:
+    """Return the kind of validation that a model's loss asks for."""
+    return _BY_LOSS[loss_of(model)]
+
+
+def new_validation(model: ModelConfig, window: int) -> Validation:
+    """Return an empty validation of a model's scores.
+
+    Parameters
+    ----------
+    window : int
+        Examples in the window, at least 1.
+    """
+    return validation_of(model)(window)
