@@ -1,13 +1,15 @@
 """What an embedding is: how long it is by a feature's count, and how it lies in memory.
 
 An embedding has ``dim`` numbers for each order beyond the first, and, where AdaGrad updates it, as
-many sums of squared gradients. In memory it is cut into *blocks* of ``lanes`` coordinates, the length of the vectors
-that kernels compute with: block b holds the coordinates from ``b * lanes`` on,
+many sums of squared gradients. In memory it is cut into *blocks* of ``lanes`` coordinates, the
+length of the vectors that kernels compute with: block b holds the coordinates from ``b * lanes``
+on,
 
     values (order 2), sums (order 2) [, values (order 3), sums (order 3)]
 
-each ``lanes`` numbers, zero beyond the last coordinate; the sums only where there are some. So a longer embedding begins with the
-blocks of the shorter one that it was, and rows are whole 64-byte lines.
+each ``lanes`` numbers, zero beyond the last coordinate; the sums only where there are some. So a
+longer embedding begins with the blocks of the shorter one that it was, and rows are whole 64-byte
+lines.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Further passes over ratings: kept once, arranged for the caches, swept pass after pass (SC-SGD)."""
+"""Further passes over ratings: kept once, arranged for the caches, swept and swept (SC-SGD)."""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final, cast
 
 import numpy as np
 
@@ -42,6 +42,8 @@ _TIER_CACHES: Final = 16
 _ROWS_APART: Final = 16
 # Ratings whose scores are looked at together where the sums alone do not tell enough.
 _PIECE: Final = 1 << 14
+# A smaller limit is not held against a bucket that is arranged.
+_ROOM_MIN: Final = 4 << 20
 _NOTHING: Final[F32] = np.zeros(0, np.float32)
 _NO_PLACES: Final[U32] = np.zeros(0, np.uint32)
 
@@ -176,7 +178,6 @@ class Passes:
         row_bytes = 64 * tiers.lines(tiers.dim)
         self.tiling = Tiling.fitting(cache or cache_bytes(), row_bytes, users, items, lanes)
         self._places = self.tiling.places(kept.item_counts)
-        self._pool = ThreadPoolExecutor(lanes + 1, thread_name_prefix="lane-sweep")
         self._values, self._zero = _with_zeros(kept.values, model)
         self.buckets = kept.buckets
         self._file: IO[bytes] | None = None
@@ -189,22 +190,23 @@ class Passes:
             self._check_fits(largest, bytes_max)
             self._file = tempfile.TemporaryFile(dir=directory, prefix="ratings.")  # noqa: SIM115 - closed by `close`
         self._words: U64 = (
-            np.empty(largest, np.uint64) if self._file else Reservation(max(8, 8 * sum(sizes))).words
+            np.empty(largest, np.uint64)
+            if self._file
+            else Reservation(max(8, 8 * sum(sizes))).words
         )
         self._ahead: U64 = np.empty(largest if self._file else 0, np.uint64)
         self._buckets = self._arrange(kept, sizes)
         self.count = sum(bucket.count for bucket in self._buckets)
         self.duplicates = sum(sizes) - self.count
         kept.close()
-        self.rows = FactorRows(
-            table, users, self._places, self.tiling.stride * self.tiling.lanes
-        )
+        self.rows = FactorRows(table, users, self._places, self.tiling.stride * self.tiling.lanes)
         self._held = self._find(kept)
+        self._pool = ThreadPoolExecutor(lanes + 1, thread_name_prefix="lane-sweep")
         self._next: tuple[int, Future[U64]] | None = None
 
     def _check_fits(self, largest: int, bytes_max: int) -> None:
         need = 8 * (len(self._scratch) + len(self._drawn) + 2 * largest)
-        if need > max(bytes_max, kernels.CHUNK * 8 << 10):
+        if need > max(bytes_max, _ROOM_MIN):
             raise ResourceError(
                 f"a bucket of {_BUCKET:,} users has {largest:,} ratings, which take {need:,} bytes "
                 f"to arrange, but tables.ratings_bytes_max = {bytes_max:,}",
@@ -247,6 +249,10 @@ class Passes:
     def _find(self, kept: KeptRatings) -> tuple[I64, F32, F32]:
         """Return the held-out ratings by numbers and places, -1 for who was never met."""
         keys, ratings, weights = kept.held_out.all()
+        return self._pairs(keys), ratings, weights
+
+    def _pairs(self, keys: U64) -> I64:
+        """Return users' numbers and items' places by their keys (uint64[n, 2]), -1 for none."""
         pairs = np.full(keys.shape, -1, np.int64)
         for column in (0, 1):
             slots = self._table.find(np.ascontiguousarray(keys[:, column]))
@@ -255,7 +261,7 @@ class Passes:
             met = (numbers & ~ITEM) > 0
             at = (numbers[met] & ~ITEM).astype(np.int64) - 1
             pairs[there[met], column] = self._places[at] if column else at
-        return pairs, ratings, weights
+        return pairs
 
     # ---------------------------------------------------------------- sweeping
 
@@ -358,7 +364,7 @@ class Passes:
         assert self._file is not None
         bucket = self._buckets[number]
         size = 8 * bucket.count
-        view = memoryview(out.view(np.uint8))[:size]
+        view = memoryview(cast("Any", out.view(np.uint8)))[:size]
         done = 0
         while done < size:
             got = os.preadv(self._file.fileno(), [view[done:]], 8 * bucket.offset + done)
@@ -376,16 +382,22 @@ class Passes:
         if not len(ratings):
             return None
         validation = new_validation(self._model, window)
-        rows = self.rows
         for first in range(0, len(ratings), _PIECE):
             part = slice(first, first + _PIECE)
-            scores = np.empty(len(ratings[part]), np.float32)
-            kernels.predict(
-                pairs[part], rows.users.ctypes.data, rows.items.ctypes.data, rows.lines,
-                rows.user_biases, rows.item_biases, self._b0, scores,
-            )  # fmt: skip
-            validation.update(scores, ratings[part], weights[part])
+            validation.update(self._predict(pairs[part]), ratings[part], weights[part])
         return validation
+
+    def scored(self, keys: U64) -> F32:
+        """Return the scores of pairs of users and items, uint64[n, 2], as the rows are now."""
+        return self._predict(self._pairs(keys))
+
+    def _predict(self, pairs: I64) -> F32:
+        rows, scores = self.rows, np.empty(len(pairs), np.float32)
+        kernels.predict(
+            pairs, rows.users.ctypes.data, rows.items.ctypes.data, rows.lines, rows.user_biases,
+            rows.item_biases, self._b0, scores,
+        )  # fmt: skip
+        return scores
 
     def close(self, *, give_back: bool = True) -> None:
         """End the lanes; put the rows back into the table."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -17,7 +16,7 @@ import numpy as np
 
 from streamlearn.compute.kernels import strata as kernels
 from streamlearn.errors import DataError, ResourceError
-from streamlearn.messages import F32, I64, U32, U64
+from streamlearn.messages import F32, I64, U64
 from streamlearn.online.mf import Learned
 from streamlearn.shards.memory import Reservation
 
@@ -131,9 +130,7 @@ class KeptRatings:
         """
         held = learned.held != 0
         if held.any():
-            self.held_out.add(
-                learned.keys[held], learned.ratings[held], learned.weights[held]
-            )
+            self.held_out.add(learned.keys[held], learned.ratings[held], learned.weights[held])
         kept = learned.pairs[~held]
         if not len(kept):
             return

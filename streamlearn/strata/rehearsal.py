@@ -8,6 +8,7 @@ from typing import Final
 
 from streamlearn.config import MfConfig
 from streamlearn.model import Model
+from streamlearn.online.mf import MfSolver
 from streamlearn.online.minibatch import Minibatch
 from streamlearn.shards.table import ExactTable
 from streamlearn.strata.passes import Passes
@@ -28,18 +29,19 @@ def rehearse_passes(model: Model, batch: Minibatch) -> None:
     batch : Minibatch
         What it has learned.
     """
-    config, table = model.job.model, model.table
+    config, table, solver = model.job.model, model.table, model.solver
     assert isinstance(config, MfConfig)
+    assert isinstance(solver, MfSolver)
     assert isinstance(table, ExactTable)
     with tempfile.TemporaryDirectory() as scratch:
         kept = KeptRatings(_BYTES, Path(scratch))
-        learned, _ = model.solver.look_up(batch, model.solver.scratch(batch.rows_max, 0))
+        learned, _ = solver.look_up(batch, solver.scratch(batch.rows_max, 0))
         known = learned.held == 0
         kept.add(learned)
         kept.held_out.add(learned.keys[:1], learned.ratings[:1], learned.weights[:1])
         if known.any():
             passes = Passes(
-                config, table, kept, model.solver.intercept, lanes=1, bytes_max=_BYTES,
+                config, table, kept, solver.intercept, lanes=1, bytes_max=_BYTES,
                 directory=Path(scratch),
             )  # fmt: skip
             passes.sweep(0, 0, model.validation)
