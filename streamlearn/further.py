@@ -5,29 +5,28 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from streamlearn.config import JobConfig, MfConfig
-from streamlearn.errors import DataError
+from streamlearn.errors import DataError, ObjectChangedError
 from streamlearn.learner import Learner
-from streamlearn.messages import F32
+from streamlearn.messages import F32, U64, Partition
 from streamlearn.model import Model
 from streamlearn.online.losses import new_validation
 from streamlearn.online.mf import MfSolver, scored
 from streamlearn.online.minibatch import Minibatch
 from streamlearn.online.progressive import Validation
-from streamlearn.shards.cut import Table
 from streamlearn.shards.table import ExactTable
 from streamlearn.strata.passes import Passes
 from streamlearn.strata.ratings import KeptRatings
 from streamlearn.strata.rows import RowsCut
 from streamlearn.tables import ratings_bytes_max
 
-__all__ = ["FurtherPasses"]
+__all__ = ["FurtherPasses", "check_unchanged"]
 
 _log = logging.getLogger("streamlearn.training")
 
@@ -66,6 +65,9 @@ class FurtherPasses:
             self._solver.recorder = self._kept.add
         self.passes: list[dict[str, Any]] = []
         self.duplicates = 0
+        self._held_losses: dict[int, float] = {}
+        self._cut = learner.model.new_cut
+        self._sweeps: Passes | None = None
         self._best: tuple[float, int, Any] | None = None
         self._started = time.monotonic()
 
@@ -101,11 +103,9 @@ class FurtherPasses:
         """
         state, learner = self._state, self._learner
         self._solver.recorder = None
-        if state.epoch == 0:
+        if state.epoch == 0 and not learner.stopped.is_set():
             await self._note(0, state.validation, time.monotonic() - self._started)
-        finished = state.epoch + 1 >= self._model.epochs and (
-            state.epoch == 0 or state.swept < 0
-        )
+        finished = state.epoch + 1 >= self._model.epochs and (state.epoch == 0 or state.swept < 0)
         if finished or learner.stopped.is_set():
             return
         if self._resumed:
@@ -114,27 +114,21 @@ class FurtherPasses:
         if not self._kept.count:
             return
         self._tell("arranging ratings")
-        sweeps = await learner.control.run(self._arrange)
+        sweeps = await learner.control.run(self._begin)
         self.duplicates = sweeps.duplicates
-        cut, state.new_cut = state.new_cut, self._cut_of(sweeps)
         try:
             await self._sweep_all(sweeps)
         except asyncio.CancelledError:
             sweeps.close(give_back=False)
             raise
         except BaseException:
-            sweeps.close()
-            state.new_cut = cut
+            await learner.control.run(self._end, sweeps)
             raise
-        await learner.control.run(sweeps.close)
-        state.new_cut = cut
+        await learner.control.run(self._end, sweeps)
 
-    def _cut_of(self, sweeps: Passes) -> Callable[[Table], RowsCut]:
-        def cut(table: Table) -> RowsCut:
-            assert isinstance(table, ExactTable)
-            return RowsCut(table, sweeps.rows)
-
-        return cut
+    def close(self) -> None:
+        """Let go of the ratings."""
+        self._kept.close()
 
     async def _record(self, read_again: Callable[[Callable[[F32, Minibatch], None]], Any]) -> None:
         """Keep the ratings that an earlier run learned."""
@@ -164,19 +158,30 @@ class FurtherPasses:
                 hint="further passes read the source once more after a restart: a pipe cannot be",
             )
 
-    def _arrange(self) -> Passes:
-        table = self._state.table
+    def _begin(self) -> Passes:
+        """Arrange what was kept; from here on rows stand outside the table, and are cut there."""
+        table, job = self._state.table, self._job
         assert isinstance(table, ExactTable)
-        return Passes(
+        sweeps = Passes(
             self._model,
             table,
             self._kept,
             self._solver.intercept,
-            lanes=self._job.compute.lanes or 1,
-            bytes_max=ratings_bytes_max(self._job),
-            directory=Path(self._job.output.dir),
-            cache=self._job.compute.cache_bytes,
+            lanes=job.compute.lanes or 1,
+            bytes_max=ratings_bytes_max(job),
+            directory=Path(job.output.dir),
+            cache=job.compute.cache_bytes,
         )
+        self._cut = self._state.new_cut
+        self._state.new_cut = lambda _: RowsCut(table, sweeps.rows)
+        self._sweeps = sweeps
+        return sweeps
+
+    def _end(self, sweeps: Passes) -> None:
+        """Put the rows back into the table."""
+        self._sweeps = None
+        sweeps.close()
+        self._state.new_cut = self._cut
 
     async def _sweep_all(self, sweeps: Passes) -> None:
         state, learner = self._state, self._learner
@@ -228,7 +233,7 @@ class FurtherPasses:
         if held is not None:
             figures = type(held).headlines(held.summary())
             told |= {f"held_out_{name}": value for name, value in figures.items()}
-            told["held_out_loss"] = held.summary()["loss"]
+            self._held_losses[epoch] = held.summary()["loss"]
         self.passes.append(told)
         _log.info("%s", _sentence(told))
 
@@ -244,12 +249,19 @@ class FurtherPasses:
             validation.update(scores, ratings[part], weights[part])
         return validation
 
+    def scored(self, keys: U64) -> F32:
+        """Return the scores of pairs of users and items (uint64[n, 2]), wherever their rows stand.
+
+        In the control lane.
+        """
+        return scored(self._solver, keys) if self._sweeps is None else self._sweeps.scored(keys)
+
     # ---------------------------------------------------------------- stopping early
 
     def _stalled(self, sweeps: Passes) -> bool:
         """Remember the best rows; say whether the last passes predicted no better."""
         patience = self._model.patience
-        loss = self.passes[-1].get("held_out_loss")
+        loss = self._held_losses.get(self._state.epoch)
         if not patience or loss is None:
             return False
         if self._best is None or loss < self._best[0]:
@@ -260,10 +272,9 @@ class FurtherPasses:
     def _restore_best(self, sweeps: Passes) -> None:
         if self._best is None:
             return
-        loss = self.passes[-1]["held_out_loss"]
-        if loss <= self._best[0]:
+        best, epoch, rows = self._best
+        if self._held_losses[self._state.epoch] <= best:
             return
-        _, epoch, rows = self._best
         sweeps.rows.restore(rows)
         _log.info("kept the rows of pass %d, the best", epoch + 1)
 
@@ -272,16 +283,30 @@ class FurtherPasses:
         last = self.passes[-1] if self.passes else {}
         if self._best is not None:
             last = next((one for one in self.passes if one["pass"] == self._best[1] + 1), last)
-        held = {k: v for k, v in last.items() if k.startswith("held_out_") and k[9:] != "loss"}
+        held = {name: value for name, value in last.items() if name.startswith("held_out_")}
         return {"duplicates": self.duplicates, **held, "passes": self.passes}
+
+
+def check_unchanged(model: Model, partitions: Sequence[Partition]) -> None:
+    """Raise ObjectChangedError where what was learned cannot be read again as it was."""
+    versions = {partition.name: partition.version for partition in partitions}
+    for name, known in model.positions.items():
+        now = versions.get(name)
+        if now == known.version:
+            continue
+        what = f"it was {known.version}, it is {now}" if now is not None else "it is gone"
+        raise ObjectChangedError(
+            f"{name} has changed since it was learned: {what}",
+            hint="after a restart further passes read the source once more: put the object back, "
+            "or start over in another --out",
+        )
 
 
 def _sentence(told: dict[str, Any]) -> str:
     figures = ", ".join(
         f"{name.replace('_', ' ')} {value:.5g}"
         for name, value in told.items()
-        if name not in ("pass", "seconds", "held_out_loss", "examples_per_second")
-        and np.isfinite(value)
+        if name not in ("pass", "seconds", "examples_per_second") and np.isfinite(value)
     )
     rate = told["examples_per_second"]
     return f"pass {told['pass']}: {figures}, {told['seconds']:.1f} s ({rate / 1e6:.2f} M/s)"

@@ -67,7 +67,8 @@ class _Worker:
 
     def __init__(self, model: Model, fresh_names: bool, rows_max: int, nnz_max: int) -> None:
         self.scratch = model.solver.scratch(rows_max, nnz_max)
-        self.sampler = Sampler(model.counts.examples) if fresh_names else None
+        every = model.job.model.kind == "mf"
+        self.sampler = Sampler(model.counts.examples, every=every) if fresh_names else None
         job = model.job
         own = model.validation if fresh_names else None
         self.validation = own or new_validation(job.model, job.output.window)
@@ -101,6 +102,8 @@ class Learner:
         By partition name, the error that ended it early.
     last : tuple of float, float, int
         Label, score and number of features of the last example.
+    control : Lane
+        Where what concerns all lanes is done; nothing is learned meanwhile.
     """
 
     def __init__(
@@ -164,7 +167,7 @@ class Learner:
         )
         self._portions = Portions(model, roles[1], cpu_clock) if roles else None
         # where what concerns all lanes is done
-        self._control = Lane("control", cpu_clock) if roles else self.learn_lanes[0]
+        self.control = Lane("control", cpu_clock) if roles else self.learn_lanes[0]
         self._windows = [self._window(i, rows, nnz) for i in range(count) if self._portions]
         self._stocks: list[SimpleQueue[Minibatch]] = []
         for _ in range(count):
@@ -183,7 +186,7 @@ class Learner:
     def lanes(self) -> list[Lane]:
         """All lanes, for their metrics."""
         parse = [self.parse_lane] if self.parse_lane else []
-        shares = [self._control, *self._portions.lanes] if self._portions else []
+        shares = [self.control, *self._portions.lanes] if self._portions else []
         return [*parse, *self.learn_lanes, *shares, self.snapshot_lane]
 
     def _window(self, number: int, rows: int, nnz: int) -> Window:
@@ -297,16 +300,18 @@ class Learner:
         self._cutting.abandon()
         self._fail(asyncio.CancelledError())
 
-    async def next_pass(self) -> None:
+    async def next_pass(self, *, keep_positions: bool = False) -> None:
         """Begin the next pass over the source, as one step for whatever snapshot is made."""
 
         def turn() -> None:
             with self._noting:
                 self.model.epoch += 1
+                self.model.swept = 0
                 self.model.solver.counting = self.model.counting
-                self.model.positions.clear()
+                if not keep_positions:
+                    self.model.positions.clear()
 
-        await self._control.run(turn)
+        await self.control.run(turn)
 
     async def snapshot(self, begin: Callable[[], ModelCut], done: SnapshotDone) -> None:
         """Begin a snapshot between two minibatches; it is written while learning goes on.
@@ -314,16 +319,16 @@ class Learner:
         ``done`` is called in the snapshot lane with what ``ModelCut.commit`` returns, or with
         ``error``.
         """
-        await self._control.run(self._begin, begin, done)
+        await self.control.run(self._begin, begin, done)
 
     async def advance_snapshot(self) -> bool:
         """Take one part of an open cut, as no block may come; return whether one is open."""
-        await self._control.run(self._cutting.take_parts, all_parts=False)
+        await self.control.run(self._cutting.take_parts, all_parts=False)
         return self._cutting.cut is not None
 
     async def finish_snapshot(self) -> None:
         """Wait until no snapshot is being made, taking what is left of its cut at once."""
-        await self._control.run(self._cutting.take_parts, all_parts=True)
+        await self.control.run(self._cutting.take_parts, all_parts=True)
         await self.snapshot_lane.run(lambda: None)
 
     def close(self) -> None:
@@ -589,4 +594,4 @@ class Learner:
                 self._merge()
                 return self.model.validation.summary()
 
-        return await self._control.run(ask)
+        return await self.control.run(ask)

@@ -113,6 +113,8 @@ class Model:
         Makes a cut of the table; whoever divides it between lanes puts another in its place.
     epoch : int
         Passes over the source that are complete.
+    swept : int
+        Of a further pass over kept ratings: buckets of users that are done; -1: all.
     resumed_from : str or None
         The snapshot that it was loaded from.
     """
@@ -125,6 +127,7 @@ class Model:
     positions: dict[str, Progressed] = field(default_factory=dict)
     counts: Counts = field(default_factory=Counts)
     epoch: int = 0
+    swept: int = 0
     quarantine_size: int = 0
     replayed_size: int = 0
     resumed_from: str | None = None
@@ -313,6 +316,7 @@ class ModelCut:
 
     def __init__(self, model: Model, root: Path, quarantine_size: int, now: float) -> None:
         self.cut = model.new_cut(model.table)
+        self.at_once = bool(getattr(self.cut, "at_once", False))  # nobody keeps old lines for it
         self._root = root
         self._keep = model.job.output.snapshots_kept
         self.failed: StreamlearnError | None = None
@@ -328,6 +332,7 @@ class ModelCut:
             "created_seconds": now,
             "counts": {name: getattr(model.counts, name) for name in Counts.__slots__},
             "epoch": model.epoch,
+            "swept": model.swept,
             "fields": list(model.names.fields),
             "quarantine_size": quarantine_size,
             "replayed_size": model.replayed_size,
@@ -465,6 +470,7 @@ def load(
         _load_rows(model.table, reader)
         model.counts = Counts(**meta["counts"])
         model.epoch = int(meta["epoch"])
+        model.swept = int(meta.get("swept", 0))
         model.quarantine_size = int(meta["quarantine_size"])
         model.replayed_size = int(meta["replayed_size"])
         model.positions = {

@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,14 +22,17 @@ import msgspec
 from streamlearn.compute.leftovers import few_arenas, give_back
 from streamlearn.config import JobConfig, start_seconds
 from streamlearn.errors import DataError, RunError, StreamlearnError
+from streamlearn.further import FurtherPasses, check_unchanged
 from streamlearn.inspection import sizes
 from streamlearn.learner import Learner
-from streamlearn.messages import Partition, Position, Progress
+from streamlearn.messages import F32, Partition, Position, Progress
 from streamlearn.model import Model, ModelCut, Progressed, load
 from streamlearn.net.http import HttpServer
 from streamlearn.net.sources.objects import ObjectSource
 from streamlearn.net.sources.uri import open_source
 from streamlearn.online.formats import Format, open_format
+from streamlearn.online.losses import new_validation
+from streamlearn.online.minibatch import Minibatch
 from streamlearn.quarantine import Quarantine
 from streamlearn.report import report_json
 from streamlearn.shards.directory import DirectoryLock
@@ -77,6 +81,7 @@ class TrainingRun:
         self._cut_started = 0.0
         self._snapshot_error: StreamlearnError | None = None
         self._records_kept = -1  # of this run, in its newest snapshot
+        self._further: FurtherPasses | None = None
 
     async def run(self) -> dict[str, Any]:
         """Run to the source's end, to a signal, or to a failure; return the report.
@@ -98,6 +103,7 @@ class TrainingRun:
                     registry=self.telemetry.metrics.registry,
                     status=self.telemetry.status,
                     ready=lambda: self.telemetry.ready,
+                    asked=self._serving.paths(self.job),
                 )
                 _log.info("listening on http://%s", await server.start())
             return await self._run(source)
@@ -139,6 +145,7 @@ class TrainingRun:
             tick=lambda: int(time.time()) // 60,
         )
         self.telemetry.attach(learner, source)
+        self._serving.attach(model, learner.control.run)
         self.telemetry.follows = self.job.source.follow
         started = Started(model)
         failure: StreamlearnError | None = None
@@ -158,11 +165,16 @@ class TrainingRun:
             learner.abandon()
             raise
         finally:
+            self._serving.detach()
             learner.close()
             quarantine.close()
+            if self._further is not None:
+                self._further.close()
         failure = failure or failed(learner) or self._snapshot_error
         report = run_report(learner, started, self.telemetry)
         report["stopped"] = self.stopped_by
+        if self._further is not None:
+            report |= self._further.report()
         if learner.failed:
             report["failed"] = {name: str(error) for name, error in learner.failed.items()}
         await asyncio.to_thread(self._write_report, report_json(report) + "\n")
@@ -205,11 +217,51 @@ class TrainingRun:
                 learner.stored_bytes += max(0, self.telemetry.partitions[partition.name])
         self._begin_at(model, partitions)
         self.telemetry.tell("learning")
+        if FurtherPasses.wanted(self.job):
+            self._further = FurtherPasses(
+                self.job, learner, lambda what: self.telemetry.tell("learning", what)
+            )
+            self._serving.scored = self._further.scored
+            await learner.run(self._todo(learner, source, partitions))
+            await self._further.run(lambda told: self._read_again(learner, partitions, told))
+            return
         while True:
             await learner.run(self._todo(learner, source, partitions))
             if learner.stopped.is_set() or model.epoch + 1 >= self.job.model.epochs:
                 return
             await learner.next_pass()
+
+    async def _read_again(
+        self,
+        learner: Learner,
+        partitions: list[Partition],
+        told: Callable[[F32, Minibatch], None],
+    ) -> None:
+        """Tell of every minibatch of the source once more; nothing is learned.
+
+        Raises
+        ------
+        ObjectChangedError
+            The source is not what was learned.
+        """
+        model = learner.model
+        check_unchanged(model, partitions)
+        counts, validation = model.counts, model.validation
+        model.counts = replace(counts)
+        model.validation = new_validation(self.job.model, self.job.output.window)
+        format_ = open_format(self.job.source)
+        source = open_source(self.job.source)
+        reader = Learner(
+            model, format_, source, quarantine=None, cpu_clock=time.thread_time,
+            tick=lambda: 0, teach=False, positions=False, on_scores=told,
+        )  # fmt: skip
+        reader.stopped = learner.stopped
+        try:
+            await reader.run(todo_all(partitions))
+        finally:
+            reader.close()
+            await source.aclose()
+            model.counts, model.validation = counts, validation
 
     def _begin_at(self, model: Model, partitions: list[Partition]) -> None:
         """Set the positions to where the job says that it begins."""

@@ -245,9 +245,7 @@ class MfSolver:
         """
         s, rows = scratch, batch.rows
         words, places, _ = self.table.score_arguments()
-        unknown = kernels.look_up(
-            batch.keys, rows, words, places, self._below, s.pairs, s.held
-        )
+        unknown = kernels.look_up(batch.keys, rows, words, places, self._below, s.pairs, s.held)
         learned = Learned(
             batch.keys[: 2 * rows].reshape(-1, 2), s.pairs[: 2 * rows].reshape(-1, 2),
             batch.labels[:rows], batch.weights[:rows], s.held[:rows],
@@ -263,6 +261,15 @@ class MfSolver:
             arena.geometry.layout, self._model.dim, arena.values, self._rates, scratch.scores,
         )  # fmt: skip
         return scratch.scores[: batch.rows]
+
+    @property
+    def item_keys(self) -> U64:
+        """Keys of the items by number, as they were met; what a table has forgotten is among them.
+
+        A view, valid until more is learned.
+        """
+        self._number(0)
+        return self._item_keys[: int(self._numbers[1])]
 
     def weights(self, columns: U64) -> F32:
         """Return the biases of rows from their columns (word 1 of a row, uint64[n])."""

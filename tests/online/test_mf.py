@@ -231,9 +231,10 @@ def test_numbers_go_on_with_a_table_that_was_loaded() -> None:
         other.table.insert_rows(rows, vectors)
     other.table.intercept[:] = ours.table.intercept
     more, further = some_ratings(80, 2, users=50, items=20)
-    assert other.learn(batch_of(more, further)).tobytes() == ours.learn(
-        batch_of(more, further)
-    ).tobytes()
+    assert (
+        other.learn(batch_of(more, further)).tobytes()
+        == ours.learn(batch_of(more, further)).tobytes()
+    )
     for key in np.unique(more):
         slots = [one.table.find(np.array([key], np.uint64)) for one in (ours, other)]
         words = [

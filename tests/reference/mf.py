@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from streamlearn.config import MfConfig
 from tests.reference.embeddings import drawn
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["Factors", "MfTwin"]
 

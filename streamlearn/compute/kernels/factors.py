@@ -127,9 +127,7 @@ def _keep(words, slot, lines, vectors_lines, saving, kept, side_lines, side_word
         if dim_of(word) > 0:
             first = int64(word & LINE)
             for b in range(lines):
-                preserve(
-                    vectors_lines, first + b, v_kept, v_side_lines, v_side_words, v_side_count
-                )
+                preserve(vectors_lines, first + b, v_kept, v_side_lines, v_side_words, v_side_count)
 
 
 @njit(nogil=True, cache=True, inline="always", error_model="numpy")

@@ -13,7 +13,7 @@ what one after the other would give, but for rounding (``kernels.factor_vectors`
 from __future__ import annotations
 
 import numpy as np
-from numba import float32, int64, njit, uint32, uint64
+from numba import float32, int64, njit, uint64
 
 from streamlearn.compute.kernels.bits import float_bits
 from streamlearn.compute.kernels.factor_vectors import dot, dots, move, move_pair
