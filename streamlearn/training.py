@@ -35,6 +35,7 @@ from streamlearn.online.losses import new_validation
 from streamlearn.online.minibatch import Minibatch
 from streamlearn.quarantine import Quarantine
 from streamlearn.report import report_json
+from streamlearn.serving import Serving
 from streamlearn.shards.directory import DirectoryLock
 from streamlearn.shards.snapshot import listing
 from streamlearn.signals import taken
@@ -82,6 +83,7 @@ class TrainingRun:
         self._snapshot_error: StreamlearnError | None = None
         self._records_kept = -1  # of this run, in its newest snapshot
         self._further: FurtherPasses | None = None
+        self._serving = Serving(lambda: self.telemetry.age_seconds)
 
     async def run(self) -> dict[str, Any]:
         """Run to the source's end, to a signal, or to a failure; return the report.

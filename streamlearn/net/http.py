@@ -1,14 +1,15 @@
 """What can be asked of a node over HTTP: its metrics, whether it lives and is ready, its status.
 
-The server decides nothing: what it says comes from the callables it is given, which must answer at
-once, since they run on the event loop.
+And, where it is given them, paths that are asked questions: one in the query of a GET, or a list of
+them as the JSON of a POST. The server decides nothing: what it says comes from the callables it is
+given; those for the former must answer at once, since they run on the event loop.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 from aiohttp import web
@@ -20,11 +21,49 @@ from streamlearn.net.address import join_address, split_address
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
-__all__ = ["HttpServer", "parse_listen"]
+__all__ = ["Answers", "Ask", "AskedError", "HttpServer", "parse_listen"]
 
 # A scrape that is under way when the node stops gets this long.
 SHUTDOWN_SECONDS: Final = 2.0
 PATHS: Final = ("/metrics", "/healthz", "/readyz", "/status")
+# Questions of one POST, whose body aiohttp bounds to a megabyte.
+QUESTIONS_MAX: Final = 10_000
+
+
+class Answers(NamedTuple):
+    """Answers to questions, in their order.
+
+    Attributes
+    ----------
+    each : list of dict
+        One a question.
+    about : dict
+        What is said beside them.
+    """
+
+    each: list[dict[str, Any]]
+    about: dict[str, Any]
+
+
+# Answers questions, each a mapping of names to what JSON has (or to texts, of a query).
+Ask = Callable[[Sequence[Mapping[str, Any]]], Awaitable[Answers]]
+
+
+class AskedError(Exception):
+    """A question cannot be answered.
+
+    Parameters
+    ----------
+    status : int
+        Of the response: 400 where the question is wrong, 503 where nobody can answer yet.
+    message : str
+        What is wrong, expected and actual.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
 
 
 def parse_listen(listen: str) -> tuple[str, int]:
@@ -39,7 +78,7 @@ def parse_listen(listen: str) -> tuple[str, int]:
 
 
 class HttpServer:
-    """Serves ``/metrics``, ``/healthz``, ``/readyz`` and ``/status``.
+    """Serves ``/metrics``, ``/healthz``, ``/readyz`` and ``/status``, and paths with questions.
 
     Parameters
     ----------
@@ -51,6 +90,8 @@ class HttpServer:
         Returns what ``/status`` shows as JSON; NaN becomes null.
     ready : callable
         Returns whether the node is ready and why (not): ``(False, "compiling kernels 3/7")``.
+    asked : mapping of str to callable, optional
+        By path, who answers questions there, see ``Ask``.
 
     Raises
     ------
@@ -65,12 +106,14 @@ class HttpServer:
         registry: CollectorRegistry,
         status: Callable[[], dict[str, Any]],
         ready: Callable[[], tuple[bool, str]],
+        asked: Mapping[str, Ask] | None = None,
     ) -> None:
         self._listen = listen
         self._host, self._port = parse_listen(listen)
         self._registry = registry
         self._status = status
         self._ready = ready
+        self._asked = dict(asked or {})
         self._runner: web.AppRunner | None = None
         self.address = ""
 
@@ -85,11 +128,13 @@ class HttpServer:
             The host is none of this machine's.
         """
         assert self._runner is None, "started already"
-        app = web.Application(middlewares=[_explain])
+        app = web.Application(middlewares=[self._explain])
         handlers = (self._metrics, self._healthz, self._readyz, self._show_status)
         app.add_routes(
             [web.get(path, handler) for path, handler in zip(PATHS, handlers, strict=True)]
         )
+        for path in self._asked:
+            app.add_routes([web.get(path, self._ask_one), web.post(path, self._ask_many)])
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
         await runner.setup()
         try:
@@ -121,24 +166,63 @@ class HttpServer:
         return web.Response(text=reason + "\n", status=200 if ready else 503)
 
     async def _show_status(self, _request: web.Request) -> web.Response:
-        return web.Response(
-            body=msgspec.json.encode(self._status()), content_type="application/json"
-        )
+        return _json(200, self._status())
+
+    async def _ask_one(self, request: web.Request) -> web.Response:
+        """Answer the question in a query; a name that comes twice has a list."""
+        query = request.query
+        question: dict[str, Any] = {}
+        for name in query:
+            values = query.getall(name)
+            question[name] = values if len(values) > 1 else values[0]
+        try:
+            answers = await self._asked[request.path]([question])
+        except AskedError as error:
+            return _refused(error.status, error.message)
+        return _json(200, answers.each[0] | answers.about)
+
+    async def _ask_many(self, request: web.Request) -> web.Response:
+        """Answer the list of questions in a body."""
+        try:
+            questions = msgspec.json.decode(await request.read())
+        except web.HTTPRequestEntityTooLarge as error:
+            return _refused(413, f"the questions are too long: {error.text}")
+        except msgspec.DecodeError as error:
+            return _refused(400, f"the body is not JSON: {error}")
+        if not isinstance(questions, list) or not all(isinstance(one, dict) for one in questions):
+            return _refused(400, 'expected a list of objects, such as [{"user": "u7"}]')
+        if len(questions) > QUESTIONS_MAX:
+            return _refused(400, f"{len(questions):,} questions, at most {QUESTIONS_MAX:,} at once")
+        try:
+            answers = await self._asked[request.path](questions)
+        except AskedError as error:
+            return _refused(error.status, error.message)
+        return _json(200, {"answers": answers.each} | answers.about)
+
+    @web.middleware
+    async def _explain(
+        self,
+        request: web.Request,
+        handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
+    ) -> web.StreamResponse:
+        """Say what there is where something else was asked for; let nothing be cached."""
+        try:
+            response = await handler(request)
+        except web.HTTPNotFound:
+            there = ", ".join((*PATHS, *self._asked))
+            response = web.Response(status=404, text=f"no {request.path} here, only {there}\n")
+        response.headers["Cache-Control"] = "no-store"
+        return response
 
 
-@web.middleware
-async def _explain(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    """Say what there is where something else was asked for; let nothing be cached."""
-    try:
-        response = await handler(request)
-    except web.HTTPNotFound:
-        response = web.Response(
-            status=404, text=f"no {request.path} here, only {', '.join(PATHS)}\n"
-        )
-    response.headers["Cache-Control"] = "no-store"
-    return response
+def _json(status: int, value: Any) -> web.Response:
+    return web.Response(
+        status=status, body=msgspec.json.encode(value), content_type="application/json"
+    )
+
+
+def _refused(status: int, message: str) -> web.Response:
+    return _json(status, {"error": message})
 
 
 def _listen_error(listen: str, error: OSError) -> ConfigError | ResourceError:
