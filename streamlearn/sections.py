@@ -368,7 +368,7 @@ class ComputeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         about(
             "1: parse and learn in one lane; 2: a parse lane before a learn lane; more: worker "
             "lanes with partitions of their own, and shard lanes with a part of the table each; "
-            "0: 2 where there are two cores.",
+            "0: 2 where there are two cores. mf: so many lanes in the passes after the first.",
             ge=0,
             le=256,
             common=True,

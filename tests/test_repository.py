@@ -36,6 +36,10 @@ MAY_IMPORT = {
     "streamlearn.net": (*VOCABULARY, "streamlearn.compute.kernels.wire"),
     "streamlearn.shards": (*VOCABULARY, "streamlearn.compute.kernels"),
     "streamlearn.online": (*VOCABULARY, "streamlearn.compute.kernels"),
+    "streamlearn.strata": (
+        *(*VOCABULARY, "streamlearn.compute.kernels", "streamlearn.shards", "streamlearn.online"),
+        "streamlearn.model",
+    ),
     "streamlearn.compute": VOCABULARY,
     "streamlearn.compute.kernels": (),
     "streamlearn.messages": (),
@@ -63,6 +67,7 @@ MAY_WAIT = (
     "streamlearn.signals",
     "streamlearn.todo",
     "streamlearn.training",
+    "streamlearn.further",
     "streamlearn.scoring",
     "streamlearn.replay",
     "streamlearn.node",
@@ -81,6 +86,7 @@ WIRING = (
     "streamlearn.replay",
     "streamlearn.scoring",
     "streamlearn.training",
+    "streamlearn.further",
     "streamlearn.telemetry",
     "streamlearn.learner",
 )
