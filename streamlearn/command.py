@@ -163,7 +163,7 @@ def _flag(setting: Setting) -> tuple[Any, Any]:
     if setting.shape in ("list", "table"):
         help_text += " Repeatable."
     elif setting.shape != "bool" and setting.default != "":
-        help_text += f" Default: {setting.default}."
+        help_text += f" Default: {setting.default}{_others(setting)}."
     elif setting.default is True:
         help_text += " Default: yes."
     if setting.path == "tables.bits":
@@ -182,6 +182,17 @@ def _flag(setting: Setting) -> tuple[Any, Any]:
         else None,
     )
     return annotation, info
+
+
+def _others(setting: Setting) -> str:
+    """Return the defaults of models for which another one than the first's holds."""
+    found = {
+        kind: one.default
+        for kind in setting.models
+        for one in settings(kind)
+        if one.path == setting.path and one.default != setting.default
+    }
+    return f" ({', '.join(f'{kind}: {value}' for kind, value in found.items())})" if found else ""
 
 
 def _common(*, with_set: bool) -> list[inspect.Parameter]:

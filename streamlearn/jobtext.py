@@ -82,8 +82,15 @@ def settings_markdown() -> str:
             continue
         shared = [setting for setting in own if len(setting.models) in (0, len(MODELS))]
         parts += _table("## [model]", "What is learned. Settings of all kinds:", shared)
+        told = {setting.name: (setting.default, setting.description) for setting in shared}
         for kind, struct in MODELS.items():
-            named = [setting for setting in own if setting.models == (kind,)]
+            named = [
+                setting
+                for setting in settings(kind)
+                if setting.section == "model"
+                and setting.models
+                and told.get(setting.name) != (setting.default, setting.description)
+            ]
             parts += _table(f"### kind = {_toml(kind)}", struct.__doc__ or "", named)
     return "\n".join(parts)
 
