@@ -20,6 +20,7 @@ from streamlearn import __version__
 from streamlearn.cluster_cli import cluster_app
 from streamlearn.command import Call, option, sources, verb
 from streamlearn.errors import ConfigError, ResourceError
+from streamlearn.recommended import asked_users, recommended_json, recommended_text
 from streamlearn.report import report_json, report_text, table_text
 from streamlearn.verbs import (
     finish,
@@ -183,6 +184,46 @@ def predict(call: Call) -> None:
         report = node.predict(directory, job, out)
     # predictions are the result: where they take stdout, what is said about them does not
     finish(call, report, to_stderr=target == "-")
+
+
+@verb(
+    app,
+    _READING,
+    [
+        _directory(),
+        sources(": what users have rated, which is left out", needed=False),
+        option(
+            "user",
+            list[str] | None,
+            typer.Option(None, "--user", "-u", metavar="ID", help="Of this user. Repeatable."),
+        ),
+        option(
+            "users",
+            str | None,
+            typer.Option(
+                None, "--users", metavar="FILE", help="Of these users, one a line; - for stdin."
+            ),
+        ),
+        option("top", int, typer.Option(10, "--top", "-n", min=1, help="Items for each user.")),
+    ],
+    examples=(
+        "streamlearn recommend model ratings.dat --user 17 --user 23 -n 5",
+        "streamlearn recommend model ratings.dat > all.tsv",
+        "cut -f1 today.tsv | streamlearn recommend model --users - --json",
+    ),
+)
+def recommend(call: Call) -> None:
+    """Write the best items of users, by a factorization (mf): user, item and score, a line each.
+
+    Of all users that the model knows, or of those named. What the sources say that each of them has
+    rated is left out. A user that the model does not know is given the items of highest bias.
+    """
+    directory: Path = call["directory"]
+    job = resolve(call, directory).job
+    users = asked_users(call["user"] or [], call["users"], "-" in job.source.uri)
+    out = recommended_json if call["json"] else recommended_text
+    report = wiring().recommend(directory, job, users, call["top"], out)
+    finish(call, report, to_stderr=True)
 
 
 @verb(

@@ -10,6 +10,7 @@ import numpy as np
 
 from streamlearn.config import FmConfig
 from streamlearn.errors import ConfigError, RunError
+from streamlearn.factorized import Factorized, factorized, ids_of
 from streamlearn.inspection import columns_of, name_keys
 from streamlearn.messages import F32, I64, U32, U64
 from streamlearn.model import Model, load
@@ -82,7 +83,8 @@ def export(directory: Path, target: Path) -> dict[str, Any]:
     """Write what a model predicts with, in the format of the target's suffix.
 
     Of each feature whose weight is not zero (and, where ``model.l1_shrk`` is off, of each that has
-    an embedding) the key, weight, count, name and embedding.
+    an embedding) the key, weight, count, name and embedding. Of a factorization: of each user and
+    each item the id, key, bias, factors and count.
 
     Raises
     ------
@@ -94,8 +96,11 @@ def export(directory: Path, target: Path) -> dict[str, Any]:
     writers = {".npz": _write_npz, ".parquet": _write_parquet, ".txt": _write_text}
     if target.suffix not in writers:
         raise ConfigError(f"export writes .npz, .parquet or .txt, but got {target.name}")
-    exported = _Exported.of(load(directory))
+    model = load(directory)
     try:
+        if model.job.model.kind == "mf":
+            return _export_factors(model, target)
+        exported = _Exported.of(model)
         writers[target.suffix](target, exported)
     except OSError as error:
         raise RunError(f"cannot write {target}", cause=error.strerror) from error
@@ -125,15 +130,21 @@ def _write_npz(target: Path, it: _Exported) -> None:
     np.savez(target, **arrays)
 
 
-def _write_parquet(target: Path, it: _Exported) -> None:
+def _pyarrow() -> tuple[Any, Any]:
+    """Import pyarrow and its Parquet."""
     try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        import pyarrow
+        import pyarrow.parquet
     except ImportError as error:
         raise ConfigError(
             "Parquet needs pyarrow, which is not installed",
             hint="pip install 'streamlearn[arrow]'",
         ) from error
+    return pyarrow, pyarrow.parquet
+
+
+def _write_parquet(target: Path, it: _Exported) -> None:
+    pa, pq = _pyarrow()
     columns = {"key": it.keys, "weight": it.weights, "count": it.counts, "name": it.names}
     said = {"intercept": repr(float(it.intercept))}
     if it.order > 1:
@@ -164,3 +175,54 @@ def _write_text(target: Path, it: _Exported) -> None:
 
 def _one_line(name: str) -> str:
     return name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+
+
+def _export_factors(model: Model, target: Path) -> dict[str, Any]:
+    """Write what a factorization predicts with."""
+    it = factorized(model)
+    ids = {"user": ids_of(model, it.users.keys), "item": ids_of(model, it.items.keys)}
+    if target.suffix == ".npz":
+        _write_factors_npz(target, it, ids)
+    elif target.suffix == ".parquet":
+        _write_factors_parquet(target, it, ids)
+    else:
+        raise ConfigError(f"export of mf writes .npz or .parquet, but got {target.name}")
+    return {
+        "file": str(target),
+        "users": len(it.users.keys),
+        "items": len(it.items.keys),
+        "dim": it.items.factors.shape[1],
+        "mean": it.mean,
+    }
+
+
+def _write_factors_npz(target: Path, it: Factorized, ids: dict[str, list[str]]) -> None:
+    arrays: dict[str, Any] = {"mean": np.float32(it.mean)}
+    for kind, side in (("user", it.users), ("item", it.items)):
+        arrays |= {
+            f"{kind}_ids": np.array(ids[kind], dtype=np.str_),
+            f"{kind}_keys": side.keys,
+            f"{kind}_biases": side.biases,
+            f"{kind}_factors": side.factors,
+            f"{kind}_counts": side.counts,
+        }
+    np.savez(target, **arrays)
+
+
+def _write_factors_parquet(target: Path, it: Factorized, ids: dict[str, list[str]]) -> None:
+    pa, pq = _pyarrow()
+    tables = []
+    for kind, side in (("user", it.users), ("item", it.items)):
+        n, dim = side.factors.shape
+        ends = np.arange(n + 1, dtype=np.int64) * dim
+        columns = {
+            "kind": [kind] * n,
+            "id": ids[kind],
+            "key": side.keys,
+            "bias": side.biases,
+            "factors": pa.LargeListArray.from_arrays(ends, side.factors.reshape(-1)),
+            "count": side.counts,
+        }
+        tables.append(pa.table(columns))
+    said = {"mean": repr(float(it.mean))}
+    pq.write_table(pa.concat_tables(tables).replace_schema_metadata(said), target)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from streamlearn.factorized import extremes, factors_told
 from streamlearn.messages import F32, I64, U32, U64
 from streamlearn.model import Held, Model, load
 from streamlearn.shards.arena import dims_of
@@ -39,7 +40,10 @@ class Columns:
 
 
 def inspect(directory: Path, top: int) -> dict[str, Any]:
-    """Say what is in a model: counts, sparsity, embeddings, and the largest weights by name."""
+    """Say what is in a model: counts, sparsity, embeddings, and the largest weights by name.
+
+    Of a factorization: users, items, and the items of highest and lowest bias and most ratings.
+    """
     model = load(directory)
     report: dict[str, Any] = {
         "model": model.job.model.kind,
@@ -47,13 +51,14 @@ def inspect(directory: Path, top: int) -> dict[str, Any]:
         "index": model.job.tables.index,
         "examples": model.counts.examples,
         "bad_records": model.counts.bad_records,
-        **sizes(model),
-        "intercept": model.solver.intercept,
-        **model.validation.headlines(model.validation.summary()),
-        **({"dimensions": dimensions(model)} if model.has_embeddings else {}),
-        "weights": strongest(model, top),
     }
-    return report
+    figures = model.validation.headlines(model.validation.summary())
+    if model.job.model.kind == "mf":
+        return report | factors_told(model) | figures | extremes(model, top)
+    report |= {**sizes(model), "intercept": model.solver.intercept, **figures}
+    if model.has_embeddings:
+        report["dimensions"] = dimensions(model)
+    return report | {"weights": strongest(model, top)}
 
 
 def strongest(model: Model, top: int) -> list[dict[str, Any]]:

@@ -18,6 +18,8 @@ from streamlearn.messages import Position, Progress
 from streamlearn.model import stored_job
 from streamlearn.net.sources.uri import open_source
 from streamlearn.online.formats import open_format
+from streamlearn.recommending import Recommended
+from streamlearn.recommending import recommend as _recommend
 from streamlearn.replay import replay as _replay
 from streamlearn.scoring import score
 from streamlearn.shards.directory import DirectoryLock
@@ -31,6 +33,7 @@ __all__ = [
     "gather",
     "inspect",
     "predict",
+    "recommend",
     "replay",
     "shard",
     "snapshots",
@@ -61,6 +64,13 @@ def predict(
 ) -> dict[str, Any]:
     """Hand the prediction of each record to ``out``, in order; NaN for a bad record."""
     return uvloop.run(score(directory, job, lambda _: None, out))
+
+
+def recommend(
+    directory: Path, job: JobConfig, users: Sequence[str] | None, n: int, out: Recommended
+) -> dict[str, Any]:
+    """Tell of the best items of users (None: of all), without those that the sources have."""
+    return uvloop.run(_recommend(directory, job, users, n, out))
 
 
 def replay(directory: Path, job: JobConfig, progress: ProgressSink) -> dict[str, Any]:

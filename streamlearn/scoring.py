@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ from streamlearn.messages import F32, F64, Progress
 from streamlearn.model import load
 from streamlearn.net.sources.uri import open_source
 from streamlearn.online.losses import new_validation
+from streamlearn.online.mf import MfSolver
 from streamlearn.online.minibatch import Minibatch
 from streamlearn.telemetry import Telemetry
 from streamlearn.training import (
@@ -30,6 +32,8 @@ from streamlearn.training import (
 )
 
 __all__ = ["score"]
+
+_log = logging.getLogger("streamlearn.scoring")
 
 
 async def score(
@@ -85,6 +89,8 @@ async def score(
         await source.aclose()
     report = run_report(learner, started, telemetry)
     report.pop("examples_dropped", None)  # none is to teach anything
+    if isinstance(model.solver, MfSolver):
+        report |= _unknown(model.solver, model.counts.examples)
     if out is not None:  # of records that need no labels, nothing is known about these
         for figure in model.validation.reported:
             report.pop(figure, None)
@@ -92,6 +98,18 @@ async def score(
     if (error := failed(learner)) is not None:
         raise error
     return report
+
+
+def _unknown(solver: MfSolver, examples: int) -> dict[str, int]:
+    """Say of how many ratings the user or the item is unknown; return it for the report."""
+    users, items = solver.unknown.tolist()
+    if users or items:
+        _log.warning(
+            "of %s ratings, %s are of users and %s of items that the model does not know: they are "
+            "predicted by the bias of the other, or by the mean",
+            f"{examples:,}", f"{users:,}", f"{items:,}",
+        )  # fmt: skip
+    return {"unknown_users": users, "unknown_items": items}
 
 
 async def _show(telemetry: Telemetry, learner: Learner) -> None:

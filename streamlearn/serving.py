@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from streamlearn.config import JobConfig, MfConfig
+from streamlearn.factorized import ids_of
 from streamlearn.messages import F32, I64, U64
 from streamlearn.model import Model
 from streamlearn.net.http import Answers, Ask, AskedError
@@ -61,8 +62,8 @@ class Serving:
 
     def paths(self, job: JobConfig) -> dict[str, Ask]:
         """Return by path who answers there: nobody, unless a factorization is learned."""
-        if not isinstance(job.model, MfConfig):
-            return {}
+        if not isinstance(job.model, MfConfig) or job.model.epsilon:
+            return {}  # each answer of a private model would tell of a further sample
         return {"/recommend": self.recommend, "/predict": self.predict}
 
     def attach(self, model: Model, run: Callable[..., Awaitable[Any]]) -> None:
@@ -134,7 +135,7 @@ class Serving:
         scores[np.isin(items, item_keys)] = np.nan
         best = _order(scores)[: question.n]
         predicted = model.validation.predictions(scores[best])
-        names = _ids(model, items[best])
+        names = ids_of(model, items[best])
         return {
             "user": question.user,
             "known": bool(_met(model, user_keys)[0]),
@@ -189,14 +190,6 @@ def _keys(users: list[str], items: list[str]) -> tuple[U64, U64]:
     nobody = np.zeros(0, np.uint64)
     user_keys = rating_keys(users, users)[0] if users else nobody
     return user_keys, rating_keys(items, items)[1] if items else nobody
-
-
-def _ids(model: Model, keys: U64) -> list[str]:
-    names = model.names.lookup(keys)
-    return [
-        f"#{key}" if name is None else name.partition("=")[2]
-        for name, key in zip(names, keys.tolist(), strict=True)
-    ]
 
 
 def _order(scores: F32) -> I64:

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from streamlearn.model import load
+from streamlearn.online.ratings import rating_keys
+from tests import rated
 from tests.click_log import clicks, text, written
 from tests.reference import criteo, fm
 from tests.runs import run, settings
@@ -192,5 +194,89 @@ def test_what_cannot_be_exported_is_one_sentence(worded: Path, tmp_path: Path) -
     assert wrong.code == 2
     assert ".npz, .parquet or .txt" in wrong.stderr
     nowhere = run("export", worded, tmp_path / "none" / "weights.txt")
+    assert nowhere.code == 1
+    assert "error: cannot write" in nowhere.stderr
+
+
+@pytest.fixture(scope="module")
+def factors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return rated.learned(tmp_path_factory.mktemp("factors"))
+
+
+@dataclass
+class Factors:
+    """What stands in an exported file of a factorization, by kind."""
+
+    mean: float
+    ids: dict[str, list[str]]
+    keys: dict[str, np.ndarray]
+    biases: dict[str, np.ndarray]
+    factors: dict[str, np.ndarray]
+    counts: dict[str, np.ndarray]
+
+    def prediction(self, user: str, item: str) -> float:
+        u, i = self.ids["user"].index(user), self.ids["item"].index(item)
+        inner = self.factors["user"][u].astype(np.float64) @ self.factors["item"][i]
+        return float(self.mean + self.biases["user"][u] + self.biases["item"][i] + inner)
+
+
+def read_factors(target: Path) -> Factors:
+    """Read an exported file as its users do."""
+    kinds = ("user", "item")
+    if target.suffix == ".npz":
+        with np.load(target) as arrays:
+            assert arrays["user_biases"].dtype == arrays["item_factors"].dtype == np.float32
+            return Factors(
+                float(arrays["mean"]),
+                {kind: arrays[f"{kind}_ids"].tolist() for kind in kinds},
+                *(
+                    {kind: arrays[f"{kind}_{name}"] for kind in kinds}
+                    for name in ("keys", "biases", "factors", "counts")
+                ),
+            )
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(target)
+    parts = {kind: [r for r in table.to_pylist() if r["kind"] == kind] for kind in kinds}
+    assert sum(map(len, parts.values())) == table.num_rows
+    return Factors(
+        float(table.schema.metadata[b"mean"]),
+        {kind: [row["id"] for row in parts[kind]] for kind in kinds},
+        *(
+            {kind: np.array([row[name] for row in parts[kind]]) for kind in kinds}
+            for name in ("key", "bias", "factors", "count")
+        ),
+    )
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".parquet"])
+def test_ratings_can_be_predicted_of_an_export_alone(
+    factors: Path, tmp_path: Path, suffix: str
+) -> None:
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+    target = tmp_path / f"factors{suffix}"
+    report = run("export", factors, target, "--json").report
+    export = read_factors(target)
+    rows = rated.ratings()
+    users, items = [user for user, _, _ in rows], [item for _, item, _ in rows]
+    assert export.ids == {"user": list(dict.fromkeys(users)), "item": list(dict.fromkeys(items))}
+    assert export.counts["item"].tolist() == [items.count(item) for item in export.ids["item"]]
+    keys = rating_keys(export.ids["user"], export.ids["user"])[0]
+    np.testing.assert_array_equal(export.keys["user"], keys)
+    told = run("predict", factors, factors.parent / "ratings.dat").stdout.splitlines()
+    for (user, item, _), line in zip(rows[::50], told[::50], strict=True):
+        assert export.prediction(user, item) == pytest.approx(float(line), rel=3e-5)
+    assert report["users"] == len(export.ids["user"])
+    assert report["items"] == len(export.ids["item"])
+    assert report["dim"] == export.factors["user"].shape[1] == 5
+    assert report["mean"] == pytest.approx(export.mean)
+
+
+def test_factors_are_no_text(factors: Path, tmp_path: Path) -> None:
+    wrong = run("export", factors, tmp_path / "factors.txt")
+    assert wrong.code == 2
+    assert "export of mf writes .npz or .parquet, but got factors.txt" in wrong.stderr
+    nowhere = run("export", factors, tmp_path / "none" / "factors.npz")
     assert nowhere.code == 1
     assert "error: cannot write" in nowhere.stderr

@@ -10,6 +10,8 @@ import pytest
 
 from streamlearn.inspection import sizes, strongest
 from streamlearn.model import load
+from streamlearn.online.ratings import rating_keys
+from tests import rated
 from tests.click_log import clicks, text, written
 from tests.runs import run, settings
 from tests.worded import WORDS, learned, twin
@@ -107,3 +109,27 @@ def test_what_is_no_model_is_one_sentence(tmp_path: Path) -> None:
     missing = run("inspect", tmp_path / "none")
     assert missing.code == 2
     assert "error: there is no model in" in missing.stderr
+
+
+def test_of_a_factorization_items_come_by_bias_and_count(tmp_path: Path) -> None:
+    out = rated.learned(tmp_path)
+    report = run("inspect", out, "--top", 4, "--json").report
+    rows, model = rated.ratings(), load(out)
+    items = [item for _, item, _ in rows]
+    assert report["users"] == len({user for user, _, _ in rows})
+    assert report["items"] == len(set(items))
+    assert (report["dim"], report["loss"]) == (5, "squared")
+    assert report["mean"] == model.solver.intercept
+    assert report["factors_bytes"] == (report["users"] + report["items"]) * 64
+    assert report["table_bytes"] == model.table.nbytes
+    keys = rating_keys(sorted(set(items)), sorted(set(items)))[1]
+    biases = dict(zip(sorted(set(items)), model.weights_at(keys).tolist(), strict=True))
+    for name, sign in (("highest_bias", -1), ("lowest_bias", 1)):
+        expected = sorted(biases.items(), key=lambda one, sign=sign: sign * one[1])[:4]
+        assert [(row["item"], row["bias"]) for row in report[name]] == expected
+    most = [row["count"] for row in report["most_rated"]]
+    assert most == sorted((items.count(item) for item in set(items)), reverse=True)[:4]
+    assert all(row["count"] == items.count(row["item"]) for row in report["most_rated"])
+    shown = run("inspect", out, "--top", 1).stdout
+    assert "\nhighest bias\n  item" in shown
+    assert "weights" not in report

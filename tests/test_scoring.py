@@ -13,8 +13,10 @@ from streamlearn.model import load
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
 from streamlearn.online.progressive import Validation
 from streamlearn.online.rating_validation import RatingValidation
+from streamlearn.online.ratings import rating_keys
 from streamlearn.online.validation import BinaryValidation
 from streamlearn.scoring import _printer
+from tests import rated
 from tests.click_log import BAD, clicks, text, written
 from tests.reference import criteo, fm
 from tests.runs import run, settings, spawn
@@ -184,3 +186,34 @@ def test_what_cannot_be_scored_is_one_sentence(model: Path, tmp_path: Path) -> N
         missing = run(verb, tmp_path / "none", log)
         assert missing.code == 2
         assert "error: there is no model in" in missing.stderr
+
+
+def test_who_is_unknown_is_predicted_by_biases_alone_and_counted(tmp_path: Path) -> None:
+    out = rated.learned(tmp_path)
+    pairs = [("u1", "i03"), ("u1", "?"), ("?", "i03"), ("?", "?"), ("u2", "?"), ("u1", "i03")]
+    two, three = tmp_path / "two.dat", tmp_path / "three.dat"
+    two.write_text("".join(f"{user}::{item}\n" for user, item in pairs))
+    three.write_text("".join(f"{user}::{item}::4\n" for user, item in pairs))
+    said = "of 6 ratings, 2 are of users and 3 of items that the model does not know"
+    asked = run("predict", out, two)
+    assert asked.code == 0, asked.stderr
+    assert said in asked.stderr
+    told = [float(line) for line in asked.stdout.splitlines()]
+    model = load(out)
+    (user, *_), (item, *_) = rating_keys(["u1"], ["i03"])
+    bias_user, bias_item = model.weights_at(np.array([user, item])).tolist()
+    p, q = model.embeddings_at(np.array([user, item])).astype(np.float64)
+    mean = model.solver.intercept
+    full = mean + bias_user + bias_item + p @ q
+    expected = [full, mean + bias_user, mean + bias_item, mean]
+    assert told[:4] == pytest.approx(expected, rel=1e-5)
+    assert told[5] == told[0]
+    report = run("evaluate", out, three, "--json")
+    assert said in report.stderr
+    assert report.report["unknown_users"] == 2
+    assert report.report["unknown_items"] == 3
+    expected_rmse = math.sqrt(sum((value - 4) ** 2 for value in told) / 6)
+    assert report.report["rmse"] == pytest.approx(expected_rmse, rel=1e-4)
+    known = run("evaluate", out, tmp_path / "ratings.dat", "--json")
+    assert known.report["unknown_users"] == known.report["unknown_items"] == 0
+    assert "does not know" not in known.stderr

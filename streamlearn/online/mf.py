@@ -116,6 +116,8 @@ class MfSolver:
         Whether ratings raise the counts of their user and item: in the first pass over a source.
     recorder : callable or None
         Told of each minibatch once it is learned (:class:`Learned`).
+    unknown : int64[2]
+        Of how many ratings that were only scored the table did not hold the user, and the item.
 
     Notes
     -----
@@ -127,6 +129,7 @@ class MfSolver:
         self.table = table
         self.counting = True
         self.recorder: Callable[[Learned], None] | None = None
+        self.unknown: I64 = np.zeros(2, np.int64)
         self._model = model
         self._rates = rates_of(model, 0)
         self._below = np.uint64(round(model.held_out * 2.0**32))
@@ -263,6 +266,8 @@ class MfSolver:
         return scratch.scores[: batch.rows]
 
     @property
+        missing = scratch.places[: 2 * batch.rows].reshape(-1, 2) == kernels.NO_NUMBER
+        self.unknown += missing.sum(axis=0)
     def item_keys(self) -> U64:
         """Keys of the items by number, as they were met; what a table has forgotten is among them.
 

@@ -1,11 +1,12 @@
 """The HTTP endpoint, asked over real connections."""
 
 import asyncio
+import io
 import json
 import math
 import shutil
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import aiohttp
@@ -16,7 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from streamlearn.errors import ConfigError, ResourceError
 from streamlearn.metrics import EXAMPLES, Metrics
-from streamlearn.net.http import HttpServer, parse_listen
+from streamlearn.net import http
+from streamlearn.net.http import Answers, AskedError, HttpServer, parse_listen
 
 
 class Node:
@@ -27,6 +29,14 @@ class Node:
         self.metrics = Metrics(self.registry, "1.0")
         self.ready = (False, "compiling kernels 3/7")
         self.status: Callable[[], dict[str, Any]] = lambda: {"state": "compiling"}
+        self.questions: list[Mapping[str, Any]] = []
+
+    async def echo(self, questions: Sequence[Mapping[str, Any]]) -> Answers:
+        self.questions += questions
+        for question in questions:
+            if "wrong" in question:
+                raise AskedError(418, f"wrong is {question['wrong']!r}")
+        return Answers([{"asked": dict(question)} for question in questions], {"model": 7})
 
     def server(self, listen: str = "127.0.0.1:0") -> HttpServer:
         return HttpServer(
@@ -34,6 +44,7 @@ class Node:
             registry=self.registry,
             status=lambda: self.status(),
             ready=lambda: self.ready,
+            asked={"/echo": self.echo},
         )
 
 
@@ -200,3 +211,56 @@ def test_listen_is_host_and_port(listen: str, expected: tuple[str, int]) -> None
 def test_what_is_not_host_and_port_is_refused(listen: str) -> None:
     with pytest.raises(ConfigError, match="expected HOST:PORT"):
         parse_listen(listen)
+
+
+async def test_a_question_stands_in_a_query(served: Served) -> None:
+    _, session = served
+    async with session.get("/echo?user=%C3%A4%2F1&n=3&out=a&out=b") as response:
+        assert response.status == 200
+        assert response.content_type == "application/json"
+        assert response.headers["Cache-Control"] == "no-store"
+        asked = {"user": "ä/1", "n": "3", "out": ["a", "b"]}
+        assert await response.json() == {"asked": asked, "model": 7}
+
+
+async def test_questions_stand_in_a_body(served: Served) -> None:
+    _, session = served
+    questions = [{"user": 1, "out": ["a"]}, {}]
+    async with session.post("/echo", json=questions) as response:
+        assert response.status == 200
+        expected = {"answers": [{"asked": question} for question in questions], "model": 7}
+        assert await response.json() == expected
+    async with session.post("/echo", json=[]) as response:
+        assert await response.json() == {"answers": [], "model": 7}
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        (b"{", 400, "the body is not JSON"),
+        (b"\xff", 400, "the body is not JSON"),
+        (b'{"user": 1}', 400, "expected a list of objects"),
+        (b"[1]", 400, "expected a list of objects"),
+        (b"[{},{},{}]", 400, "3 questions, at most 2 at once"),
+        (b'[{"wrong": "x"}]', 418, "wrong is 'x'"),
+        (b"[" + b" " * (1 << 20) + b"]", 413, "the questions are too long"),
+    ],
+)
+async def test_what_cannot_be_answered_is_said_as_json(
+    served: Served, monkeypatch: pytest.MonkeyPatch, body: bytes, status: int, said: str
+) -> None:
+    _, session = served
+    monkeypatch.setattr(http, "QUESTIONS_MAX", 2)
+    async with session.post("/echo", data=io.BytesIO(body)) as response:
+        assert response.status == status
+        assert response.headers["Cache-Control"] == "no-store"
+        assert said in (await response.json())["error"]
+
+
+async def test_a_wrong_question_in_a_query_is_said_as_json(served: Served) -> None:
+    _, session = served
+    async with session.get("/echo?wrong=x") as response:
+        assert (response.status, await response.json()) == (418, {"error": "wrong is 'x'"})
+    async with session.get("/ech") as response:
+        assert response.status == 404
+        assert (await response.text()).endswith("/status, /echo\n")
