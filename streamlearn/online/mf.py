@@ -16,6 +16,8 @@ from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
 __all__ = ["Learned", "MfScratch", "MfSolver", "numbers_of", "rates_of", "scored"]
 
 _NUMBERS: Final = np.uint64(32)  # of word 1: its upper half
+# Pairs that are scored at a time where there are many.
+_PIECE: Final = 4096
 
 
 class Keeper(Protocol):
@@ -80,11 +82,16 @@ class MfScratch:
 
 def scored(solver: MfSolver, keys: U64) -> F32:
     """Return the scores of pairs of users and items, uint64[n, 2]."""
-    batch = Minibatch(max(1, len(keys)), FEATURES_PER_RECORD_MAX, has_values=False)
-    batch.keys[: keys.size] = keys.reshape(-1)
-    batch.state[:2] = len(keys), keys.size
-    scratch = solver.scratch(len(keys), keys.size)
-    return solver.score(batch, scratch)
+    rows = max(1, min(len(keys), _PIECE))
+    batch = Minibatch(rows, FEATURES_PER_RECORD_MAX, has_values=False)
+    scratch = solver.scratch(rows, 2 * rows)
+    scores = np.empty(len(keys), np.float32)
+    for first in range(0, len(keys), rows):
+        part = keys[first : first + rows]
+        batch.keys[: part.size] = part.reshape(-1)
+        batch.state[:2] = len(part), part.size
+        scores[first : first + len(part)] = solver.score(batch, scratch)
+    return scores
 
 
 def numbers_of(columns: U64) -> U32:
