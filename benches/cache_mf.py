@@ -82,13 +82,12 @@ def sweep(kind: str, dim: int, users: int, share: float) -> int:
         return room[skip : skip + count * 16 * lines]
 
     p, q = rows(users), rows(ITEMS)
-    nothing = np.zeros(0, np.float32)
     rates = rates_of(MfConfig(dim=dim), 1)
     n = int(len(words) * share)
     kernels.sweep(
         words, 0, n, p.ctypes.data, q.ctypes.data, lines, np.zeros(users, np.float32),
         np.zeros(ITEMS, np.float32), np.array([[3.5, 1.0]], np.float32), np.float32(3.5), rates,
-        np.zeros(7), nothing, nothing, nothing,
+        np.zeros(3),
     )  # fmt: skip
     return n
 

@@ -14,6 +14,7 @@ __all__ = [
     "ColumnError",
     "ConfigError",
     "DataError",
+    "DivergedError",
     "LogError",
     "ObjectChangedError",
     "PeerLostError",
@@ -153,6 +154,10 @@ class RefusedError(StreamlearnError):
         super().__init__(message, cause=cause, hint=hint)
         self.code = code
         self.again = again
+
+
+class DivergedError(StreamlearnError):
+    """What was learned has become no number: the model is of no use, the snapshot before it is."""
 
 
 class RunError(StreamlearnError):

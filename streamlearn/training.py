@@ -21,7 +21,7 @@ import msgspec
 
 from streamlearn.compute.leftovers import few_arenas, give_back
 from streamlearn.config import JobConfig, start_seconds
-from streamlearn.errors import DataError, RunError, StreamlearnError
+from streamlearn.errors import DataError, DivergedError, RunError, StreamlearnError
 from streamlearn.further import FurtherPasses, check_unchanged
 from streamlearn.inspection import sizes
 from streamlearn.learner import Learner
@@ -161,7 +161,8 @@ class TrainingRun:
                         failure = _first(group)
                 started.stop()
                 self.telemetry.tell("draining", "writing the last snapshot")
-                await self._last_snapshot(learner, quarantine)
+                if not isinstance(failure, DivergedError):
+                    await self._last_snapshot(learner, quarantine)
                 self.telemetry.summary = await learner.summary()
         except asyncio.CancelledError:
             learner.abandon()

@@ -184,3 +184,11 @@ def test_a_source_that_is_gone_is_said(
     assert ended.code == 1
     assert "has changed since it was learned" in ended.stderr
     assert "further passes" in ended.stderr
+
+
+def test_passes_that_diverge_leave_the_snapshot_before(ratings: Path, tmp_path: Path) -> None:
+    ended = train(ratings, "--epochs", 4, "--alpha", 3, "--out", tmp_path / "out")
+    assert ended.code == 1
+    assert "factors grow without bound" in ended.stderr
+    assert "take a smaller model.alpha" in ended.stderr
+    assert not (tmp_path / "out" / "model").exists()

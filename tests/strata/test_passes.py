@@ -10,7 +10,7 @@ import pytest
 
 from streamlearn.compute.kernels import strata as kernels
 from streamlearn.config import MfConfig
-from streamlearn.errors import DataError, ResourceError
+from streamlearn.errors import DataError, DivergedError, ResourceError
 from streamlearn.messages import F32, U64
 from streamlearn.online.losses import new_validation
 from streamlearn.online.mf import MfSolver, scored
@@ -201,12 +201,35 @@ def test_ratings_are_arranged_in_tiles_by_item(tmp_path: Path) -> None:
     assert tiling.block == 16
     assert tiling.tier == 32
     (words,) = arranged(passes, 0, 1)[0]
+    assert tiling.weaves
     place, user, _ = taken_apart(words)
-    order = np.lexsort((user, place, user // tiling.block, place // tiling.tier))
-    assert (order == np.arange(len(words))).all()
+    tile = place // tiling.tier * tiling.blocks + user // tiling.block
+    assert (np.diff(tile) >= 0).all()
+    turns = 0
+    for number in np.unique(tile):
+        inside = [
+            (int(p), int(u))
+            for p, u in zip(place[tile == number], user[tile == number], strict=True)
+        ]
+        assert inside == woven(sorted(inside))
+        turns += inside != sorted(inside)
+    assert turns > 3
     counts = np.bincount(place)
     assert (np.diff(counts) <= 0).all()  # by popularity
     passes.close()
+
+
+def woven(ratings: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return a tile's ratings, by place and user, with two items at a time taking turns."""
+    runs: dict[int, list[tuple[int, int]]] = {}
+    for place, user in ratings:
+        runs.setdefault(place, []).append((place, user))
+    items = list(runs.values())
+    out = []
+    for one, other in zip(items[::2], [*items[1::2], []], strict=False):
+        for at in range(0, max(len(one), len(other)), 2):
+            out += one[at : at + 2] + other[at : at + 2]
+    return out
 
 
 def test_of_two_ratings_of_a_pair_the_later_stays(tmp_path: Path) -> None:
@@ -431,3 +454,14 @@ def test_places_are_by_popularity_and_apart() -> None:
             assert (np.diff(mine) <= 0).all()
         totals = np.bincount(kind, weights=counts, minlength=lanes)
         assert totals.max() < totals.min() * 1.1
+
+
+def test_factors_that_grow_without_bound_end_the_passes(tmp_path: Path) -> None:
+    keys, ratings = ratings_of(800, 50, 40)
+    model = Kept(MfConfig(dim=16), keys, ratings, tmp_path)
+    passes = model.passes()
+    passes._model = MfConfig(dim=16, alpha=1e6)
+    with pytest.raises(DivergedError, match=r"without bound at a step of 615572"):
+        for _ in range(10):
+            passes.sweep(0, 1, new_validation(model.config, 1000))
+    passes.close()

@@ -26,9 +26,12 @@ __all__ = [
     "CODE_BITS",
     "arrange",
     "draw_negatives",
+    "label_sums",
     "predict",
     "record",
     "sweep",
+    "sweep_clicks",
+    "sweep_weighted",
 ]
 
 BUCKET_BITS = 13
@@ -40,6 +43,8 @@ _USER = np.uint64((1 << BUCKET_BITS) - 1)
 _CODE = np.uint64((1 << CODE_BITS) - 1)
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 SCORE_MAX = np.float32(2.0**60)
+SQUARES_MAX = np.float32(2.0**100)
+PIECE = 4096
 
 
 @njit(nogil=True, cache=True)
@@ -161,7 +166,31 @@ def _tile(word, blocks_of, classes, stride, tier, tiers, blocks):
 
 
 @njit(nogil=True, cache=True)
-def arrange(words, scratch, n, places, blocks_of, classes, stride, tier, tiers, blocks, starts):
+def _weave(source, first, end, target):
+    """Copy a tile, two ratings of one item and two of the next one by turns."""
+    shift = uint64(32)
+    at = first
+    while at < end:
+        one = at
+        while at < end and source[at] >> shift == source[one] >> shift:
+            at += 1
+        middle = at
+        while at < end and source[at] >> shift == source[middle] >> shift:
+            at += 1
+        i, j, o = one, middle, one
+        while o < at:
+            for _ in range(min(2, middle - i)):
+                target[o] = source[i]
+                i, o = i + 1, o + 1
+            for _ in range(min(2, at - j)):
+                target[o] = source[j]
+                j, o = j + 1, o + 1
+
+
+@njit(nogil=True, cache=True)
+def arrange(
+    words, scratch, n, places, blocks_of, classes, stride, tier, tiers, blocks, weaves, starts
+):
     """Arrange a bucket's ratings in tiles; return how many are left, the later of two of a pair.
 
     Parameters
@@ -176,6 +205,9 @@ def arrange(words, scratch, n, places, blocks_of, classes, stride, tier, tiers, 
         Classes of items (one to a lane at a time), and places of each.
     tier, tiers, blocks : int64
         Places of a tier, tiers of a class, blocks in all.
+    weaves : int64
+        1: the ratings of two items take turns, two and two. Each step waits for the one before
+        where it is of the same item; so two are under way at a time.
     starts : int64[parts * classes + 1]
         Written: where the ratings of each part and class begin.
     """
@@ -211,7 +243,14 @@ def arrange(words, scratch, n, places, blocks_of, classes, stride, tier, tiers, 
         tile = _tile(words[i], blocks_of, classes, stride, tier, tiers, blocks)
         scratch[counts[tile]] = words[i]
         counts[tile] += 1
-    words[:left] = scratch[:left]
+    if weaves == 0:
+        words[:left] = scratch[:left]
+        return left
+    first = int64(0)
+    for tile in range(counts.shape[0] - 1):
+        if counts[tile] > first:
+            _weave(scratch, first, counts[tile], words)
+        first = counts[tile]
     return left
 
 
@@ -250,17 +289,97 @@ def draw_negatives(words, n, values, zero, negatives, places, seed, out):
     return count
 
 
+@njit(nogil=True, cache=True)
+def label_sums(words, first, end, values, sums):
+    """Add to ``sums`` what ratings ``[first, end)`` say by themselves.
+
+    Parameters
+    ----------
+    sums : float64[4]
+        Ratings, squared ratings and weights, all weighted but the last; how many.
+    """
+    counts = np.zeros(values.shape[0], np.int64)
+    for i in range(first, end):
+        counts[words[i] & _CODE] += 1
+    for code in range(values.shape[0]):
+        rating, weight = np.float64(values[code, 0]), np.float64(values[code, 1])
+        sums[0] += counts[code] * weight * rating
+        sums[1] += counts[code] * weight * rating * rating
+        sums[2] += counts[code] * weight
+    sums[3] += end - first
+
+
 @njit(nogil=True, cache=True, inline="always", error_model="numpy")
-def _error(rating, score, logistic):
-    return rating - (clipped_sigmoid(score) if logistic != 0 else score)
+def _sweep(
+    weighted, words, first, end, users, items, lines, user_biases, item_biases, values, b0, rates,
+    sums,
+):  # fmt: skip
+    """Learn ratings, as :func:`sweep` says; where ``weighted`` is false all weights are 1."""
+    rate = rates[0]
+    k = float32(1) - rate * rates[1]
+    size = lines << 6
+    user_bits, item_bits = uint64(CODE_BITS), uint64(32)
+    t = first
+    while t < end:
+        squares, absolutes, errors = float32(0), float32(0), float32(0)
+        stop = min(t + PIECE, end)
+        while t < stop:
+            word = words[t]
+            item = word >> item_bits
+            u1 = (word >> user_bits) & _USER
+            code = word & _CODE
+            r1 = values[code, 0]
+            a1 = values[code, 1] if weighted else float32(1)
+            q = items + int64(item) * size
+            p1 = users + int64(u1) * size
+            word = words[min(t + 1, stop - 1)]
+            u2 = (word >> user_bits) & _USER
+            if t + 1 < stop and word >> item_bits == item and u1 != u2:
+                code = word & _CODE
+                r2 = values[code, 0]
+                a2 = values[code, 1] if weighted else float32(1)
+                p2 = users + int64(u2) * size
+                s1, s2, s12 = dots(q, p1, p2, lines)
+                bias = item_biases[item]
+                e1 = r1 - (s1 + bias + user_biases[u1] + b0)
+                w1 = a1 * e1
+                g1 = rate * w1
+                bias = k * bias + g1
+                e2 = r2 - (k * s2 + g1 * s12 + bias + user_biases[u2] + b0)
+                w2 = a2 * e2
+                g2 = rate * w2
+                user_biases[u1] = k * user_biases[u1] + g1
+                user_biases[u2] = k * user_biases[u2] + g2
+                item_biases[item] = k * bias + g2
+                move_pair(q, p1, p2, lines, k, g1, g2)
+                squares += w1 * e1 + w2 * e2
+                absolutes += abs(w1) + abs(w2)
+                errors += w1 + w2
+                t += 2
+                continue
+            e1 = r1 - (dot(q, p1, lines) + item_biases[item] + user_biases[u1] + b0)
+            w1 = a1 * e1
+            g1 = rate * w1
+            user_biases[u1] = k * user_biases[u1] + g1
+            item_biases[item] = k * item_biases[item] + g1
+            move(q, p1, lines, k, g1)
+            squares += w1 * e1
+            absolutes += abs(w1)
+            errors += w1
+            t += 1
+        if not squares <= SQUARES_MAX:
+            return -stop
+        sums[0] += squares
+        sums[1] += absolutes
+        sums[2] += errors
+    return end
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def sweep(
-    words, first, end, users, items, lines, user_biases, item_biases, values, b0, rates, sums,
-    scores, labels, weights,
+    words, first, end, users, items, lines, user_biases, item_biases, values, b0, rates, sums
 ):  # fmt: skip
-    """Learn ratings ``[first, end)`` of a bucket in their order, each predicted first.
+    """Learn ratings ``[first, end)`` of a bucket by squared loss, in their order; weights are 1.
 
     Parameters
     ----------
@@ -275,96 +394,79 @@ def sweep(
     b0 : float32
     rates : float32[8]
         As for ``kernels.factors.learn``.
-    sums : float64[7]
-        Added to, in the order of ``RatingTotals``.
-    scores, labels, weights : float32[end - first] or [0]
-        Written, where they have room: of each rating, in its order.
+    sums : float64[3]
+        Added to: squared errors, absolute errors, errors; all weighted.
+
+    Returns
+    -------
+    int64
+        ``end``; or minus the first rating beyond those whose errors are no longer finite: rows may
+        hold what is no number then, and nothing more is learned.
+
+    Notes
+    -----
+    O((end - first) * lines). Errors are summed in float32 over ``PIECE`` ratings, in float64 from
+    there on. Indices are unsigned, so that none is taken for one from the end. Looking at each
+    score costs a tenth of the time at dim 32, so errors are looked at once a piece.
+    """
+    return _sweep(
+        False, words, first, end, users, items, lines, user_biases, item_biases, values, b0, rates,
+        sums,
+    )  # fmt: skip
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def sweep_weighted(
+    words, first, end, users, items, lines, user_biases, item_biases, values, b0, rates, sums
+):  # fmt: skip
+    """Learn as :func:`sweep` does, each rating by its weight."""
+    return _sweep(
+        True, words, first, end, users, items, lines, user_biases, item_biases, values, b0, rates,
+        sums,
+    )  # fmt: skip
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def sweep_clicks(
+    words, first, end, users, items, lines, user_biases, item_biases, values, b0, rates, scores,
+    labels, weights,
+):  # fmt: skip
+    """Learn ratings ``[first, end)`` of 0 or 1 by logistic loss, in their order.
+
+    Parameters are those of :func:`sweep`, but for
+
+    Parameters
+    ----------
+    scores, labels, weights : float32[end - first]
+        Written: of each rating, its score before it taught.
 
     Returns
     -------
     int64
         Ratings that taught nothing, as their score was not finite.
-
-    Notes
-    -----
-    O((end - first) * lines).
     """
-    rate, logistic = rates[0], int64(rates[2])
+    rate = rates[0]
     k = float32(1) - rate * rates[1]
     size = lines << 6
     dropped = int64(0)
-    t = first
-    squares, absolutes, ratings, rating_squares = 0.0, 0.0, 0.0, 0.0
-    predictions, total = 0.0, 0.0
-    tells = scores.shape[0] > 0
-    while t < end:
+    for t in range(first, end):
         word = words[t]
-        item = int64(word >> uint64(32))
-        u1 = int64((word >> uint64(CODE_BITS)) & _USER)
-        code = int64(word & _CODE)
-        r1, a1 = values[code, 0], values[code, 1]
-        q = items + item * size
-        p1 = users + u1 * size
-        follows = t + 1 < end and int64(words[min(t + 1, end - 1)] >> uint64(32)) == item
-        if follows:
-            word = words[t + 1]
-            u2 = int64((word >> uint64(CODE_BITS)) & _USER)
-            code = int64(word & _CODE)
-            r2, a2 = values[code, 0], values[code, 1]
-            p2 = users + u2 * size
-            s1, s2, s12 = dots(q, p1, p2, lines)
-            bias = item_biases[item]
-            score1 = s1 + bias + user_biases[u1] + b0
-            e1 = _error(r1, score1, logistic)
-            g1 = rate * a1 * e1
-            bias = k * bias + g1
-            score2 = k * s2 + g1 * s12 + bias + user_biases[u2] + b0
-            e2 = _error(r2, score2, logistic)
-            g2 = rate * a2 * e2
-            if u1 != u2 and abs(g1) <= SCORE_MAX and abs(g2) <= SCORE_MAX:
-                user_biases[u1] = k * user_biases[u1] + g1
-                user_biases[u2] = k * user_biases[u2] + g2
-                item_biases[item] = k * bias + g2
-                move_pair(q, p1, p2, lines, k, g1, g2)
-                squares += a1 * e1 * e1 + a2 * e2 * e2
-                absolutes += a1 * abs(e1) + a2 * abs(e2)
-                ratings += a1 * r1 + a2 * r2
-                rating_squares += a1 * r1 * r1 + a2 * r2 * r2
-                predictions += a1 * score1 + a2 * score2
-                total += a1 + a2
-                if tells:
-                    o = t - first
-                    scores[o], labels[o], weights[o] = score1, r1, a1
-                    scores[o + 1], labels[o + 1], weights[o + 1] = score2, r2, a2
-                t += 2
-                continue
-        score1 = dot(q, p1, lines) + item_biases[item] + user_biases[u1] + b0
-        e1 = _error(r1, score1, logistic)
-        g1 = rate * a1 * e1
-        if tells:
-            o = t - first
-            told = score1 if abs(score1) <= SCORE_MAX else float32(0)
-            scores[o], labels[o], weights[o] = told, r1, a1
-        t += 1
-        if not abs(g1) <= SCORE_MAX:
+        item = word >> uint64(32)
+        user = (word >> uint64(CODE_BITS)) & _USER
+        code = word & _CODE
+        rating, weight = values[code, 0], values[code, 1]
+        q, p = items + int64(item) * size, users + int64(user) * size
+        score = dot(q, p, lines) + item_biases[item] + user_biases[user] + b0
+        known = abs(score) <= SCORE_MAX
+        o = t - first
+        scores[o], labels[o], weights[o] = score if known else float32(0), rating, weight
+        if not known:
             dropped += 1
             continue
-        user_biases[u1] = k * user_biases[u1] + g1
-        item_biases[item] = k * item_biases[item] + g1
-        move(q, p1, lines, k, g1)
-        squares += a1 * e1 * e1
-        absolutes += a1 * abs(e1)
-        ratings += a1 * r1
-        rating_squares += a1 * r1 * r1
-        predictions += a1 * score1
-        total += a1
-    sums[0] += squares
-    sums[1] += absolutes
-    sums[2] += ratings
-    sums[3] += rating_squares
-    sums[4] += predictions
-    sums[5] += total
-    sums[6] += end - first - dropped
+        gain = rate * weight * (rating - clipped_sigmoid(score))
+        user_biases[user] = k * user_biases[user] + gain
+        item_biases[item] = k * item_biases[item] + gain
+        move(q, p, lines, k, gain)
     return dropped
 
 
