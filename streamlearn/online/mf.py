@@ -270,11 +270,11 @@ class MfSolver:
             batch.keys, batch.rows, words, places, intercept, scratch.places,
             arena.geometry.layout, self._model.dim, arena.values, self._rates, scratch.scores,
         )  # fmt: skip
+        missing = scratch.places[: 2 * batch.rows].reshape(-1, 2) == kernels.NO_NUMBER
+        self.unknown += missing.sum(axis=0)
         return scratch.scores[: batch.rows]
 
     @property
-        missing = scratch.places[: 2 * batch.rows].reshape(-1, 2) == kernels.NO_NUMBER
-        self.unknown += missing.sum(axis=0)
     def item_keys(self) -> U64:
         """Keys of the items by number, as they were met; what a table has forgotten is among them.
 
