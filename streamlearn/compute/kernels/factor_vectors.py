@@ -14,7 +14,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["dot", "dots", "move", "move_pair"]
+__all__ = ["dot", "dots", "move", "move_apart", "move_pair"]
 
 _LANES = 16
 _F32, _I32, _I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
@@ -119,6 +119,26 @@ def move(_context: Any, p: Any, q: Any, lines: Any, kept: Any, gain: Any) -> Any
             x, y = _load(builder, p, offset), _load(builder, q, offset)
             _store(builder, _plus(builder, gain, y, _times(builder, kept, x)), p, offset)
             _store(builder, _plus(builder, gain, x, _times(builder, kept, y)), q, offset)
+            return []
+
+        _over(builder, lines, 0, body)
+        return ctx.get_dummy_value()
+
+    return types.void(*[types.int64] * 3, *[types.float32] * 2), generate
+
+
+@intrinsic
+def move_apart(_context: Any, p: Any, q: Any, lines: Any, gain_p: Any, gain_q: Any) -> Any:
+    """Move two rows, each by a gain of its own: p += gain_p q, q += gain_q p, with the old p."""
+
+    def generate(ctx: Any, builder: Any, _sig: Any, args: Any) -> Any:
+        p, q, lines = args[:3]
+        a, b = (_spread(builder, value) for value in args[3:])
+
+        def body(offset: ir.Value, _sums: Sequence[ir.Value]) -> list[ir.Value]:
+            x, y = _load(builder, p, offset), _load(builder, q, offset)
+            _store(builder, _plus(builder, a, y, x), p, offset)
+            _store(builder, _plus(builder, b, x, y), q, offset)
             return []
 
         _over(builder, lines, 0, body)
