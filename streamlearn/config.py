@@ -23,6 +23,7 @@ import msgspec
 from streamlearn.embeddings import Tiers
 from streamlearn.errors import ConfigError
 from streamlearn.kinds import MODELS, FmConfig, LrConfig, MfConfig, ModelConfig
+from streamlearn.privacy import check_private
 from streamlearn.sections import (
     ClusterConfig,
     ComputeConfig,
@@ -444,6 +445,7 @@ def _check_together(job: JobConfig) -> None:
             f"`tables.features_max`, {tables.features_max}"
         )
     _check_lanes(job)
+    check_private(job)
     files = {name: getattr(cluster, name) for name in ("certificate", "key", "authority")}
     if any(files.values()) and not all(files.values()):
         given, missing = ([n for n in files if bool(files[n]) == said] for said in (True, False))

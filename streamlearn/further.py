@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from streamlearn.shards.table import ExactTable
 from streamlearn.strata.passes import Passes
 from streamlearn.strata.ratings import KeptRatings
 from streamlearn.strata.rows import RowsCut
+from streamlearn.strata.sampling import SEED_BYTES, seal
 from streamlearn.tables import ratings_bytes_max
 
 __all__ = ["FurtherPasses", "check_unchanged"]
@@ -69,6 +71,8 @@ class FurtherPasses:
         self._cut = learner.model.new_cut
         self._sweeps: Passes | None = None
         self._best: tuple[float, int, Any] | None = None
+        self._privacy: dict[str, Any] | None = None
+        self._fits_users = self._model.epsilon > 0 and self._model.published == "items"
         self._started = time.monotonic()
 
     @classmethod
@@ -171,6 +175,7 @@ class FurtherPasses:
             bytes_max=ratings_bytes_max(job),
             directory=Path(job.output.dir),
             cache=job.compute.cache_bytes,
+            seed=secrets.token_bytes(SEED_BYTES) if self._model.epsilon else b"",
         )
         self._cut = self._state.new_cut
         self._state.new_cut = lambda _: RowsCut(table, sweeps.rows)
@@ -178,10 +183,17 @@ class FurtherPasses:
         return sweeps
 
     def _end(self, sweeps: Passes) -> None:
-        """Put the rows back into the table."""
+        """Put the rows back into the table; a private model that is complete may be published."""
         self._sweeps = None
         sweeps.close()
-        self._state.new_cut = self._cut
+        state = self._state
+        state.new_cut = self._cut
+        complete = state.swept < 0 and state.epoch + 1 >= self._model.epochs
+        if sweeps.sampling is not None and complete:
+            assert isinstance(state.table, ExactTable)
+            self._privacy = sweeps.sampling.report()
+            seal(state.table)
+            state.seal()
 
     async def _sweep_all(self, sweeps: Passes) -> None:
         state, learner = self._state, self._learner
@@ -197,9 +209,12 @@ class FurtherPasses:
                 await learner.control.run(self._sweep, sweeps)
                 if learner.stopped.is_set():
                     return
+            last = state.epoch + 1 >= self._model.epochs
+            for bucket in range(sweeps.buckets if last and self._fits_users else 0):
+                await learner.control.run(sweeps.fit_users, bucket)
             state.swept = -1  # the pass is complete
             await self._note(state.epoch, state.validation, time.monotonic() - started, sweeps)
-            if state.epoch + 1 >= self._model.epochs or self._stalled(sweeps):
+            if last or self._stalled(sweeps):
                 break
             await learner.next_pass(keep_positions=True)
         self._restore_best(sweeps)
@@ -284,7 +299,8 @@ class FurtherPasses:
         if self._best is not None:
             last = next((one for one in self.passes if one["pass"] == self._best[1] + 1), last)
         held = {name: value for name, value in last.items() if name.startswith("held_out_")}
-        return {"duplicates": self.duplicates, **held, "passes": self.passes}
+        private = {"privacy": self._privacy} if self._privacy is not None else {}
+        return {"duplicates": self.duplicates, **held, **private, "passes": self.passes}
 
 
 def check_unchanged(model: Model, partitions: Sequence[Partition]) -> None:

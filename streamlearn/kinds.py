@@ -286,6 +286,61 @@ class MfConfig(
             inherited=True,
         ),
     ] = 0
+    # --- private
+    epsilon: Annotated[
+        float,
+        about(
+            "Differential privacy of all ratings of any one user: budget of the model that is "
+            "published; 0: it is not private.",
+            ge=0,
+            common=True,
+            inherited=True,
+        ),
+    ] = 0.0
+    published: Annotated[
+        str,
+        about(
+            "private: which rows epsilon is the budget of: all, or those of items; then each "
+            "user's is learned from them and its own ratings, and is for its own eyes.",
+            choices=("all", "items"),
+            common=True,
+            inherited=True,
+        ),
+    ] = "all"
+    user_ratings_max: Annotated[
+        float,
+        about(
+            "private: the ratings of a user weigh no more than so many.",
+            gt=0,
+            common=True,
+            inherited=True,
+        ),
+    ] = 50.0
+    error_max: Annotated[
+        float,
+        about(
+            "private: a rating that is predicted worse than this teaches nothing.",
+            gt=0,
+            common=True,
+            inherited=True,
+        ),
+    ] = 2.0
+    prior_scale: Annotated[
+        float,
+        about(
+            "private: standard deviation of biases and factors of whom nothing is known; in place "
+            "of l2, but for users' own rows.",
+            gt=0,
+            common=True,
+            inherited=True,
+        ),
+    ] = 0.2
+    rating_min: Annotated[
+        float, about("private: ratings below it count as it in the mean.", inherited=True)
+    ] = 1.0
+    rating_max: Annotated[
+        float, about("private: ratings above it count as it in the mean.", inherited=True)
+    ] = 5.0
 
     @property
     def kind(self) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -117,6 +117,9 @@ class Model:
         Of a further pass over kept ratings: buckets of users that are done; -1: all.
     resumed_from : str or None
         The snapshot that it was loaded from.
+    sealed : bool
+        Whether snapshots say who there is and what of them is learned, but nothing of how many
+        ratings there were, nor how well they are predicted: of a private model.
     """
 
     job: JobConfig
@@ -133,6 +136,7 @@ class Model:
     resumed_from: str | None = None
     skipped: list[str] = field(default_factory=list)
     new_cut: Callable[[Table], TableCut] = Cut
+    sealed: bool = False
 
     @classmethod
     def new(
@@ -161,6 +165,24 @@ class Model:
     def has_embeddings(self) -> bool:
         """Whether its features may have embeddings."""
         return self.geometry is not None
+
+    def seal(self) -> None:
+        """Have snapshots say nothing but who there is, and the table."""
+        self.names.sort()
+        self.sealed = True
+
+    def told(self) -> Model:
+        """Return what a snapshot tells of, which shares the table: all, unless it is sealed."""
+        if not self.sealed:
+            return self
+        return replace(
+            self,
+            validation=new_validation(self.job.model, self.job.output.window),
+            positions={},
+            counts=Counts(),
+            quarantine_size=0,
+            replayed_size=0,
+        )
 
     def position(self, partition: Partition) -> Position:
         """Return where to go on in a partition."""
@@ -316,6 +338,7 @@ class ModelCut:
 
     def __init__(self, model: Model, root: Path, quarantine_size: int, now: float) -> None:
         self.cut = model.new_cut(model.table)
+        model = model.told()
         self.at_once = bool(getattr(self.cut, "at_once", False))  # nobody keeps old lines for it
         self._root = root
         self._keep = model.job.output.snapshots_kept
@@ -334,7 +357,7 @@ class ModelCut:
             "epoch": model.epoch,
             "swept": model.swept,
             "fields": list(model.names.fields),
-            "quarantine_size": quarantine_size,
+            "quarantine_size": 0 if model.sealed else quarantine_size,
             "replayed_size": model.replayed_size,
             "features": model.table.features if self._exact else 0,
             "summary": {

@@ -31,6 +31,7 @@ from streamlearn.messages import (
 from streamlearn.model import ModelCut, load
 from streamlearn.net.sources.uri import open_source
 from streamlearn.online.formats import open_format
+from streamlearn.privacy import refuse_more
 from streamlearn.quarantine import Quarantine, read_quarantine
 from streamlearn.shards.directory import DirectoryLock
 from streamlearn.telemetry import Telemetry
@@ -98,6 +99,7 @@ async def replay(
     lock = DirectoryLock(directory)
     try:
         model = await asyncio.to_thread(load, directory, job, time.monotonic, mended=True)
+        refuse_more(model.job.model, directory)
         kept = list(read_quarantine(path, model.replayed_size, model.quarantine_size))
         # of a record that is too long only the beginning was kept
         records = [record for record in kept if record.reason != "too_long"]

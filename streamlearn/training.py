@@ -33,6 +33,7 @@ from streamlearn.net.sources.uri import open_source
 from streamlearn.online.formats import Format, open_format
 from streamlearn.online.losses import new_validation
 from streamlearn.online.minibatch import Minibatch
+from streamlearn.privacy import is_private, refuse_more
 from streamlearn.quarantine import Quarantine
 from streamlearn.report import report_json
 from streamlearn.serving import Serving
@@ -203,6 +204,7 @@ class TrainingRun:
         if not listing(self.directory / "model"):  # what a dead writer left half done is none
             return None
         model = load(self.directory, self.job, clock=time.monotonic)
+        refuse_more(model.job.model, self.directory)
         for sentence in model.skipped:
             _log.warning("passed over a damaged snapshot: %s", sentence)
         return model
@@ -337,10 +339,10 @@ class TrainingRun:
     @asynccontextmanager
     async def _beside(self, learner: Learner, quarantine: Quarantine) -> AsyncIterator[None]:
         """Show progress and make snapshots while something else goes on."""
-        tasks = [
-            asyncio.create_task(self._show(learner), name="progress"),
-            asyncio.create_task(self._snapshots(learner, quarantine), name="snapshots"),
-        ]
+        tasks = [asyncio.create_task(self._show(learner), name="progress")]
+        if not is_private(self.job.model):  # of which each snapshot would be a further sample
+            beside = self._snapshots(learner, quarantine)
+            tasks.append(asyncio.create_task(beside, name="snapshots"))
         try:
             yield
         finally:
@@ -401,7 +403,9 @@ class TrainingRun:
         _log.info("snapshot %s", told["path"])
 
     async def _last_snapshot(self, learner: Learner, quarantine: Quarantine) -> None:
-        if learner.model.resumed_from is None or learner.records:
+        if is_private(self.job.model) and not learner.model.sealed:
+            _log.warning("ended before the last pass: of a private model nothing is kept")
+        elif learner.model.resumed_from is None or learner.records:
             await self._snapshot(learner, quarantine)
         await learner.finish_snapshot()
 

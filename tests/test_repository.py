@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "streamlearn.online": (*VOCABULARY, "streamlearn.compute.kernels"),
     "streamlearn.strata": (
         *(*VOCABULARY, "streamlearn.compute.kernels", "streamlearn.shards", "streamlearn.online"),
-        "streamlearn.model",
+        *("streamlearn.model", "streamlearn.privacy"),
     ),
     "streamlearn.compute": VOCABULARY,
     "streamlearn.compute.kernels": (),

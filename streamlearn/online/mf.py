@@ -139,6 +139,8 @@ class MfSolver:
         self.unknown: I64 = np.zeros(2, np.int64)
         self._model = model
         self._rates = rates_of(model, 0)
+        if model.epsilon:  # only who there is, is learned
+            self._rates[0] = 0
         self._below = np.uint64(round(model.held_out * 2.0**32))
         self._negatives = model.negatives if model.loss == "logistic" else 0
         self._numbers: I64 = np.zeros(2, np.int64)
@@ -212,12 +214,13 @@ class MfSolver:
         kept = 2 * rows * (1 + self._negatives)
         lines = table.arena.geometry.tiers.lines(self._model.dim)
         seed = (int(inserted[0]) << 20) + int(self._numbers.sum())
+        counting = self.counting and not self._model.epsilon
         learn: Any = kernels.learn  # numba's stubs count the arguments of another function
         learn(
             batch.keys, batch.labels, batch.weights, state, words, places, segment_of, inserted,
             loads, limits, intercept, resolved, slots, *table.arena.arguments(), self._rates,
             self._below, self._negatives, np.uint64(seed), self._numbers, self._item_keys,
-            np.uint64(tick), np.uint64(self.counting), s.scores, s.fresh, s.pairs, s.held,
+            np.uint64(tick), np.uint64(counting), s.scores, s.fresh, s.pairs, s.held,
             *keeper.arguments(2 * kept), *keeper.vector_lines.arguments(kept * lines),
         )  # fmt: skip
         if state[5]:

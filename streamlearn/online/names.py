@@ -301,6 +301,21 @@ class Names:
         self._refused_until_prune = self.refused + wait
         return before - self._count
 
+    def sort(self) -> None:
+        """Forget in which order names came: it is that of their keys from now on."""
+        self.flush()
+        keys, fields, ends, text = self._keys, self._fields, self._ends, self._text
+        count = self._count
+        order = np.argsort(keys[:count])
+        lengths = np.diff(ends[:count], prepend=0)
+        self._forget()
+        self._count = count
+        self._keys[:count], self._fields[:count] = keys[order], fields[order]
+        self._ends[:count] = np.cumsum(lengths[order])
+        starts = np.repeat(ends[order] - self._ends[:count], lengths[order])
+        self._text[: self.bytes] = text[starts + np.arange(self.bytes)]
+        self._index()
+
     def _index(self) -> int:
         return int(
             kernels.index_names(self._index_keys, self._index_entries, self._shift, self.keys)

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import IO, Any, Final, cast
+from typing import IO, Any, Final, TypeVar, cast
 
 import numpy as np
 
+from streamlearn.compute.kernels import ridge
 from streamlearn.compute.kernels import strata as kernels
 from streamlearn.compute.kernels.factors import ITEM
 from streamlearn.config import MfConfig
@@ -30,8 +32,12 @@ from streamlearn.shards.memory import Reservation
 from streamlearn.shards.table import ExactTable
 from streamlearn.strata.ratings import KeptRatings
 from streamlearn.strata.rows import FactorRows
+from streamlearn.strata.sampling import Sampling
 
 __all__ = ["Passes", "Tiling", "cache_bytes"]
+
+_T = TypeVar("_T")
+
 
 _BUCKET: Final = 1 << kernels.BUCKET_BITS
 _CACHE_FILE: Final = Path("/sys/devices/system/cpu/cpu0/cache/index2/size")
@@ -159,6 +165,8 @@ class Passes:
         Of that file.
     cache : int, optional
         Bytes of the second cache; by default this machine's.
+    seed : bytes, optional
+        Of a private model, see :class:`~streamlearn.strata.sampling.Sampling`.
 
     Attributes
     ----------
@@ -167,6 +175,8 @@ class Passes:
         Ratings, and how many were left out as the same user rated the same item later.
     rows : FactorRows
     tiling : Tiling
+    sampling : Sampling or None
+        What draws the rows of a private model.
     """
 
     def __init__(
@@ -180,6 +190,7 @@ class Passes:
         bytes_max: int,
         directory: Path,
         cache: int = 0,
+        seed: bytes = b"",
     ) -> None:
         assert table.arena is not None
         self._model, self._table = model, table
@@ -215,6 +226,16 @@ class Passes:
         self._held = self._find(kept)
         self._pool = ThreadPoolExecutor(lanes + 1, thread_name_prefix="lane-sweep")
         self._next: tuple[int, Future[U64]] | None = None
+        self.sampling: Sampling | None = None
+        if model.epsilon:
+            self.sampling = self._sample_by(Sampling(model, self.rows, self._values, seed))
+
+    def _sample_by(self, sampling: Sampling) -> Sampling:
+        for number, bucket in enumerate(self._buckets):
+            sampling.weigh(number, self._load(number), bucket.count)
+        sampling.begin(self._table)
+        self._b0 = np.float32(sampling.mean)
+        return sampling
 
     def _check_fits(self, largest: int, bytes_max: int) -> None:
         need = 8 * (len(self._scratch) + len(self._drawn) + 2 * largest)
@@ -319,12 +340,16 @@ class Passes:
             for told, lost in self._run(tasks):
                 validation.merge_part(told)
                 dropped += lost
+        if self.sampling is not None and number + 1 == self.buckets:
+            self.sampling.settle()
         return count, dropped
 
     def _task(
         self, number: int, words: U64, first: int, end: int, rates: F32, labels: F64
     ) -> Callable[[], tuple[Validation, int]]:
         rows, model = self.rows, self._model
+        if self.sampling is not None:
+            return self.sampling.task(number, words, first, end, float(rates[0]))
         size = rows.lines * 64
         base = number * _BUCKET
         users = rows.users.ctypes.data + base * size
@@ -370,9 +395,7 @@ class Passes:
 
         return task
 
-    def _run(
-        self, tasks: list[Callable[[], tuple[Validation, int]]]
-    ) -> list[tuple[Validation, int]]:
+    def _run(self, tasks: Sequence[Callable[[], _T]]) -> list[_T]:
         futures = [self._pool.submit(task) for task in tasks]
         return [future.result() for future in futures]
 
@@ -405,6 +428,26 @@ class Passes:
                 )
             done += got
         return out
+
+    def fit_users(self, number: int) -> None:
+        """Have the row of each user of a bucket be what its own ratings say, items as they are."""
+        bucket, rows = self._buckets[number], self.rows
+        words, n = self._load(number), bucket.count
+        starts: I64 = np.zeros(_BUCKET + 1, np.int64)
+        order: I64 = np.zeros(n, np.int64)
+        ridge.by_user(words, n, starts, order)
+        part = slice(number * _BUCKET, (number + 1) * _BUCKET)
+        users, biases = rows.users[part], rows.user_biases[part]
+
+        def task(first: int, end: int) -> Callable[[], None]:
+            return lambda: ridge.fit_users(
+                words, starts, order, first, end, users, rows.items, biases, rows.item_biases,
+                self._values, self._b0, rows.dim, self._model.l2,
+            )  # fmt: skip
+
+        lanes = self.tiling.lanes
+        ends = np.searchsorted(starts[: len(users)], np.arange(1, lanes) * n / lanes)
+        self._run([task(*cut) for cut in pairwise([0, *ends.tolist(), len(users)])])
 
     def held_out(self, window: int) -> Validation | None:
         """Score the ratings that are held out; None where there are none."""

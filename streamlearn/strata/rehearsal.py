@@ -13,6 +13,7 @@ from streamlearn.online.minibatch import Minibatch
 from streamlearn.shards.table import ExactTable
 from streamlearn.strata.passes import Passes
 from streamlearn.strata.ratings import KeptRatings
+from streamlearn.strata.sampling import SEED_BYTES
 
 __all__ = ["rehearse_passes"]
 
@@ -42,8 +43,10 @@ def rehearse_passes(model: Model, batch: Minibatch) -> None:
         if known.any():
             passes = Passes(
                 config, table, kept, solver.intercept, lanes=1, bytes_max=_BYTES,
-                directory=Path(scratch),
+                directory=Path(scratch), seed=bytes(SEED_BYTES),
             )  # fmt: skip
             passes.sweep(0, 0, model.validation)
             passes.held_out(1)
+            if config.epsilon:
+                passes.fit_users(0)
             passes.close()
