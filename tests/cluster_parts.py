@@ -27,8 +27,8 @@ from streamlearn.net.ports import free_port
 from streamlearn.net.security import Secrets
 from streamlearn.net.sources.uri import open_source
 from streamlearn.online.formats import open_format
+from streamlearn.online.losses import new_validation
 from streamlearn.online.names import Names
-from streamlearn.online.validation import BinaryValidation
 from streamlearn.protocol import Mark
 from streamlearn.quarantine import Quarantine
 from streamlearn.shards.disk import REAL_DISK
@@ -67,8 +67,8 @@ class Running:
         self.quarantine = Quarantine(path, path.stat().st_size if path.exists() else 0)
         names = Names(tuple(format.fields), 16)
         self.worker = Worker(
-            of_job, who, self.source, format, *self.lanes, names, BinaryValidation(1000),
-            self.quarantine,
+            of_job, who, self.source, format, *self.lanes, names,
+            new_validation(of_job.model, 1000), self.quarantine,
         )  # fmt: skip
         self.remotes = remotes_of(self.worker, who, of_job, Secrets(), place(), LIMITS, Counters())
         self.task = asyncio.create_task(self.worker.run(), name=f"worker-{name}")

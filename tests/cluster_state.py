@@ -10,10 +10,10 @@ import msgspec
 import numpy as np
 
 from streamlearn.cluster.stored_shards import shard_directory
-from streamlearn.config import JobConfig, job_signature
+from streamlearn.config import JobConfig, job_signature, loss_of
 from streamlearn.messages import F32, U64
 from streamlearn.model import Model
-from streamlearn.protocol import Join, Mark, encode
+from streamlearn.protocol import MARKS, Join, Mark, encode
 from streamlearn.shards.arena import Part, sliced
 from streamlearn.shards.disk import RealDisk
 from streamlearn.shards.image import ImageMeta, snapshot_meta, write_part
@@ -28,21 +28,17 @@ def marks_of(model: Model) -> list[Mark]:
     marks = []
     for name, known in sorted(model.positions.items()):
         position = known.position
-        mark = Mark(
+        mark = MARKS[loss_of(model.job.model)](
             name, known.version, model.epoch, 7, position.offset, position.records, position.done
         )
         if not marks:
             mark = msgspec.structs.replace(
                 mark,
-                examples=counts.examples,
                 bad_records=counts.bad_records,
                 subsampled=counts.subsampled,
                 bytes=counts.bytes,
                 stored_bytes=counts.stored_bytes,
-                weight=totals.weight,
-                loss=totals.loss,
-                label=totals.label,
-                prediction=totals.prediction,
+                **totals._asdict(),
             )
         marks.append(mark)
     return marks

@@ -10,8 +10,8 @@ from streamlearn.cluster.worker_node import connector, remotes_of
 from streamlearn.net.connection import Peer
 from streamlearn.net.counters import Counters
 from streamlearn.online.formats import open_format
+from streamlearn.online.losses import new_validation
 from streamlearn.online.names import Names
-from streamlearn.online.validation import BinaryValidation
 from tests.sim.machines import Machine
 from tests.sim.scenario import LIMITS
 from tests.sim.source import SimSource
@@ -56,7 +56,7 @@ async def run_worker(machine: Machine, name: str) -> None:
         machine.lane("parse"),
         machine.lane("step"),
         Names((), job.output.names_max),
-        BinaryValidation(1000),
+        new_validation(job.model, 1000),
         None,
     )
     remotes_of(worker, who, job, world.secrets, place(machine), LIMITS, Counters())
