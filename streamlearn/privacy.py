@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Budget", "check_private", "is_private", "refuse_more"]
 
-# Of epsilon, for the mean: of a thousand users' it is then known to 0.08 at epsilon = 1.
+# Of epsilon, for the mean: at epsilon = 1, the noise in that of a thousand users' stars is 0.08 on
+# average. More than so much is of no use: then it is 0.008.
 _MEAN_SHARE: Final = 0.05
+_MEAN_MAX: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +40,16 @@ class Budget:
         What all ratings of one user lose at most.
     temperature : float
         What losses are divided by in the density that rows are drawn from.
+    epsilon_rating : float
+        What the model costs a single rating, or any that weighs 1 at most: much less, where not all
+        that a user rated is to be hidden.
     """
 
     epsilon_mean: float
     epsilon_sample: float
     loss_max: float
     temperature: float
+    epsilon_rating: float
 
     @classmethod
     def of(cls, model: MfConfig) -> Budget:
@@ -57,10 +63,11 @@ class Budget:
         epsilon = 2 B / T (McSherry and Talwar, "Mechanism Design via Differential Privacy", FOCS
         2007). The papers have 4 B, as they let a loss be between -B and B.
         """
-        mean = _MEAN_SHARE * model.epsilon if model.intercept else 0.0
+        mean = min(_MEAN_SHARE * model.epsilon, _MEAN_MAX) if model.intercept else 0.0
         sample = model.epsilon - mean
         loss_max = model.user_ratings_max * model.error_max**2 / 2
-        return cls(mean, sample, loss_max, 2 * loss_max / sample)
+        rating = mean + sample / max(1.0, model.user_ratings_max)
+        return cls(mean, sample, loss_max, 2 * loss_max / sample, rating)
 
 
 def is_private(model: ModelConfig) -> bool:

@@ -39,6 +39,9 @@ def test_a_budget_is_divided_and_pays_for_one_sample() -> None:
     assert budget.epsilon_mean + budget.epsilon_sample == pytest.approx(10)
     assert budget.loss_max == pytest.approx(0.5 * 40 * 1.5**2)
     assert 2 * budget.loss_max / budget.temperature == pytest.approx(budget.epsilon_sample)
+    assert budget.epsilon_rating == pytest.approx(0.5 + 9.5 / 40)
+    assert Budget.of(replace_in(model, epsilon=4.0)).epsilon_mean == pytest.approx(0.2)
+    assert Budget.of(replace_in(model, epsilon=400.0)).epsilon_mean == pytest.approx(0.5)
     assert Budget.of(replace_in(model, intercept=False)).epsilon_mean == 0
 
 
@@ -124,7 +127,7 @@ def test_a_run_publishes_one_sample_that_says_nothing_else(
     assert ended.code == 0, ended.stderr
     report = ended.report
     privacy = report["privacy"]
-    assert {"epsilon", "epsilon_mean", "epsilon_of_another_sample", "user_ratings_max"} < set(
+    assert {"epsilon", "epsilon_mean", "epsilon_rating", "user_ratings_max"} < set(
         privacy
     )
     assert {"error_max", "users_clipped", "ratings_clipped_share", "temperature"} < set(privacy)

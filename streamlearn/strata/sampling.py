@@ -195,6 +195,7 @@ class Sampling:
         return {
             "epsilon": model.epsilon,
             "epsilon_mean": budget.epsilon_mean,
+            "epsilon_rating": budget.epsilon_rating,
             "epsilon_of_another_sample": budget.epsilon_sample,
             "user_ratings_max": model.user_ratings_max,
             "error_max": model.error_max,

@@ -152,13 +152,13 @@ def test_the_mean_is_that_of_users_with_noise(tmp_path: Path) -> None:
     exact = (np.bincount(users, cut) / np.bincount(users)).mean()
     found = []
     for i in range(60):
-        config = MfConfig(dim=1, epochs=2, epsilon=20.0, rating_min=2.0, rating_max=4.0)
+        config = MfConfig(dim=1, epochs=2, epsilon=50.0, rating_min=2.0, rating_max=4.0)
         model, passes = begun(config, keys, ratings, tmp_path, seed=bytes([i] * SEED_BYTES))
         found.append(sampling_of(passes).mean)
         assert model.table.intercept[0] == np.float32(found[-1])
         assert model.table.intercept[1] == MEAN_OVER
         passes.close(give_back=False)
-    scale = 2 / len(np.unique(users)) / 1.0
+    scale = 2 / len(np.unique(users)) / 0.5
     off = np.array(found) - exact
     assert abs(off.mean()) < 5 * scale / np.sqrt(30)
     assert 0.6 * scale < np.abs(off).mean() < 1.5 * scale
@@ -216,9 +216,10 @@ def test_the_report_says_what_was_spent(tmp_path: Path, caplog: pytest.LogCaptur
         report = sampling_of(passes).report()
     assert not caplog.messages
     assert report["epsilon"] == 200
-    assert report["epsilon_mean"] == pytest.approx(10)
-    assert report["epsilon_of_another_sample"] == pytest.approx(190)
-    assert report["temperature"] == pytest.approx(2 * (12 * 4 / 2) / 190)
+    assert report["epsilon_mean"] == pytest.approx(0.5)
+    assert report["epsilon_of_another_sample"] == pytest.approx(199.5)
+    assert report["epsilon_rating"] == pytest.approx(0.5 + 199.5 / 12)
+    assert report["temperature"] == pytest.approx(2 * (12 * 4 / 2) / 199.5)
     assert report["published"] == "all"
     assert report["rates_sum"] > 5
     assert report["rate_last"] == pytest.approx(50 * 0.05 / 10**0.7)
