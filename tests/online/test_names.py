@@ -212,6 +212,23 @@ def test_restored_names_are_the_same_and_go_on() -> None:
         np.testing.assert_array_equal(resumed.state()[name], array)
 
 
+@given(st.lists(features, max_size=12, unique_by=lambda one: one[0]))
+def test_sorted_names_are_the_same_in_whatever_order_they_came(part: list[Feature]) -> None:
+    found = []
+    for order in (part, part[::-1]):
+        names = Names(["a", "b", "c"], 20)
+        names.insert(described(order))
+        before = names.lookup(names.keys)
+        known = dict(zip(names.keys.tolist(), before, strict=True))
+        names.sort()
+        assert names.keys.tolist() == sorted(known)
+        assert dict(zip(names.keys.tolist(), names.lookup(names.keys), strict=True)) == known
+        found.append({name: array.tobytes() for name, array in names.state().items()})
+        names.insert(described([(3 << 50 | 1, 0, "later")]))
+        assert names.find("a=later") == 3 << 50 | 1
+    assert found[0] == found[1]
+
+
 def test_handed_out_state_stays_as_it_was_while_names_come_and_go() -> None:
     names = filled()
     state = names.state()
