@@ -20,7 +20,7 @@ from typing import Any, Final
 import msgspec
 
 from streamlearn.compute.leftovers import few_arenas, give_back
-from streamlearn.config import JobConfig, start_seconds
+from streamlearn.config import JobConfig, loss_of, start_seconds
 from streamlearn.errors import DataError, DivergedError, RunError, StreamlearnError
 from streamlearn.further import FurtherPasses, check_unchanged
 from streamlearn.inspection import sizes
@@ -254,8 +254,8 @@ class TrainingRun:
         counts, validation = model.counts, model.validation
         model.counts = replace(counts)
         model.validation = new_validation(self.job.model, self.job.output.window)
-        format_ = open_format(self.job.source)
         source = open_source(self.job.source)
+        format_, _ = await prepare_format(self.job, source, partitions)
         reader = Learner(
             model, format_, source, quarantine=None, cpu_clock=time.thread_time,
             tick=lambda: 0, teach=False, positions=False, on_scores=told,
@@ -477,7 +477,10 @@ async def prepare_format(
         first = next((one for one in partitions if one.size != 0), partitions[0])
         sample = await source.header(first) + b"\n"
     ratings = job.model.kind == "mf"
-    format_ = open_format(job.source, sample, labelled=labelled, ratings=ratings)
+    clicks = ratings and labelled and loss_of(job.model) == "logistic"
+    format_ = open_format(
+        job.source, sample, labelled=labelled, ratings=ratings, clicks=clicks
+    )  # fmt: skip
     named = msgspec.structs.replace(job.source, format=format_.name)
     return format_, msgspec.structs.replace(job, source=named)
 

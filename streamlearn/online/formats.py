@@ -126,6 +126,7 @@ def open_format(
     *,
     labelled: bool = True,
     ratings: bool | None = None,
+    clicks: bool = False,
 ) -> Format:
     """Return the format that a source's settings ask for.
 
@@ -140,6 +141,8 @@ def open_format(
     ratings : bool, optional
         Whether ratings are what the model learns: if so, ``auto`` takes all for ratings that may be
         some, and no other format will do; if not, they will not do. None: whatever it is.
+    clicks : bool
+        Whether a rating must be 0 or 1.
 
     Raises
     ------
@@ -170,9 +173,10 @@ def open_format(
         )
     module, _, attribute = FORMATS[name].partition(":")
     kind = getattr(import_module(module), attribute)
-    if not labelled and name in _LABEL_OPTIONAL:
-        return cast("Format", kind(config, labelled=False))
-    return cast("Format", kind(config))
+    options = {"labelled": False} if not labelled and name in _LABEL_OPTIONAL else {}
+    if clicks and name == "ratings":
+        options["clicks"] = True
+    return cast("Format", kind(config, **options))
 
 
 _RATED: Final = {"user", "item", "rating"}  # kinds of columns that other formats do not have

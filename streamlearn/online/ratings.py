@@ -44,6 +44,8 @@ class RatingsFormat:
     labelled : bool
         Whether records have a rating (and weight, where there is a column). If not, these may be
         absent and are not looked at; every label is 0, every weight 1.
+    clicks : bool
+        Whether a rating must be 0 or 1.
 
     Raises
     ------
@@ -55,7 +57,10 @@ class RatingsFormat:
     fields: tuple[str, ...] = FIELDS
     has_values = False
 
-    def __init__(self, config: SourceConfig, *, labelled: bool = True) -> None:
+    def __init__(
+        self, config: SourceConfig, *, labelled: bool = True, clicks: bool = False
+    ) -> None:
+        self._clicks = clicks
         delimiter = one_character("delimiter", config.delimiter)
         quote = one_character("quote", config.quote) if config.quote else ""
         if delimiter == quote:
@@ -77,9 +82,10 @@ class RatingsFormat:
                 line = header.rstrip(b"\r\n").decode("utf-8-sig")
             except UnicodeDecodeError as error:
                 raise DataError(f"the header {quoted(header)} is not valid UTF-8") from error
-            return RatingsParser(self.schema, self.schema.bind(line))
+            return RatingsParser(self.schema, self.schema.bind(line), clicks=self._clicks)
         first = (header or b"").rstrip(b"\r\n")
-        return RatingsParser(self.schema, _layout(self.schema, first) if first else None)
+        layout = _layout(self.schema, first) if first else None
+        return RatingsParser(self.schema, layout, clicks=self._clicks)
 
     def complaint(self, reason: int, field: int, arg: int, record: bytes) -> str:
         """Say what is wrong with a record, expected and actual."""
@@ -100,6 +106,8 @@ class RatingsFormat:
         name = KINDS[low]
         match reason:
             case 2:
+                if self._clicks:
+                    return f"rating {token} is not 0 or 1, which the logistic loss is for"
                 return f"rating {token} is not a finite number"
             case 4:
                 return f"{name} {token} is not valid UTF-8"
@@ -124,9 +132,14 @@ class RatingsParser:
     schema : RatingsSchema
     layout : Layout or None
         None: as the first record shows.
+    clicks : bool
+        Whether a rating must be 0 or 1.
     """
 
-    def __init__(self, schema: RatingsSchema, layout: Layout | None) -> None:
+    def __init__(
+        self, schema: RatingsSchema, layout: Layout | None, *, clicks: bool = False
+    ) -> None:
+        self._clicks = clicks
         self._schema = schema
         self._layout = layout
         self._spaces: tuple[_Space, _Space] | None = None
@@ -176,7 +189,7 @@ class RatingsParser:
                 # enough for any record that is none too many bytes
                 head = buffer[start : min(end, start + RECORD_BYTES_MAX)].tobytes()
                 layout = _layout(self._schema, head.lstrip(b"\r\n").partition(b"\n")[0])
-            settings = _settings(self._schema, layout)
+            settings = _settings(self._schema, layout, clicks=self._clicks)
             self._spaces = _working_space(settings), _working_space(settings)
         return self._spaces
 
@@ -199,7 +212,7 @@ def _layout(schema: RatingsSchema, line: bytes) -> Layout:
     return schema.bind(line.removesuffix(b"\r").decode("latin-1"))
 
 
-def _settings(schema: RatingsSchema, layout: Layout) -> I64:
+def _settings(schema: RatingsSchema, layout: Layout, *, clicks: bool) -> I64:
     """Return what the kernels need to know of a layout."""
     quotes = schema.quote if len(layout.separator) == 1 and layout.separator != BLANKS else ""
     settings = np.zeros(kernels.N_SETTINGS, np.int64)
@@ -215,6 +228,7 @@ def _settings(schema: RatingsSchema, layout: Layout) -> I64:
         layout.word,
         schema.labelled,
         RECORD_BYTES_MAX,
+        clicks,
         *(layout.places.get(kind, -1) for kind in KINDS[:-1]),
     )
     return settings

@@ -585,3 +585,21 @@ def test_values_that_are_no_tokens_are_refused(
 ) -> None:
     with pytest.raises(kind, match=message):
         rating_keys(users, items)
+
+
+def test_clicks_are_0_or_1() -> None:
+    config = SourceConfig(format="ratings")
+    text = b"u1::a::1\nu2::b::0\nu3::c::4.5\nu4::d::0.5\nu5::e::1.0\n"
+    buffer = np.frombuffer(text + bytes(BLOCK_TAILROOM_BYTES), np.uint8).copy()
+    for clicks, expected in ((False, [1, 0, 4.5, 0.5, 1]), (True, [1, 0, 1])):
+        format_ = (
+            open_format(config, ratings=True, clicks=clicks) if clicks else RatingsFormat(config)
+        )
+        out = Minibatch(10, 2 * FEATURES_PER_RECORD_MAX, has_values=False)
+        assert isinstance(format_, RatingsFormat)
+        format_.parser(text.split(b"\n")[0]).parse(buffer, 0, len(text), out)
+        assert out.labels[: out.rows].tolist() == expected
+    reason, field, arg = (int(column[0]) for column in (out.bad_reason, out.bad_field, out.bad_arg))
+    assert format_.complaint(reason, field, arg, b"u3::c::4.5") == (
+        "rating '4.5' is not 0 or 1, which the logistic loss is for"
+    )

@@ -46,8 +46,8 @@ USER, ITEM, RATING, TIME, WEIGHT = 0, 1, 2, 3, 4
 
 # Indices into ``settings`` (int64[N_SETTINGS]); the first four as ``delimited.unquote`` has them.
 S_SEPARATOR, S_QUOTE, S_TRIM, S_COLUMNS, S_WIDTH, S_BLANKS = 0, 1, 2, 3, 4, 5
-S_LEAST, S_MOST, S_LAYOUT, S_LABEL, S_RECORD_MAX, S_PLACES = 6, 7, 8, 9, 10, 11
-N_SETTINGS = 16
+S_LEAST, S_MOST, S_LAYOUT, S_LABEL, S_RECORD_MAX, S_CLICKS, S_PLACES = 6, 7, 8, 9, 10, 11, 12
+N_SETTINGS = 17
 
 # Reason codes of the minibatch.
 _COUNT, _LABEL, _UTF8, _TOO_LONG, _QUOTE, _SYNTAX, _TIME, _WEIGHT = 1, 2, 4, 5, 6, 7, 9, 10
@@ -129,8 +129,8 @@ def parse_records(
         Separator and quote (bytes; quote is a newline where quotes mean nothing), trim (0/1), how
         many fields matter, bytes of a separator (2: it is doubled), whether it is a run of blanks
         (0/1), the least and the most fields of a record (0: any), what goes above 21 bits of
-        ``bad_arg``, the label where no field is one, bytes a record may have, and the places of
-        user, item, rating, time and weight.
+        ``bad_arg``, the label where no field is one, bytes a record may have, whether ratings must
+        be 0 or 1 (0/1), and the places of user, item, rating, time and weight.
     user_seed, item_seed : uint64
     bounds, scratch : int64[fields + 1], uint8[record bytes + 64]
         Working space.
@@ -156,6 +156,7 @@ def parse_records(
     time, weighed = settings[S_PLACES + 3], settings[S_PLACES + 4]
     layout = settings[S_LAYOUT] << 21
     otherwise = float32(settings[S_LABEL])
+    clicks = settings[S_CLICKS] != 0
     rows_max = labels.size
     rows, nnz, bad, records = state[0], state[1], state[2], state[3]
     begin, last = base + start, base + end
@@ -241,6 +242,8 @@ def parse_records(
                 valid, label = number(at, stop - at)
                 if not valid:
                     reason, field, kind = _LABEL, rating, RATING
+            if clicks and label != float32(0) and label != float32(1):
+                reason, field, kind = _LABEL, rating, RATING
         if reason == 0 and weighed >= 0:
             at, stop = bounds[weighed] + width, bounds[weighed + 1]
             if trim:
