@@ -19,7 +19,6 @@ from typing import Any, ClassVar, Final, Self
 import numpy as np
 
 from streamlearn.config import JobConfig
-from streamlearn.errors import ConfigError
 from streamlearn.inspection import strongest
 from streamlearn.learned import SETTINGS, Learned, job_of, settings_of
 from streamlearn.messages import F64, U64
@@ -36,8 +35,6 @@ except ImportError:
 
 __all__ = ["StreamingClassifier"]
 
-# Who opens a model, by its kind.
-_OPENED_BY: Final = {"lr": "LogisticRegression", "fm": "FactorizationMachine"}
 # What ``fit`` forgets.
 _LEARNED: Final = ("_known", "_columns", "classes_", "n_features_in_", "feature_names_in_")
 # All settings of an estimator at once, by the kind of its model: asked for at every record.
@@ -375,14 +372,7 @@ class StreamingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         SnapshotError
             No snapshot is whole, or it is of another format version.
         """
-        learned, state = Learned.load(Path(path))
-        kind = learned.model.job.model.kind
-        if kind != cls._kind:
-            opener = _OPENED_BY.get(kind)
-            raise ConfigError(
-                f"the model in {path} is of kind {kind}, but {cls.__name__} opens {cls._kind}",
-                hint=f"streamlearn.{opener}.load({str(path)!r})" if opener else None,
-            )
+        learned, state = Learned.load(Path(path), cls._kind)
         self = cls(**settings_of(learned.model.job))
         self._adopt(learned)
         if state["classes"] is not None:

@@ -1,4 +1,4 @@
-"""What an estimator has learned: a model with its fields and buffers, and how it is pickled."""
+"""What an estimator has learned: a model with its fields and buffers, and how it is kept."""
 
 from __future__ import annotations
 
@@ -24,7 +24,17 @@ from streamlearn.online.solvers import new_solver
 from streamlearn.shards.cut import Nothing
 from streamlearn.shards.table import ExactTable
 
-__all__ = ["SETTINGS", "Learned", "job_of", "settings_of"]
+__all__ = [
+    "SETTINGS",
+    "Learned",
+    "job_of",
+    "open_model",
+    "pack",
+    "read_beside",
+    "save_model",
+    "settings_of",
+    "unpack",
+]
 
 # Names wait until there are so many: inserting some costs as much as inserting one.
 _UNNAMED_MAX: Final = 1024
@@ -39,11 +49,25 @@ _ESTIMATOR: Final = "estimator.json"
 
 _OF_TABLES: Final = ("index", "bits", "features_max", "when_full")
 # Those of a table that an estimator has, by the kind of its model.
-_TABLES: Final = {"lr": _OF_TABLES, "fm": (*_OF_TABLES, "embeddings_bytes_max")}
+_TABLES: Final = {
+    "lr": _OF_TABLES,
+    "fm": (*_OF_TABLES, "embeddings_bytes_max"),
+    "mf": ("features_max", "embeddings_bytes_max", "ratings_bytes_max", "when_full"),
+}
+# Those of a model.
+_MODELS: Final = {kind: struct.__struct_fields__ for kind, struct in MODELS.items()} | {
+    "mf": (
+        *("dim", "loss", "negatives", "alpha", "decay", "l2", "init_scale", "intercept", "epochs"),
+        *("held_out", "patience"),
+    )
+}
 # The settings of an estimator, by the names that the command line has for them.
-SETTINGS: Final = {
-    kind: (*MODELS[kind].__struct_fields__, *tables, "names_max")
-    for kind, tables in _TABLES.items()
+SETTINGS: Final = {kind: (*_MODELS[kind], *_TABLES[kind], "names_max") for kind in _TABLES}
+# Who opens a model, by its kind.
+_OPENED_BY: Final = {
+    "lr": "LogisticRegression",
+    "fm": "FactorizationMachine",
+    "mf": "MatrixFactorization",
 }
 
 
@@ -185,53 +209,113 @@ class Learned:
         model = self.model
         if self.schema is None:
             model.job = msgspec.structs.replace(model.job, source=_source(self.fields.kinds))
-        root = path / "model"
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-            cut = ModelCut(model, root, 0, now)
-            try:
-                while (part := cut.take()) is not None:
-                    cut.write(part)
-                cut.commit()
-            finally:
-                cut.cut.close()
-            if self.schema is None:
-                partial = path / f".{_ESTIMATOR}"
-                text = json.dumps(state | {"kinds": self.fields.kinds})
-                partial.write_text(text, encoding="utf-8")
-                partial.replace(path / _ESTIMATOR)
-        except OSError as error:
-            raise SnapshotError(f"cannot write {path}", cause=error.strerror) from error
+        beside = None if self.schema is not None else state | {"kinds": self.fields.kinds}
+        save_model(model, path, beside, now)
 
     @classmethod
-    def load(cls, path: Path) -> tuple[Self, dict[str, Any]]:
-        """Open the newest snapshot of ``path/model``; return it with what stood beside it."""
-        model = load_model(path)
-        beside = path / _ESTIMATOR
-        try:
-            state = json.loads(beside.read_text(encoding="utf-8"))
-            learned = cls(model)
-            learned.fields.kinds = dict(state["kinds"])
-        except FileNotFoundError:
+    def load(cls, path: Path, kind: str) -> tuple[Self, dict[str, Any]]:
+        """Open the newest snapshot of ``path/model``; return it with what stood beside it.
+
+        Parameters
+        ----------
+        kind : str
+            What the model should be.
+        """
+        model = open_model(path, kind)
+        state = read_beside(path, "kinds")
+        if state is None:
             named = not by_index(model.job.source)
             state = {"classes": [0, 1], "n_features_in": None, "feature_names_in": None}
             return cls(model, by_schema=named), state
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise SnapshotError(f"{beside} cannot be read", cause=str(error)) from error
+        learned = cls(model)
+        learned.fields.kinds = dict(state["kinds"])
         return learned, state
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the rows by key, and whatever else is not made again: equal for equal models."""
         self._name_new()
-        return _pack(self.model) | {
+        return pack(self.model) | {
             "kinds": dict(self.fields.kinds),
             "by_schema": self.schema is not None,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Make the table anew."""
-        self.__init__(_unpack(state), by_schema=state["by_schema"])  # type: ignore[misc]
+        self.__init__(unpack(state), by_schema=state["by_schema"])  # type: ignore[misc]
         self.fields.kinds = dict(state["kinds"])
+
+
+def save_model(model: Model, path: Path, beside: dict[str, Any] | None, now: float) -> None:
+    """Write a snapshot into ``path/model``, and beside it what only Python has a place for.
+
+    Parameters
+    ----------
+    beside : dict or None
+        As JSON has it; None: nothing.
+    now : float
+        Seconds since the epoch.
+
+    Raises
+    ------
+    SnapshotError
+        It cannot be written.
+    """
+    root = path / "model"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        cut = ModelCut(model, root, 0, now)
+        try:
+            while (part := cut.take()) is not None:
+                cut.write(part)
+            cut.commit()
+        finally:
+            cut.cut.close()
+        if beside is not None:
+            partial = path / f".{_ESTIMATOR}"
+            partial.write_text(json.dumps(beside), encoding="utf-8")
+            partial.replace(path / _ESTIMATOR)
+    except OSError as error:
+        raise SnapshotError(f"cannot write {path}", cause=error.strerror) from error
+
+
+def open_model(path: Path, kind: str) -> Model:
+    """Open the newest snapshot of ``path/model``.
+
+    Raises
+    ------
+    ConfigError
+        There is no model, or one of another kind, which another class opens.
+    SnapshotError
+        No snapshot is whole, or it is of another format version.
+    """
+    model = load_model(path)
+    held = model.job.model.kind
+    if held != kind:
+        raise ConfigError(
+            f"the model in {path} is of kind {held}, but {_OPENED_BY[kind]} opens {kind}",
+            hint=f"streamlearn.{_OPENED_BY[held]}.load({str(path)!r})",
+        )
+    return model
+
+
+def read_beside(path: Path, *needed: str) -> dict[str, Any] | None:
+    """Return what stands beside a model that Python has saved, None where there is nothing.
+
+    Raises
+    ------
+    SnapshotError
+        It cannot be read, or lacks what is needed.
+    """
+    beside = path / _ESTIMATOR
+    try:
+        state: dict[str, Any] = json.loads(beside.read_text(encoding="utf-8"))
+        for name in needed:
+            dict(state[name])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SnapshotError(f"{beside} cannot be read", cause=str(error)) from error
+    return state
 
 
 def _records(frame: Any) -> Iterator[dict[str, Any]]:
@@ -261,7 +345,7 @@ def job_of(kind: str, settings: Mapping[str, Any]) -> JobConfig:
         values[_TIERS] = {}
     model = MODELS[kind]
     job = JobConfig(
-        model=model(**{name: values[name] for name in model.__struct_fields__}),
+        model=model(**{name: values[name] for name in _MODELS[kind]}),
         tables=TablesConfig(**{name: values[name] for name in _TABLES[kind]}),
         output=OutputConfig(names_max=values["names_max"]),
     )
@@ -275,7 +359,7 @@ def job_of(kind: str, settings: Mapping[str, Any]) -> JobConfig:
 
 def settings_of(job: JobConfig) -> dict[str, Any]:
     """Return a job's settings as those of an estimator."""
-    values = {name: getattr(job.model, name) for name in job.model.__struct_fields__}
+    values = {name: getattr(job.model, name) for name in _MODELS[job.model.kind]}
     values |= {name: getattr(job.tables, name) for name in _TABLES[job.model.kind]}
     if _TIERS in values:
         values[_TIERS] = {int(count): dim for count, dim in values[_TIERS].items()} or None
@@ -309,7 +393,7 @@ def _drop_idle(batch: Minibatch) -> None:
     batch.state[0], batch.state[1] = n, m
 
 
-def _pack(model: Model) -> dict[str, Any]:
+def pack(model: Model) -> dict[str, Any]:
     """Return a model as arrays and plain values, equal for equal models."""
     table = model.table
     rows: Any
@@ -331,10 +415,12 @@ def _pack(model: Model) -> dict[str, Any]:
             for name, array in model.validation.state().items()
         },
         "counts": {name: getattr(model.counts, name) for name in Counts.__slots__},
+        "passes": (model.epoch, model.swept),
     }
 
 
-def _unpack(packed: dict[str, Any]) -> Model:
+def unpack(packed: dict[str, Any]) -> Model:
+    """Return the model that :func:`pack` made arrays of."""
     job = msgspec.convert(packed["job"], JobConfig)
     rows = packed["rows"]
     exact = isinstance(rows, np.ndarray)
@@ -353,4 +439,5 @@ def _unpack(packed: dict[str, Any]) -> Model:
         state[name][at] = values
     model.validation.restore(state)
     model.counts = Counts(**packed["counts"])
+    model.epoch, model.swept = packed["passes"]
     return model

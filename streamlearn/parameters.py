@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
-__all__ = ["BaseEstimator", "ClassifierMixin", "NotFittedError"]
+__all__ = ["BaseEstimator", "ClassifierMixin", "NotFittedError", "RegressorMixin"]
 
 
 class NotFittedError(ValueError, AttributeError):
@@ -66,3 +66,18 @@ class ClassifierMixin:
         """Return the accuracy: the share of examples whose label is predicted."""
         right = np.asarray(self.predict(X)) == np.asarray(y)  # type: ignore[attr-defined]
         return float(np.average(right, weights=sample_weight))
+
+
+class RegressorMixin:
+    """What a regressor can do by predicting."""
+
+    _estimator_type = "regressor"
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:  # noqa: N803
+        """Return R², the share of the variance of ``y`` that is predicted."""
+        labels = np.asarray(y, np.float64)
+        errors = (labels - np.asarray(self.predict(X))) ** 2  # type: ignore[attr-defined]
+        mean = np.average(labels, weights=sample_weight)
+        spread = np.average((labels - mean) ** 2, weights=sample_weight)
+        left = np.average(errors, weights=sample_weight)
+        return float(1 - left / spread) if spread else float(left == 0)

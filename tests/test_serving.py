@@ -133,9 +133,10 @@ async def test_nobody_answers_without_a_model(asked: Serving) -> None:
         assert error.value.status == 503
 
 
-def test_only_factorizations_are_asked() -> None:
+def test_only_factorizations_that_are_not_private_are_asked() -> None:
     served = Serving(lambda: 0.0)
     assert served.paths(JobConfig()) == {}
+    assert served.paths(JobConfig(model=MfConfig(epsilon=1.0, epochs=5))) == {}
     assert set(served.paths(JobConfig(model=MfConfig()))) == {"/recommend", "/predict"}
 
 
