@@ -23,6 +23,7 @@ from streamlearn.online.minibatch import Minibatch
 from streamlearn.online.progressive import Validation
 from streamlearn.shards.table import ExactTable
 from streamlearn.strata.passes import Passes
+from streamlearn.strata.patience import Patience
 from streamlearn.strata.ratings import KeptRatings
 from streamlearn.strata.rows import RowsCut
 from streamlearn.strata.sampling import SEED_BYTES, seal
@@ -67,10 +68,10 @@ class FurtherPasses:
             self._solver.recorder = self._kept.add
         self.passes: list[dict[str, Any]] = []
         self.duplicates = 0
-        self._held_losses: dict[int, float] = {}
+        self._held_loss: float | None = None
         self._cut = learner.model.new_cut
         self._sweeps: Passes | None = None
-        self._best: tuple[float, int, Any] | None = None
+        self._patience = Patience(self._model.patience)
         self._privacy: dict[str, Any] | None = None
         self._fits_users = self._model.epsilon > 0 and self._model.published == "items"
         self._started = time.monotonic()
@@ -214,10 +215,12 @@ class FurtherPasses:
                 await learner.control.run(sweeps.fit_users, bucket)
             state.swept = -1  # the pass is complete
             await self._note(state.epoch, state.validation, time.monotonic() - started, sweeps)
-            if last or self._stalled(sweeps):
+            ended = self._patience.ended(state.epoch, self._held_loss, sweeps.rows)
+            if last or ended:
                 break
             await learner.next_pass(keep_positions=True)
-        self._restore_best(sweeps)
+        if self._patience.restore(sweeps.rows):
+            _log.info("kept the rows of pass %d, the best", self._patience.epoch + 1)
 
     def _sweep(self, sweeps: Passes) -> None:
         state, learner = self._state, self._learner
@@ -248,7 +251,7 @@ class FurtherPasses:
         if held is not None:
             figures = type(held).headlines(held.summary())
             told |= {f"held_out_{name}": value for name, value in figures.items()}
-            self._held_losses[epoch] = held.summary()["loss"]
+            self._held_loss = held.summary()["loss"]
         self.passes.append(told)
         _log.info("%s", _sentence(told))
 
@@ -271,33 +274,11 @@ class FurtherPasses:
         """
         return scored(self._solver, keys) if self._sweeps is None else self._sweeps.scored(keys)
 
-    # ---------------------------------------------------------------- stopping early
-
-    def _stalled(self, sweeps: Passes) -> bool:
-        """Remember the best rows; say whether the last passes predicted no better."""
-        patience = self._model.patience
-        loss = self._held_losses.get(self._state.epoch)
-        if not patience or loss is None:
-            return False
-        if self._best is None or loss < self._best[0]:
-            self._best = (loss, self._state.epoch, sweeps.rows.copy())
-            return False
-        return self._state.epoch - self._best[1] >= patience
-
-    def _restore_best(self, sweeps: Passes) -> None:
-        if self._best is None:
-            return
-        best, epoch, rows = self._best
-        if self._held_losses[self._state.epoch] <= best:
-            return
-        sweeps.rows.restore(rows)
-        _log.info("kept the rows of pass %d, the best", epoch + 1)
-
     def report(self) -> dict[str, Any]:
         """Return what the report has beside what all models have."""
         last = self.passes[-1] if self.passes else {}
-        if self._best is not None:
-            last = next((one for one in self.passes if one["pass"] == self._best[1] + 1), last)
+        best = self._patience.epoch + 1
+        last = next((one for one in self.passes if best and one["pass"] == best), last)
         held = {name: value for name, value in last.items() if name.startswith("held_out_")}
         private = {"privacy": self._privacy} if self._privacy is not None else {}
         return {"duplicates": self.duplicates, **held, **private, "passes": self.passes}

@@ -39,8 +39,10 @@ class Patience:
             return False
         return epoch - self.epoch >= self._passes
 
-    def restore(self, rows: FactorRows) -> None:
-        """Have the rows be those of the best pass, where the last one was worse."""
-        if self._best is not None and self._last > self._loss:
+    def restore(self, rows: FactorRows) -> bool:
+        """Have the rows be those of the best pass; say whether the last one was worse."""
+        worse = self._best is not None and self._last > self._loss
+        if worse:
             rows.restore(self._best)
         self._best = None
+        return worse
