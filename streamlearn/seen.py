@@ -121,5 +121,6 @@ class SeenRatings:
         users = np.concatenate([np.repeat(self._users, np.diff(self._starts)), waiting[:, 0]])
         order = np.argsort(users, kind="stable")
         self._codes = np.concatenate([self._codes, codes.astype(np.uint32)])[order]
-        self._users, counts = np.unique(users, return_counts=True)
-        self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        users = users[order]
+        first = np.flatnonzero(np.diff(users, prepend=~users[:1]))
+        self._users, self._starts = users[first], np.append(first, len(users))

@@ -49,10 +49,6 @@ class Column(NamedTuple):
     ids: Any
     keys: U64
 
-    def text(self, row: int) -> str:
-        """Return an id as a file has it."""
-        return _text(self.ids[row])
-
 
 class Pairs(NamedTuple):
     """Users and items by row.
@@ -249,10 +245,11 @@ def read_rating(y: Any, *, binary: bool) -> float:
 
 def named(pairs: Pairs, rows: Sequence[int]) -> Described:
     """Return the names of users and items in some rows, whose fields index :data:`KINDS`."""
+    users, items = (_texts(column, rows) for column in (pairs.users, pairs.items))
     texts = [
-        column.text(row).encode(errors="surrogatepass")
-        for row in rows
-        for column in (pairs.users, pairs.items)
+        text.encode(errors="surrogatepass")
+        for both in zip(users, items, strict=True)
+        for text in both
     ]
     at = np.asarray(rows, np.int64)
     return Described(
@@ -261,6 +258,12 @@ def named(pairs: Pairs, rows: Sequence[int]) -> Described:
         np.cumsum([len(text) for text in texts], dtype=np.int64),
         np.frombuffer(bytearray(b"".join(texts)), np.uint8),
     )
+
+
+def _texts(column: Column, rows: Sequence[int]) -> list[str]:
+    ids = column.ids
+    some = ids[rows].tolist() if isinstance(ids, np.ndarray) else [ids[row] for row in rows]
+    return [one if type(one) is str else _text(one) for one in some]
 
 
 class Ids:
