@@ -431,7 +431,8 @@ class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     listen: Annotated[
         str,
         about(
-            "HOST:PORT of /metrics, /healthz, /readyz, /status and, of mf, /recommend; empty: none.",
+            "HOST:PORT of /metrics, /healthz, /readyz, /status and, of mf, /recommend; empty: "
+            "none.",
             flag="--http",
             pattern=r"^$|^.*:\d{1,5}$",
             expects="HOST:PORT (127.0.0.1:9100)",
