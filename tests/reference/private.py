@@ -28,15 +28,19 @@ def philox(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[in
 
 
 def normals(
-    number: int, touched: int, turn: int, which: int, seed: NDArray[np.uint64]
-) -> list[float]:
-    """Return the pair of normal numbers ``which`` of a row's noise."""
+    counter: tuple[int, int, int], count: int, seed: NDArray[np.uint64]
+) -> NDArray[np.float64]:
+    """Return the normal numbers of ``kernels.gaussian``: pairs, eight at a time, cosines first."""
     s0, s1, s2 = (int(word) for word in seed)
-    w = philox((number, touched, turn << 12 | which, s2), (s0, s1))
-    u = (((w[0] << 32 | w[1]) >> 11) + 1) * 2.0**-53
-    v = ((w[2] << 32 | w[3]) >> 11) * 2.0**-53
-    radius, angle = math.sqrt(-2 * math.log(u)), 2 * math.pi * v
-    return [radius * math.cos(angle), radius * math.sin(angle)]
+    cosines, sines = [], []
+    for i in range(-(-count // 16) * 8):
+        w = philox((counter[0], counter[1], counter[2] << 12 | i, s2), (s0, s1))
+        u = 1 - ((w[0] << 32 | w[1]) >> 12) * 2.0**-52
+        v = ((w[2] << 32 | w[3]) >> 12) * 2.0**-52
+        radius, angle = math.sqrt(-2 * math.log(u)), 2 * math.pi * v
+        cosines.append(radius * math.cos(angle))
+        sines.append(radius * math.sin(angle))
+    return np.array(cosines + sines)[:count]
 
 
 @dataclass
@@ -97,13 +101,9 @@ class PrivateTwin:
     def noise(self, row: DrawnRow, rate: float) -> None:
         """Give a row the noise of its touches since the last."""
         time = rate * self.pace(row) * (row.touched - row.noised) / row.ratings
-        dim = len(row.x) - 1
-        z: list[float] = []
-        for which in range((dim + 1) // 2):
-            z += normals(row.number, row.touched, self.turn, which, self.seed)
-        z = [*z[:dim], normals(row.number, row.touched, self.turn, 4095, self.seed)[0]]
+        z = normals((row.number, row.touched, self.turn), len(row.x), self.seed)
         spread = math.sqrt(2 * time * self.temperature)
-        row.x = math.exp(-self.hold * time) * row.x + spread * np.array(z)
+        row.x = math.exp(-self.hold * time) * row.x + spread * z
         row.noised = row.touched
 
     def settle(self, rate: float) -> None:

@@ -20,8 +20,7 @@ owns it. Were time that of the whole pass, a user, whose ratings stand together,
 all of a pass's noise before its first one, and would be found after its last with nearly none.
 Noise comes once in ``due`` touches (lazily: drawing it costs as much as several ratings).
 
-Numbers are drawn by a counter: Philox4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as
-1, 2, 3", SC 2011) of row, touches, pass and coordinate, keyed by the seed, then Box and Muller.
+The numbers are of the seed, the row, its touches and the pass (``kernels.gaussian``).
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ import numpy as np
 from numba import float32, int64, njit, uint64
 
 from streamlearn.compute.kernels.factor_vectors import dot, move_apart
+from streamlearn.compute.kernels.gaussian import ROOM, draw_normals
 
-__all__ = ["normals", "philox", "settle", "sweep", "tally_items", "tally_users"]
+__all__ = ["settle", "sweep", "tally_items", "tally_users"]
 
 ITEM = 1 << 31  # of a row's number: set for items
-TURN_BITS = 12  # below a pass's number: which two of 8,192 coordinates
 
 # As ``kernels.strata`` has them.
 _USER = np.uint64((1 << 13) - 1)
@@ -44,35 +43,9 @@ _CODE_BITS = np.uint64(19)
 _CODE = np.uint64((1 << 19) - 1)
 SCORE_MAX = np.float32(2.0**60)
 
-_LOW = np.uint64(0xFFFFFFFF)
-_M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
-_W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
-
-
-@njit(nogil=True, cache=True, inline="always")
-def philox(c0, c1, c2, c3, k0, k1):
-    """Return four random words of 32 bits (as uint64), of a counter and a key of such words."""
-    for _ in range(10):
-        a, b = c0 * _M0, c2 * _M1
-        c0, c1 = (b >> uint64(32)) ^ c1 ^ k0, b & _LOW
-        c2, c3 = (a >> uint64(32)) ^ c3 ^ k1, a & _LOW
-        k0, k1 = (k0 + _W0) & _LOW, (k1 + _W1) & _LOW
-    return c0, c1, c2, c3
-
-
-@njit(nogil=True, cache=True, inline="always", error_model="numpy")
-def normals(c0, c1, c2, seed):
-    """Return two normal numbers, float64, of a counter and a seed (uint64[3], 32 bits each)."""
-    w0, w1, w2, w3 = philox(c0, c1, c2, seed[2], seed[0], seed[1])
-    u = np.float64((((w0 << uint64(32)) | w1) >> uint64(11)) + uint64(1)) * 2.0**-53  # (0, 1]
-    v = np.float64(((w2 << uint64(32)) | w3) >> uint64(11)) * 2.0**-53
-    radius = math.sqrt(-2.0 * math.log(u))
-    angle = 2.0 * math.pi * v
-    return radius * math.cos(angle), radius * math.sin(angle)
-
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _noise(rows, biases, row, dim, time, law, seed, number, touched, turn):
+def _noise(rows, biases, row, dim, time, law, seed, number, touched, turn, drawn):
     """Bring a row up to date over so much of its time, h f.
 
     Parameters
@@ -81,22 +54,16 @@ def _noise(rows, biases, row, dim, time, law, seed, number, touched, turn):
     row, dim : int64, int64
     number, touched, turn : int64
         What the numbers are drawn by.
+    drawn : float32[dim + 1 + ROOM]
+        Written: the numbers.
     """
     keep = float32(math.exp(-law[1] * time))
-    spread = math.sqrt(2.0 * law[2] * time)
-    if spread == 0.0:
-        for k in range(dim):
-            rows[row, k] *= keep
-        biases[row] *= keep
-        return
-    c0, c1, high = uint64(number), uint64(touched) & _LOW, uint64(turn) << uint64(TURN_BITS)
-    for k in range(0, dim, 2):
-        one, other = normals(c0, c1, high | uint64(k >> 1), seed)
-        rows[row, k] = keep * rows[row, k] + float32(spread * one)
-        if k + 1 < dim:
-            rows[row, k + 1] = keep * rows[row, k + 1] + float32(spread * other)
-    one, other = normals(c0, c1, high | uint64((1 << TURN_BITS) - 1), seed)
-    biases[row] = keep * biases[row] + float32(spread * one)
+    spread = float32(math.sqrt(2.0 * law[2] * time))
+    if spread > float32(0):
+        draw_normals(drawn, dim + 1, uint64(number), uint64(touched), uint64(turn), seed)
+    for k in range(dim):
+        rows[row, k] = keep * rows[row, k] + spread * drawn[k]
+    biases[row] = keep * biases[row] + spread * drawn[dim]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -125,7 +92,7 @@ def sweep(
         Rate; T / s^2; T; c, beyond which an error teaches nothing. T may be 0: then nothing is
         drawn.
     seed, turn : uint64[3], int64
-        See :func:`normals`; the pass, below 2**20.
+        32 bits each; the pass, below 2**20.
     sums : float64[8]
         Added to: in the order of ``RatingTotals``, then how many errors were beyond c.
 
@@ -139,6 +106,7 @@ def sweep(
     O((end - first) * lines), and O(dim) for each noise. Indices of rows are unsigned, so that none
     is taken for one from the end.
     """
+    drawn = np.zeros(dim + 1 + ROOM, np.float32)
     size = lines << 6
     first_user, first_item = int64(users.ctypes.data), int64(items.ctypes.data)
     rate, bound = float32(law[0]), float32(law[3])
@@ -177,7 +145,7 @@ def sweep(
             time = law[0] * user_paces[user, 2] * due
             _noise(
                 users, user_biases, int64(user), dim, time, law, seed, base + int64(user),
-                user_turns[user, 0], turn,
+                int64(user_turns[user, 0]), turn, drawn,
             )  # fmt: skip
         item_turns[item, 0] += 1
         if item_turns[item, 0] == item_turns[item, 1]:
@@ -186,7 +154,7 @@ def sweep(
             time = law[0] * item_paces[item, 2] * due
             _noise(
                 items, item_biases, int64(item), dim, time, law, seed, int64(item) | ITEM,
-                item_turns[item, 0], turn,
+                int64(item_turns[item, 0]), turn, drawn,
             )  # fmt: skip
     sums[0] += squares
     sums[1] += absolutes
@@ -210,12 +178,13 @@ def settle(rows, biases, paces, turns, kind, dim, law, seed, turn):
     kind : int64
         0 or ``ITEM``.
     """
+    drawn = np.zeros(dim + 1 + ROOM, np.float32)
     for row in range(biases.shape[0]):
         touched, due = int64(turns[row, 0]), int64(paces[row, 3])
         left = touched - (int64(turns[row, 1]) - due)
         if left > 0:
             time = law[0] * paces[row, 2] * left
-            _noise(rows, biases, row, dim, time, law, seed, row | kind, touched, turn)
+            _noise(rows, biases, row, dim, time, law, seed, row | kind, touched, turn, drawn)
         turns[row, 0], turns[row, 1] = 0, due
 
 

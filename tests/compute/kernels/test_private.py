@@ -33,33 +33,6 @@ def words_of(users: Any, items: Any, codes: Any) -> Any:
     return items << np.uint64(32) | users << np.uint64(19) | codes
 
 
-def test_random_words_are_those_of_the_paper() -> None:
-    for counter, key, words in (
-        ([0] * 4, [0] * 2, (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
-        ([0xFFFFFFFF] * 4, [0xFFFFFFFF] * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
-        (
-            [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
-            [0xA4093822, 0x299F31D0],
-            (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
-        ),
-    ):
-        assert kernels.philox(*(np.uint64(word) for word in counter + key)) == words
-        assert twins.philox(tuple(counter), tuple(key)) == words  # type: ignore[arg-type]
-
-
-def test_normal_numbers_are_normal_and_apart() -> None:
-    drawn = np.array(
-        [kernels.normals(np.uint64(i), np.uint64(7), np.uint64(3), SEED) for i in range(40_000)]
-    )
-    assert abs(drawn.mean()) < 0.02
-    assert abs(drawn.std() - 1) < 0.02
-    assert abs((drawn**4).mean() - 3) < 0.2
-    assert abs(np.corrcoef(drawn.T)[0, 1]) < 0.02
-    assert abs(np.corrcoef(drawn[1:, 0], drawn[:-1, 0])[0, 1]) < 0.02
-    other = [*kernels.normals(np.uint64(0), np.uint64(8), np.uint64(3), SEED)]
-    assert not np.isin(other, drawn).any()
-
-
 @pytest.mark.parametrize("dim", [1, 5, 16, 40])
 def test_noise_has_the_mean_and_the_variance_of_the_time_that_went_by(dim: int) -> None:
     count, rate, hold, temperature = 4000, 0.7, 3.0, 0.25
