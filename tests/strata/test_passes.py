@@ -461,7 +461,11 @@ def test_factors_that_grow_without_bound_end_the_passes(tmp_path: Path) -> None:
     model = Kept(MfConfig(dim=16), keys, ratings, tmp_path)
     passes = model.passes()
     passes._model = MfConfig(dim=16, alpha=1e6)
-    with pytest.raises(DivergedError, match=r"without bound at a step of 615572"):
+
+    def sweep_ten_times() -> None:
         for _ in range(10):
             passes.sweep(0, 1, new_validation(model.config, 1000))
+
+    with pytest.raises(DivergedError, match=r"without bound at a step of 615572"):
+        sweep_ten_times()
     passes.close()

@@ -5,8 +5,9 @@ how it lies); a table row's word 3 says which: how many coordinates it has (its 
 none) and its first line (the other 48). Each segment of the table has a region of lines, used from
 its beginning on; line 0 of a region is never given.
 
-``layout`` is int64[8]: lanes, order, bytes of a block (sums of squares included, if there are), slots of a segment's region, lines of a
-segment's region, whether embeddings are left out while the weight is zero, 0, 0.
+``layout`` is int64[8]: lanes, order, bytes of a block (sums of squares included, if there are),
+slots of a segment's region, lines of a segment's region, whether embeddings are left out while the
+weight is zero, 0, 0.
 """
 
 from __future__ import annotations
