@@ -12,6 +12,7 @@ from streamlearn.cluster.roles import FollowerOptions, ShardOptions, UpOptions, 
 from streamlearn.command import Call, option, sources, verb
 from streamlearn.config import SHARDS_MAX
 from streamlearn.errors import ConfigError
+from streamlearn.privacy import is_private
 from streamlearn.verbs import (
     finish,
     need_sources,
@@ -101,7 +102,7 @@ def shard(call: Call) -> None:
             f"there is no shard {index} of {of}",
             hint=f"--index counts from 0, and there are {SHARDS_MAX} shards at most",
         )
-    _need_exact(job)
+    _need_divisible(job)
     listen = call["listen"] or (listed[index] if listed else "")
     if not listen:
         raise ConfigError("where does the shard listen?", hint="--listen HOST:PORT")
@@ -177,7 +178,7 @@ def follower(call: Call) -> None:
     for name, flag in (("shard", "--of-shard"), ("listen", "--listen")):
         if not call[name]:
             raise ConfigError(f"a follower needs {flag}", hint=f"{flag} HOST:PORT")
-    _need_exact(job)
+    _need_divisible(job)
     options = FollowerOptions(
         shard=call["shard"],
         listen=call["listen"],
@@ -226,7 +227,7 @@ def up(call: Call) -> None:
             "up starts the shards itself, but the job names some",
             hint="--set 'tables.shards=[]', or start shards and workers one by one",
         )
-    _need_exact(job)
+    _need_divisible(job)
     shards, workers, followers = call["shards"], call["workers"], call["followers"]
     processes = shards * (1 + followers) + workers
     if shards > SHARDS_MAX or processes > _PROCESSES_MAX:
@@ -268,11 +269,16 @@ def gather(call: Call) -> None:
     finish(call, wiring().gather(call["directory"]))
 
 
-def _need_exact(job: JobConfig) -> None:
+def _need_divisible(job: JobConfig) -> None:
     if job.tables.index != "exact":
         raise ConfigError(
             f"shards hold tables with `tables.index` exact, but it is {job.tables.index}",
             hint="a hashed table has no keys by which shards could divide it",
+        )
+    if is_private(job.model):
+        raise ConfigError(
+            "a private model (`model.epsilon`) is drawn by one process, not over shards",
+            hint="streamlearn train, or leave out model.epsilon",
         )
 
 

@@ -139,6 +139,10 @@ def test_gather_needs_nothing_but_the_directory(node: Node) -> None:
             ("shard", "--index", "0", "--of", "1", "--listen", "h:1", "-b", "20"),
             "error: shards hold tables with `tables.index` exact, but it is hashed",
         ),
+        (
+            ("up", "a.dat", "--out", "o", "--model", "mf", "--epsilon", "2", "--epochs", "3"),
+            "error: a private model (`model.epsilon`) is drawn by one process, not over shards",
+        ),
         (("worker", "a.csv"), "error: there are no shards\nhint: --shards"),
         (("worker", "--shards", "h:1"), "error: there is no source"),
         (
