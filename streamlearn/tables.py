@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, Literal, cast
 
 from streamlearn.config import FmConfig, JobConfig, MfConfig, ModelConfig
-from streamlearn.shards.arena import Arena
+from streamlearn.shards.arena import Arena, split_slots
 from streamlearn.shards.cut import Table
 from streamlearn.shards.hashed import HashedTable
 from streamlearn.shards.table import ExactTable
@@ -60,7 +60,8 @@ def new_table(job: JobConfig, rows: int = 0, clock: Callable[[], float] | None =
     when_full = cast('Literal["error", "evict"]', job.tables.when_full)
     most, clock = features_max(job), clock or _no_clock
     if rows:
-        table = ExactTable.sized(rows, most, when_full, clock)
+        slots = split_slots(job.model.tiers)
+        table = ExactTable.sized(rows, most, when_full, clock, split_slots=slots)
     else:
         table = ExactTable(most, when_full, clock)
     if isinstance(job.model, FmConfig | MfConfig):

@@ -24,11 +24,16 @@ if TYPE_CHECKING:
     from streamlearn.shards.cut import Keeper, Lines
     from streamlearn.shards.table import ExactTable
 
-__all__ = ["LINE_FLOATS", "Arena", "Geometry", "Part", "dims_of", "sliced"]
+__all__ = ["LINE_FLOATS", "Arena", "Geometry", "Part", "dims_of", "sliced", "split_slots"]
 
 LINE_FLOATS: Final = 16
 _NO_COUNTS: Final[U32] = np.zeros(0, np.uint32)
 LINE_BYTES: Final = 64
+# Embeddings of a segment, about: what is copied at a time when it grows, or for a snapshot.
+_SEGMENT_BYTES: Final = 64 << 20
+_SLOTS_MIN: Final = 1 << 12
+# Lines that a segment leaves behind are given back from so many bytes on.
+_DISCARD_BYTES: Final = 1 << 20
 
 
 class Part(NamedTuple):
@@ -118,6 +123,13 @@ def dims_of(words: U64) -> I64:
     return (words >> np.uint64(48)).astype(np.int64)
 
 
+def split_slots(tiers: Tiers | None) -> int:
+    """Return beyond how many slots a segment with such embeddings splits; 0: as without."""
+    if tiers is None:
+        return 0
+    return max(_SEGMENT_BYTES // (LINE_BYTES * tiers.lines(tiers.dim)), _SLOTS_MIN)
+
+
 def sliced(part: Part, first: int, end: int, tiers: Tiers | None) -> Part:
     """Return the rows ``[first, end)`` of a part of an exact table, with their embeddings.
 
@@ -189,6 +201,7 @@ class Arena:
         self.room: I64 = np.array([bytes_max // LINE_BYTES, 0], np.int64)
         self._advised = [0] * len(self.used)  # bytes of each region
         table.arena = self
+        table.split_slots = min(table.split_slots, split_slots(tiers))
         table.after_change = self._relocate
 
     @classmethod
@@ -415,6 +428,9 @@ class Arena:
                 self.values, target,
             )  # fmt: skip
             self.used[heir], self.live[heir] = lines + 1, lines
+        stay = first + (int(self.used[segment]) if segment in heirs else 1)
+        if (end - stay) * LINE_BYTES >= _DISCARD_BYTES:
+            self._memory.discard(stay * LINE_BYTES, end * LINE_BYTES)
         self.advise()
 
     def advise(self) -> None:

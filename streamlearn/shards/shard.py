@@ -19,7 +19,7 @@ from streamlearn.config import FmConfig, JobConfig, MfConfig
 from streamlearn.errors import ColumnError, RefusedError
 from streamlearn.messages import F32, I64, U8, U32, U64
 from streamlearn.protocol import Join, Leave, Mark, Push, Tick
-from streamlearn.shards.arena import Arena
+from streamlearn.shards.arena import Arena, split_slots
 from streamlearn.shards.clock import Clocks
 from streamlearn.shards.cut import Keeper, Nothing
 from streamlearn.shards.rules import Updater
@@ -176,7 +176,10 @@ class Shard:
         tables = spec.job.tables
         when_full = cast('Literal["error", "evict"]', tables.when_full)
         if rows:
-            table = ExactTable.sized(rows, spec.features_max, when_full, prefixes=spec.prefixes)
+            table = ExactTable.sized(
+                rows, spec.features_max, when_full, prefixes=spec.prefixes,
+                split_slots=split_slots(spec.job.model.tiers),
+            )  # fmt: skip
         else:
             table = ExactTable(spec.features_max, when_full, prefixes=spec.prefixes)
         table.features_min = tables.features_min // spec.of

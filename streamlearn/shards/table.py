@@ -107,6 +107,9 @@ class ExactTable:
         standing in the segments given.
     arena : Arena or None
         Where its embeddings are.
+    split_slots : int
+        Slots beyond which a segment splits; fewer where rows have long embeddings, since those of a
+        segment move, and are copied for a snapshot, together.
     growths : int
     growth_seconds, growth_seconds_max : float
         In all, and of the longest growth.
@@ -158,6 +161,7 @@ class ExactTable:
         self._laying_out = threading.Lock()  # of lanes that insert keys of ranges of their own
         self.after_change: Callable[[int, tuple[int, ...]], None] | None = None
         self.arena: Arena | None = None
+        self.split_slots = SPLIT_SLOTS
         self._capacities = [0] * SEGMENTS_MAX
         self._loads_max: I64 = np.zeros(SEGMENTS_MAX, np.int64)  # rows that a segment has slots for
         self._bits = [0] * SEGMENTS_MAX  # leading key bits that a segment's keys share
@@ -174,17 +178,24 @@ class ExactTable:
         when_full: Literal["error", "evict"] = "error",
         clock: Callable[[], float] = _no_clock,
         prefixes: tuple[int, int] = (0, PREFIXES),
+        split_slots: int = 0,
     ) -> ExactTable:
         """Return an empty table laid out for ``features`` rows: loading them grows nothing.
 
         There may be more of them than ``features_max``, which a model's job may have lowered.
+
+        Parameters
+        ----------
+        split_slots : int
+            See the attribute; 0: as usual.
         """
         table = cls(max(features, features_max), when_full, clock, prefixes)
         table.features_max = features_max
+        table.split_slots = min(table.split_slots, split_slots or table.split_slots)
         slots = int(features / LOAD_MAX * GROWTH) + INITIAL_SLOTS
         # as many ranges to a segment as a table of all of them would have, this full
         whole = slots * PREFIXES // (prefixes[1] - prefixes[0])
-        bits = min(8, max(0, (whole // SPLIT_SLOTS).bit_length()))
+        bits = min(8, max(0, (whole // table.split_slots).bit_length()))
         for segment in range(table.segments):
             table._clear(segment)
         table._start(slots, PREFIXES >> bits, SLACK_SLOTS)
@@ -447,11 +458,11 @@ class ExactTable:
         rows = self._take(segment)
         bits, low, before = self._bits[segment], self._lows[segment], self._capacities[segment]
         factor = GROWTH if self.capacity > SMALL_SLOTS // 2 else 2.0
-        if self._bits[segment] == 8 and self._capacities[segment] > SPLIT_SLOTS // 2:
+        if self._bits[segment] == 8 and self._capacities[segment] > self.split_slots // 2:
             factor = GROWTH_LARGE
         capacity = int(before * factor) + 1
         while True:
-            halves = 2 if capacity > SPLIT_SLOTS and bits < 8 else 1
+            halves = 2 if capacity > self.split_slots and bits < 8 else 1
             if _whole_pages(capacity // halves) + SLACK_SLOTS + 1 > self._region_slots:
                 if image is None:
                     self._restore(segment, rows, before)
