@@ -10,7 +10,7 @@ import typer
 
 from streamlearn.cluster.roles import FollowerOptions, ShardOptions, UpOptions, WorkerOptions
 from streamlearn.command import Call, option, sources, verb
-from streamlearn.config import SHARDS_MAX
+from streamlearn.config import SHARDS_MAX, check_for_shards
 from streamlearn.errors import ConfigError
 from streamlearn.privacy import is_private
 from streamlearn.verbs import (
@@ -280,6 +280,7 @@ def _need_divisible(job: JobConfig) -> None:
             "a private model (`model.epsilon`) is drawn by one process, not over shards",
             hint="streamlearn train, or leave out model.epsilon",
         )
+    check_for_shards(job)
 
 
 def _place(call: Call, job: JobConfig, name: str) -> Path:

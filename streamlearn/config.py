@@ -65,6 +65,7 @@ __all__ = [
     "Setting",
     "SourceConfig",
     "TablesConfig",
+    "check_for_shards",
     "check_job",
     "job_differences",
     "job_signature",
@@ -184,6 +185,29 @@ def check_job(job: JobConfig) -> None:
 def loss_of(model: ModelConfig) -> str:
     """Return what a model makes small: ``logistic`` (labels are 0 or 1), or ``squared`` (any)."""
     return model.loss if isinstance(model, MfConfig) else "logistic"
+
+
+def check_for_shards(job: JobConfig) -> None:
+    """Refuse what cannot be learned over shards.
+
+    Raises
+    ------
+    ConfigError
+    """
+    if job.tables.index == "hashed":
+        raise ConfigError(
+            '`tables.shards` are for tables with `tables.index = "exact"`, but it is "hashed"',
+            hint="a hashed table has no keys by which shards could divide it: leave out one of the "
+            "two",
+        )
+    if not isinstance(job.model, MfConfig):
+        return
+    for name in ("held_out", "patience"):
+        if value := getattr(job.model, name):
+            raise ConfigError(
+                f"`model.{name}` is {value}, but over shards no ratings are held out",
+                hint="leave it out: progressive figures are of ratings that were not learned yet",
+            )
 
 
 def job_signature(job: JobConfig) -> str:
@@ -415,12 +439,8 @@ _CHECKS: Final[Mapping[str, Callable[[Any], bool]]] = {
 def _check_together(job: JobConfig) -> None:
     """Refuse settings that contradict one another."""
     tables, cluster = job.tables, job.cluster
-    if tables.shards and tables.index == "hashed":
-        raise ConfigError(
-            '`tables.shards` are for tables with `tables.index = "exact"`, but it is "hashed"',
-            hint="a hashed table has no keys by which shards could divide it: leave out one of the "
-            "two",
-        )
+    if tables.shards:
+        check_for_shards(job)
     if tables.kkt and job.model.rule in ("ftrl", "difacto"):
         raise ConfigError(
             f"`tables.kkt` is {tables.kkt}, but the sums of `model.rule` ftrl need every gradient",
@@ -446,6 +466,8 @@ def _check_together(job: JobConfig) -> None:
         )
     _check_lanes(job)
     check_private(job)
+    if isinstance(job.model, MfConfig):
+        _check_factorization(job)
     files = {name: getattr(cluster, name) for name in ("certificate", "key", "authority")}
     if any(files.values()) and not all(files.values()):
         given, missing = ([n for n in files if bool(files[n]) == said] for said in (True, False))
@@ -453,6 +475,27 @@ def _check_together(job: JobConfig) -> None:
             f"`cluster.{given[0]}` is given, but `cluster.{missing[0]}` is not",
             hint="TLS needs certificate, key and authority on both sides",
         )
+
+
+def _check_factorization(job: JobConfig) -> None:
+    """Refuse what matrix factorization has no use for."""
+    tables, compute = job.tables, job.compute
+    refused = {
+        "tables.index": (tables.index == "hashed", "its users and items have rows of their own"),
+        "tables.kkt": (tables.kkt > 0, "its rows have no weights of zero"),
+        "compute.learn_lanes": (compute.learn_lanes > 1, "its first pass has one learning lane"),
+        "compute.shard_lanes": (compute.shard_lanes > 0, "its first pass has one learning lane"),
+    }
+    for path, (wrong_here, why) in refused.items():
+        if wrong_here:
+            section, _, name = path.partition(".")
+            raise ConfigError(
+                f"`{path}` is {shown(getattr(getattr(job, section), name))}, which is not for "
+                f'`model.kind = "mf"`: {why}',
+                hint="leave it out; compute.lanes is how many lanes make the further passes"
+                if section == "compute"
+                else "leave it out",
+            )
 
 
 def _check_tiers(model: ModelConfig) -> None:
@@ -478,7 +521,7 @@ def _check_lanes(job: JobConfig) -> None:
             "work",
             hint="a worker lane takes about twice as long as all shard lanes for the same records",
         )
-    if lanes <= 2 and not shards:
+    if (lanes <= 2 and not shards) or isinstance(job.model, MfConfig):
         return
     setting = "`compute.shard_lanes`" if shards else f"`compute.lanes` = {lanes}"
     if job.tables.index == "hashed":

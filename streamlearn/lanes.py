@@ -31,13 +31,12 @@ import numpy as np
 
 from streamlearn.compute.kernels.rules import v_rates_of
 from streamlearn.compute.pool import Lane
-from streamlearn.config import ModelConfig
+from streamlearn.config import JobConfig, MfConfig, ModelConfig
 from streamlearn.gate import Youth
 from streamlearn.messages import F32, I64, U8, U64
 from streamlearn.model import Model
 from streamlearn.online.localized import Localized
 from streamlearn.online.steps import Gradients, Values
-from streamlearn.sections import ComputeConfig
 from streamlearn.shards.cut import Cut, Keeper, Nothing, Part, Table
 from streamlearn.shards.dividing import divide, segments_of
 from streamlearn.shards.rules import Updater
@@ -53,14 +52,19 @@ _SHARD_LANES: Final = 1 / 3
 _EVICTED_SHARE: Final = 1 / 64
 
 
-def split(compute: ComputeConfig) -> tuple[int, int] | None:
+def split(job: JobConfig) -> tuple[int, int] | None:
     """Return how many lanes are worker lanes and how many shard lanes; None where none is either.
+
+    Of matrix factorization none is: its lanes are for further passes.
 
     Parameters
     ----------
-    compute : ComputeConfig
-        ``lanes`` is decided (not 0).
+    job : JobConfig
+        ``compute.lanes`` is decided (not 0).
     """
+    compute = job.compute
+    if isinstance(job.model, MfConfig):
+        return None
     if compute.learn_lanes > 1 or (compute.lanes <= 2 and not compute.shard_lanes):
         return None
     shards = compute.shard_lanes or max(1, round(compute.lanes * _SHARD_LANES))

@@ -148,7 +148,7 @@ class Learner:
         rows, nnz = compute.minibatch, compute.minibatch * _FEATURES_PER_ROW
         nnz = max(nnz, 4096) + FEATURES_PER_RECORD_MAX
         # The roles of lanes where the table is divided between them: workers and shards.
-        roles = split(compute) if teach and isinstance(model.table, ExactTable) else None
+        roles = split(model.job) if teach and isinstance(model.table, ExactTable) else None
         count = roles[0] if roles else compute.learn_lanes
         # Several learning lanes hold ``_table`` while they change rows, and ``_boundary`` from the
         # first example of a minibatch until it is noted: alone within them, a table can be laid out

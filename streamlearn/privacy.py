@@ -96,7 +96,7 @@ def check_private(job: JobConfig) -> None:
 
 def _against(job: JobConfig, model: MfConfig) -> Iterator[tuple[str, str, str]]:
     """Yield what stands against a private model, why, and what to do."""
-    tables, compute = job.tables, job.compute
+    tables = job.tables
     if model.loss != "squared":
         what = f'`model.loss` is "{model.loss}"'
         yield what, "what is bounded is the squared error of ratings", "leave it out"
@@ -110,9 +110,6 @@ def _against(job: JobConfig, model: MfConfig) -> Iterator[tuple[str, str, str]]:
         what = f"`model.rating_min` is {model.rating_min:g} and `rating_max` {model.rating_max:g}"
         why = "the mean is somewhere between them"
         yield what, why, "say what ratings lie between"
-    if tables.index != "exact":
-        what = f'`tables.index` is "{tables.index}"'
-        yield what, "rows that users share are not any user's", "leave it out"
     if tables.shards:
         yield "there are `tables.shards`", "one process must draw all rows", "leave them out"
     if tables.when_full != "error":
@@ -122,12 +119,6 @@ def _against(job: JobConfig, model: MfConfig) -> Iterator[tuple[str, str, str]]:
     if job.source.follow:
         why = "later ratings would go into later models, each of which costs as much again"
         yield "`source.follow` is true", why, "leave it out"
-    if compute.learn_lanes > 1 or compute.shard_lanes or compute.lanes > 2:
-        what = (
-            f"`compute.lanes` is {compute.lanes}, `learn_lanes` {compute.learn_lanes} and "
-            f"`shard_lanes` {compute.shard_lanes}"
-        )
-        yield what, "the first pass numbers users and items one by one", "take --lanes 2"
 
 
 def refuse_more(model: ModelConfig, directory: Path) -> None:

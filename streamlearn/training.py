@@ -20,7 +20,7 @@ from typing import Any, Final
 import msgspec
 
 from streamlearn.compute.leftovers import few_arenas, give_back
-from streamlearn.config import JobConfig, loss_of, start_seconds
+from streamlearn.config import JobConfig, MfConfig, loss_of, start_seconds
 from streamlearn.errors import DataError, DivergedError, RunError, StreamlearnError
 from streamlearn.further import FurtherPasses, check_unchanged
 from streamlearn.inspection import sizes
@@ -461,6 +461,8 @@ def with_lanes(job: JobConfig) -> JobConfig:
         return job
     cores, shards = len(os.sched_getaffinity(0)), job.compute.shard_lanes
     lanes = max(cores, shards + 1) if shards else min(cores, 2)
+    if isinstance(job.model, MfConfig):
+        lanes = cores  # those of further passes; the first has a parse and a learn lane
     compute = msgspec.structs.replace(job.compute, lanes=lanes)
     return msgspec.structs.replace(job, compute=compute)
 

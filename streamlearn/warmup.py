@@ -72,7 +72,7 @@ def warm_up(
 
     def learn() -> None:
         table = model.table
-        if split(job.compute) is not None and isinstance(table, ExactTable):
+        if split(job) is not None and isinstance(table, ExactTable):
             rehearse(model, batch)
         elif job.compute.lanes != 1 and isinstance(table, ExactTable):
             slots = np.zeros(batch.nnz_max, np.uint32)

@@ -157,6 +157,10 @@ def test_gather_needs_nothing_but_the_directory(node: Node) -> None:
         (("up", "-", "--out", "o"), "error: standard input can be read by one process only"),
         (("up", "a.csv", "--out", "o", "--engine", "ray"), "error: --engine must be local"),
         (("up", "a.csv", "--out", "o", "-b", "20"), "tables with `tables.index` exact"),
+        (
+            ("up", "a", "--out", "o", "--model", "mf", "--held-out", "0.1"),
+            "no ratings are held out",
+        ),
         (("up", "a.csv", "--out", "o", "--workers", "1000"), "are too many for one machine"),
         (
             ("up", "a.csv", "--out", "o", "--set", "tables.shards=h:1"),

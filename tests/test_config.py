@@ -408,6 +408,22 @@ def test_a_job_made_in_python_is_checked_alike() -> None:
             ("compute.lanes=4", "compute.shard_lanes=4"),
             "`compute.shard_lanes` is 4 of `compute.lanes` = 4: no lane is left to work",
         ),
+        *(
+            (("model.kind=mf", f"{path}={value}"), f"`{path}` is {shown}, which is not for `model.")
+            for path, value, shown in (
+                ("tables.index", "hashed", "'hashed'"),
+                ("tables.kkt", "0.1", "0.1"),
+                ("compute.learn_lanes", "2", "2"),
+                ("compute.shard_lanes", "1", "1"),
+            )
+        ),
+        *(
+            (
+                ("model.kind=mf", "tables.shards=h:1", f"model.{name}={value}"),
+                f"`model.{name}` is {value}, but over shards no ratings are held out",
+            )
+            for name, value in (("held_out", "0.1"), ("patience", "2"))
+        ),
     ],
 )
 def test_settings_that_contradict_one_another_are_refused(
@@ -424,6 +440,8 @@ def test_settings_that_go_together_are_taken() -> None:
     load_job(None, ["compute.shard_lanes=3"])
     load_job(None, ["model.kind=mf", "model.loss=logistic", "source.negative_rate=0.5"])
     load_job(None, ["compute.lanes=2", "compute.learn_lanes=4", "tables.index=hashed"])
+    load_job(None, ["model.kind=mf", "compute.lanes=16", "model.held_out=0.1", "model.patience=2"])
+    load_job(None, ["model.kind=mf", "tables.shards=h:1", "model.epochs=5"])
 
 
 # --- what follows from settings

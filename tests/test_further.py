@@ -152,6 +152,18 @@ def test_lanes_learn_as_well(ratings: Path, tmp_path: Path) -> None:
     assert found[1] == pytest.approx(found[0], rel=0.02)
 
 
+def test_lanes_are_those_of_further_passes_and_no_matter_to_the_first(
+    ratings: Path, tmp_path: Path
+) -> None:
+    digests = set()
+    for lanes in (1, 2, 5):
+        out = tmp_path / str(lanes)
+        ended = run("train", "--model", "mf", "--lanes", lanes, ratings, "--out", out, "--json")
+        assert ended.code == 0, ended.stderr
+        digests.add(load(out).digest())
+    assert len(digests) == 1
+
+
 def test_ratings_may_be_kept_in_a_file(ratings: Path, tmp_path: Path) -> None:
     arguments = (ratings, "--epochs", 3, "--held-out", 0.1)
     memory = train(*arguments, "--out", tmp_path / "memory")

@@ -13,7 +13,7 @@ import pytest
 
 from streamlearn import lanes
 from streamlearn.compute.kernels.steps import sigmoid
-from streamlearn.config import ComputeConfig
+from streamlearn.config import ComputeConfig, JobConfig, MfConfig
 from streamlearn.errors import TableFullError
 from streamlearn.messages import BLOCK_TAILROOM_BYTES
 from streamlearn.model import Model, load
@@ -95,7 +95,8 @@ def test_lanes_are_divided_between_workers_and_shards(
     lanes_: int, shards: int, learn: int, roles: tuple[int, int] | None
 ) -> None:
     compute = ComputeConfig(lanes=lanes_, shard_lanes=shards, learn_lanes=learn)
-    assert lanes.split(compute) == roles
+    assert lanes.split(JobConfig(compute=compute)) == roles
+    assert lanes.split(JobConfig(model=MfConfig(), compute=compute)) is None
 
 
 @pytest.mark.parametrize("shards", [1, 3])

@@ -71,13 +71,9 @@ def test_what_one_user_says_changes_the_density_by_what_epsilon_allows() -> None
         ({"model.epochs": 1}, "`model.epochs` is 1"),
         ({"model.patience": 2}, "`model.patience` is 2"),
         ({"model.rating_min": 5.0}, "`model.rating_min` is 5 and `rating_max` 5"),
-        ({"tables.index": "hashed"}, '`tables.index` is "hashed"'),
         ({"tables.shards": "10.0.0.1:7700"}, "there are `tables.shards`"),
         ({"tables.when_full": "evict"}, '`tables.when_full` is "evict"'),
         ({"source.follow": True}, "`source.follow` is true"),
-        ({"compute.lanes": 4}, "`compute.lanes` is 4"),
-        ({"compute.learn_lanes": 2}, "`learn_lanes` 2"),
-        ({"compute.shard_lanes": 1}, "`shard_lanes` 1"),
     ],
 )
 def test_what_stands_against_privacy_is_refused(changed: dict[str, Any], said: str) -> None:
@@ -127,9 +123,7 @@ def test_a_run_publishes_one_sample_that_says_nothing_else(
     assert ended.code == 0, ended.stderr
     report = ended.report
     privacy = report["privacy"]
-    assert {"epsilon", "epsilon_mean", "epsilon_rating", "user_ratings_max"} < set(
-        privacy
-    )
+    assert {"epsilon", "epsilon_mean", "epsilon_rating", "user_ratings_max"} < set(privacy)
     assert {"error_max", "users_clipped", "ratings_clipped_share", "temperature"} < set(privacy)
     assert privacy["published"] == published
     assert len(report["passes"]) == 12
