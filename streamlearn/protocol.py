@@ -41,8 +41,11 @@ __all__ = [
     "Message",
     "Ping",
     "Pull",
+    "PullFactors",
     "Pulled",
+    "PulledFactors",
     "Push",
+    "PushFactors",
     "Pushed",
     "RatingMark",
     "Register",
@@ -253,6 +256,48 @@ class Push(_Message, frozen=True, tag=22):
     vectors: Column = _EMPTY
 
 
+class PullFactors(Pull, frozen=True, tag=26):
+    """A pull of matrix factorization, answered by PulledFactors.
+
+    Attributes
+    ----------
+    copied : column
+        Keys whose factors are not wanted, since the worker has copies of them
+        (``columns.encode_lengths``, of lengths 0 and 1).
+    """
+
+    copied: Column = _EMPTY
+
+
+class PulledFactors(Pulled, frozen=True, tag=27):
+    """Answer to PullFactors; ``clock`` says how fresh it is.
+
+    Attributes
+    ----------
+    clock : int
+        Of the slowest worker: whatever minibatches before it changed is in the values.
+    """
+
+    clock: Count = 0
+
+
+class PushFactors(Push, frozen=True, tag=28):
+    """A push of matrix factorization: what is added to rows of which a share is kept.
+
+    Its ``lengths`` may be others than those of its pull, and are empty only where they are not.
+
+    Attributes
+    ----------
+    items : column
+        Keys that are items (``columns.encode_lengths``, of lengths 0 and 1).
+    shares : column
+        Two bytes a key, of its bias and of its factors: 255 for all of it, 0 for nothing.
+    """
+
+    items: Column = _EMPTY
+    shares: Column = _EMPTY
+
+
 class Pushed(_Message, frozen=True, tag=23):
     """Answer to Push, once it is durable: applied now, or (``duplicate``) before."""
 
@@ -405,12 +450,12 @@ class Fault(_Message, frozen=True, tag=61):
 
 
 Message: TypeAlias = (
-    Join | Joined | Leave | Done | Pull | Pulled | Push | Pushed | KeyMiss | Tick | Register
-    | Claim | Claimed | Finished | Reopen | Follow | FollowPart | FollowCut | FollowRecord | State
-    | StateIs | TakeSnapshot | Ping | Fault
+    Join | Joined | Leave | Done | Pull | Pulled | Push | Pushed | KeyMiss | Tick | PullFactors
+    | PulledFactors | PushFactors | Register | Claim | Claimed | Finished | Reopen | Follow
+    | FollowPart | FollowCut | FollowRecord | State | StateIs | TakeSnapshot | Ping | Fault
 )  # fmt: skip
 Answer: TypeAlias = (
-    Joined | Done | Pulled | Pushed | KeyMiss | Claimed | StateIs | Fault
+    Joined | Done | Pulled | PulledFactors | Pushed | KeyMiss | Claimed | StateIs | Fault
     | FollowPart | FollowCut | FollowRecord
 )  # fmt: skip
 

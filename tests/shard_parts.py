@@ -15,14 +15,17 @@ from streamlearn.config import (
     ClusterConfig,
     ComputeConfig,
     JobConfig,
+    MfConfig,
     OutputConfig,
     SourceConfig,
     TablesConfig,
     job_signature,
+    loss_of,
 )
 from streamlearn.errors import LogError
-from streamlearn.messages import F32, I64, U64
+from streamlearn.messages import F32, I64, U8, U64
 from streamlearn.protocol import (
+    MARKS,
     Answer,
     Fault,
     Join,
@@ -32,6 +35,7 @@ from streamlearn.protocol import (
     Pull,
     Pulled,
     Push,
+    PushFactors,
     decode,
 )
 from streamlearn.shards.shard import Shard, ShardSpec
@@ -56,8 +60,10 @@ def job(
         Settings of the model, and its ``kind``: ``lr`` by default.
     """
     exact = {"pull_values": "float32", "push_values": "float32", "compression": "none"}
-    settled = {"l1": 0.0} | (model or {})
+    settled = dict(model or {})
     kind = settled.pop("kind", "lr")
+    if kind != "mf":
+        settled = {"l1": 0.0} | settled
     return JobConfig(
         source=SourceConfig(**({"format": "svmlight", "bad_records_max": 1.0} | (source or {}))),
         model=MODELS[kind](**settled),
@@ -104,6 +110,8 @@ def push(
     counts: bool = True,
     dims: Sequence[int] | I64 = (),
     vectors: Sequence[float] | F32 = (),
+    items: Sequence[int] | I64 = (),
+    shares: Sequence[int] | U8 = (),
 ) -> Push:
     """Return a push, with its keys, or naming the pull that they are of.
 
@@ -111,15 +119,17 @@ def push(
     ----------
     dims, vectors : int64[n], float32[m], optional
         How many coordinates of each key's embedding come, and their gradients.
+    items, shares : int64[n], uint8[2 * n], optional
+        Of matrix factorization; by default all are users, and all is kept.
     """
     values = np.ones(len(keys), np.float32) if gradients is None else gradients
     column = columns.encode_keys(keys, of.low)
     told = columns.encode_counts(np.ones(len(keys), np.uint32)).data if counts else memoryview(b"")
     tiers = of.job.model.tiers
     lengths = columns.NOTHING
-    if tiers is not None and not named:
+    if tiers is not None and (not named or len(dims)):
         lengths = columns.encode_lengths(np.array(dims, np.int64), tiers.dims)
-    return Push(
+    made = Push(
         table=0,
         worker=worker,
         incarnation=incarnation,
@@ -131,10 +141,23 @@ def push(
         coding=columns.FLOAT32,
         values=memoryview(np.asarray(values, np.float32).tobytes()),
         counts=told,
-        mark=at or mark(clock + 1),
+        mark=_of_loss(at or mark(clock + 1), of),
         lengths=lengths.data,
         vectors=memoryview(np.asarray(vectors, np.float32).tobytes()),
     )
+    if not isinstance(of.job.model, MfConfig):
+        return made
+    told = np.array(items if len(items) else [0] * len(keys), np.int64)
+    return PushFactors(
+        **msgspec.structs.asdict(made),
+        items=columns.encode_lengths(told, (1,)).data,
+        shares=memoryview(bytes(shares) or b"\xff" * (2 * len(keys))),
+    )
+
+
+def _of_loss(one: Mark, of: ShardSpec) -> Mark:
+    kind = MARKS[loss_of(of.job.model)]
+    return kind(**msgspec.structs.asdict(one)) if type(one) is Mark else one
 
 
 def weights(answer: Answer) -> list[float]:

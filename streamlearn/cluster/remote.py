@@ -36,6 +36,7 @@ from streamlearn.protocol import (
     Pulled,
     Push,
     Pushed,
+    PushFactors,
     State,
     StateIs,
 )
@@ -382,8 +383,10 @@ class Remote:
         attempt = pushing.attempt
         if first and pulled.connection is connection:
             nothing = memoryview(b"")
+            own = isinstance(message, PushFactors) and message.lengths != _lengths_of(pulled)
+            lengths = message.lengths if own else nothing
             message = msgspec.structs.replace(
-                message, pull=pulled.request, keys=nothing, lengths=nothing
+                message, pull=pulled.request, keys=nothing, lengths=lengths
             )
         try:
             _, answer = connection.post(message)
@@ -446,6 +449,11 @@ class Remote:
         self._settled = max(self._settled, pushing.message.clock)
         if not pushing.answer.done():
             pushing.answer.set_result(None)
+
+
+def _lengths_of(pulled: _Pulling) -> memoryview:
+    answer = pulled.answer
+    return answer.result().lengths if answer.done() else memoryview(b"")
 
 
 async def _asked(connection: Connection, message: Message) -> Answer:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+from msgspec.structs import replace
+
 from streamlearn import columns
 from streamlearn.cluster.feeding import Feeds
 from streamlearn.config import loss_of
@@ -31,8 +33,11 @@ from streamlearn.protocol import (
     Message,
     Pull,
     Pulled,
+    PulledFactors,
+    PullFactors,
     Push,
     Pushed,
+    PushFactors,
     Register,
     Reopen,
     State,
@@ -169,7 +174,9 @@ class Service:
         self._returning = set(self._absent)  # those that may hold partitions that nobody knows of
         self._answers: dict[type[Message], Callable[[int, int, Any, float], None]] = {
             Pull: self._pull,
+            PullFactors: self._pull,
             Push: self._push,
+            PushFactors: self._push,
             Join: self._join,
             Leave: self._leave,
             Register: self._register,
@@ -323,7 +330,10 @@ class Service:
         try:
             weights = self.shard.values(located)
             column = columns.encode_values(weights, pull.coding)
-            lengths, vectors = self.shard.vectors(located, weights, pull.coding)
+            copied = None
+            if isinstance(pull, PullFactors):
+                copied = columns.decode_lengths(pull.copied, pull.count, (1,))
+            lengths, vectors = self.shard.vectors(located, weights, pull.coding, copied)
         except ValueError as error:
             raise RefusedError(str(error), code="invalid") from error
         if pull.incarnation:
@@ -335,7 +345,11 @@ class Service:
             self._under_way.setdefault(pull.incarnation, set()).add(pull.clock)
         self.counts["pulls"] += 1
         self.counts["keys"] += pull.count
-        pulled = Pulled(pull.count, pull.coding, column.data, lengths.data, vectors.data)
+        told = (pull.count, pull.coding, column.data, lengths.data, vectors.data)
+        pulled = Pulled(*told)
+        if isinstance(pull, PullFactors):
+            slowest = self.shard.clocks.slowest
+            pulled = PulledFactors(*told, pull.clock if slowest is None else slowest)
         self.say(session, request, pulled)
 
     def _unpark(self, now: float) -> None:
@@ -414,12 +428,9 @@ class Service:
         held = self._sessions[session].held.get(push.pull)
         if held is None or (held.signature, held.pull.count) != (push.signature, push.count):
             return None
-        whole = Push(
-            push.table, push.worker, push.incarnation, push.clock, 0, push.signature, push.count,
-            held.pull.keys, push.coding, push.values, push.counts, push.mark, held.lengths,
-            push.vectors,
-        )  # fmt: skip
-        return held.located, whole
+        own = isinstance(push, PushFactors) and len(push.lengths)
+        lengths = push.lengths if own else held.lengths
+        return held.located, replace(push, pull=0, keys=held.pull.keys, lengths=lengths)
 
     def _record(
         self,

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
 from streamlearn import columns, metrics
@@ -19,12 +20,12 @@ from streamlearn.cluster.daemon import Daemon, lanes, load_secrets, place_of, sh
 from streamlearn.cluster.roles import ShardOptions
 from streamlearn.cluster.shard_host import ShardHost
 from streamlearn.compute.leftovers import few_arenas, give_back
-from streamlearn.config import JobConfig, job_signature, loss_of
+from streamlearn.config import JobConfig, MfConfig, job_signature, loss_of
 from streamlearn.errors import StreamlearnError
 from streamlearn.metrics import Metrics
 from streamlearn.net.limits import Limits
 from streamlearn.online.losses import validation_of
-from streamlearn.protocol import MARKS, Push
+from streamlearn.protocol import MARKS, Push, PushFactors
 from streamlearn.shards.cut import Cut
 from streamlearn.shards.directory import DirectoryLock
 from streamlearn.shards.recovery import SNAPSHOTS
@@ -65,13 +66,19 @@ def warm_up_shard(spec: ShardSpec) -> None:
             0, "", 0, 0, 0, 0, 64, column.data, columns.FLOAT32, values.data, counts.data,
             MARKS[loss_of(spec.job.model)]("", "", 0, sequence, 0, 0),
         )  # fmt: skip
+        if isinstance(spec.job.model, MfConfig):
+            shares = memoryview(bytes(128))
+            push = PushFactors(**msgspec.structs.asdict(push), shares=shares)
         located = shard.locate(keys)
-        shard.values(located)
+        shard.vectors(located, shard.values(located), columns.FLOAT32)
         shard.apply(sequence, push, located)
         shard.keeper = Cut(shard.table)
     shard.table.grow(0)
+    arena = shard.table.arena
     for segment in shard.table.key_order():
-        Shard.new_table(spec, rows=64).insert_rows(shard.table.rows(segment))
+        rows = shard.table.rows(segment)
+        vectors = arena.take(rows) if arena is not None else None
+        Shard.new_table(spec, rows=64).insert_rows(rows, vectors)
     shard.digest()
 
 

@@ -25,7 +25,9 @@ from streamlearn.protocol import (
     Leave,
     Ping,
     Pull,
+    PullFactors,
     Push,
+    PushFactors,
     Register,
     Reopen,
     State,
@@ -60,7 +62,10 @@ CLIENT_LABEL: Final = b"streamlearn client proof"
 MAY_ASK: Final[Mapping[str, frozenset[type]]] = {
     "shard": frozenset({State, Ping}),
     "worker": frozenset(
-        {Join, Leave, Pull, Push, Register, Claim, Finished, Reopen, State, Ping},
+        {
+            *(Join, Leave, Pull, PullFactors, Push, PushFactors, Register, Claim, Finished),
+            *(Reopen, State, Ping),
+        }
     ),
     "follower": frozenset({Follow, State, Ping}),
     "reader": frozenset({Pull, State, Ping}),

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 
 from streamlearn.compute.kernels import embeddings as kernels
+from streamlearn.compute.kernels import factors
 from streamlearn.config import FmConfig, MfConfig
 from streamlearn.embeddings import Tiers
 from streamlearn.errors import TableFullError
-from streamlearn.messages import F32, I64, U32, U64
+from streamlearn.messages import F32, I64, U8, U32, U64
 from streamlearn.shards.memory import HUGE_BYTES, Reservation
 
 if TYPE_CHECKING:
@@ -327,6 +328,31 @@ class Arena:
         )  # fmt: skip
         self.advise()
         return int(admitted)
+
+    def ready(self, slots: I64, items: I64, shares: U8, bare: bool, keeper: Keeper) -> int:
+        """Ready rows of a factorized matrix for a push; return how many got factors.
+
+        Parameters
+        ----------
+        slots : int64[n]
+            Rows, none negative.
+        items : int64[n]
+            1 for items, 0 for users.
+        shares : uint8[2 * n]
+            How much is kept of each row's bias and factors, 255: all.
+        bare : bool
+            Whether the first is the constant feature.
+        keeper : Keeper
+            Of the table.
+        """
+        lines = len(slots) * self.geometry.tiers.lines(self.geometry.tiers.dim)
+        ready: Any = factors.ready  # numba's stubs count the arguments of another function
+        begun = ready(
+            self._table.words, slots, items, shares, int(bare), *self.arguments(), self.scale,
+            *keeper.arguments(len(slots)), *keeper.vector_lines.arguments(lines),
+        )  # fmt: skip
+        self.advise()
+        return int(begun)
 
     def _earning(self) -> tuple[Any, ...]:
         geometry = self.geometry

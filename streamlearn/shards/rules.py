@@ -54,6 +54,7 @@ RULES: Final[dict[str, Rule]] = {
         Rule("adam", 3, ("w", "m", "t", "s"), owns_arena_word=True),
         Rule("add", 4, ("w",)),
         Rule("difacto", 0, ("z", "n")),  # and AdaGrad for embeddings, see ``shards.arena``
+        Rule("mf", 5, ("w",)),  # beside it a number that is not the rule's; factors are added to
     )
 }
 

@@ -18,7 +18,7 @@ from streamlearn.compute.kernels.rules import v_rates_of
 from streamlearn.config import FmConfig, JobConfig, MfConfig
 from streamlearn.errors import ColumnError, RefusedError
 from streamlearn.messages import F32, I64, U8, U32, U64
-from streamlearn.protocol import Join, Leave, Mark, Push, Tick
+from streamlearn.protocol import Join, Leave, Mark, Push, PushFactors, Tick
 from streamlearn.shards.arena import Arena, split_slots
 from streamlearn.shards.clock import Clocks
 from streamlearn.shards.cut import Keeper, Nothing
@@ -123,12 +123,17 @@ class Gradients:
         with embeddings.
     vectors : float32[m]
         As ``Arena.pull`` lays them out.
+    items, shares : int64[n], uint8[2 * n], or None
+        Of matrix factorization: 1 for items, 0 for users; how much of each row is kept before what
+        is sent is added (``compute.kernels.mf_steps``).
     """
 
     values: F32
     counts: U32 | None
     dims: I64 | None = None
     vectors: F32 = field(default_factory=lambda: _NO_VECTORS)
+    items: I64 | None = None
+    shares: U8 | None = None
 
 
 class Shard:
@@ -201,8 +206,15 @@ class Shard:
         out = np.empty(len(slots), np.float32)
         return self.updater.values(self.table, slots, has_intercept, out)
 
-    def vectors(self, located: Located, weights: F32, coding: int) -> tuple[U8, U8]:
+    def vectors(
+        self, located: Located, weights: F32, coding: int, copied: I64 | None = None
+    ) -> tuple[U8, U8]:
         """Return the lengths and the embeddings of keys whose weights were read, as they travel.
+
+        Parameters
+        ----------
+        copied : int64[n], optional
+            Not 0: whoever asks has a copy, and is sent none.
 
         Raises
         ------
@@ -214,6 +226,8 @@ class Shard:
             return columns.NOTHING, columns.NOTHING
         bare = int(located.keys[0]) == INTERCEPT_KEY
         dims = arena.lengths(located.slots, weights, bare)
+        if copied is not None:
+            dims[copied != 0] = 0
         lengths = columns.encode_lengths(dims, self._tiers.dims)
         if not len(lengths):
             return lengths, columns.NOTHING
@@ -346,6 +360,9 @@ class Shard:
         keys, slots = located.keys, located.slots
         self.table.insert(keys, slots, self.keeper)
         has_intercept = int(keys[0]) == INTERCEPT_KEY
+        arena = self.table.arena
+        if arena is not None and gradients.items is not None and gradients.shares is not None:
+            arena.ready(slots, gradients.items, gradients.shares, has_intercept, self.keeper)
         self.updater.push(
             self.table,
             slots,
@@ -355,11 +372,12 @@ class Shard:
             has_intercept,
             self.keeper,
         )
-        if (arena := self.table.arena) is not None and gradients.dims is not None:
+        if arena is not None and gradients.dims is not None:
             lines = self.keeper.vector_lines
             arena.push(slots, gradients.dims, gradients.vectors, self._v_rates, lines)
-            l1 = float(self.updater.rates[2])
-            arena.admit(slots, l1, has_intercept, self.keeper, gradients.counts)
+            if gradients.items is None:
+                l1 = float(self.updater.rates[2])
+                arena.admit(slots, l1, has_intercept, self.keeper, gradients.counts)
 
     def decode_gradients(self, push: Push) -> Gradients:
         """Decode a push's gradients and counts.
@@ -369,6 +387,8 @@ class Shard:
         ColumnError
             A column is not what its count, coding and lengths say.
         """
+        if isinstance(push, PushFactors) != isinstance(self.spec.job.model, MfConfig):
+            raise ColumnError(f"a {type(push).__name__} for a model {self.spec.job.model.kind}")
         values = columns.decode_values(push.values, push.count, push.coding)
         if len(values) != push.count:
             raise ColumnError(f"{push.count} keys, but {len(values)} gradients")
@@ -380,7 +400,13 @@ class Shard:
         dims = columns.decode_lengths(push.lengths, push.count, self._tiers.dims)
         total = int(dims.sum()) * self._tiers.parts
         vectors = columns.decode_values(push.vectors, total, push.coding & ~columns.SPARSE)
-        return Gradients(values, counts, dims, vectors)
+        items = shares = None
+        if isinstance(push, PushFactors):
+            items = columns.decode_lengths(push.items, push.count, (1,))
+            shares = np.frombuffer(push.shares, np.uint8)
+            if len(shares) != 2 * push.count:
+                raise ColumnError(f"{len(shares)} shares for {push.count} keys, expected two each")
+        return Gradients(values, counts, dims, vectors, items, shares)
 
     # ---------------------------------------------------------------- as a whole
 

@@ -23,8 +23,10 @@ from streamlearn.protocol import (
     Ping,
     Pull,
     Pulled,
+    PullFactors,
     Push,
     Pushed,
+    PushFactors,
     RatingMark,
     Register,
     Reopen,
@@ -719,5 +721,6 @@ def test_every_request_is_answered_by_its_own_type():
     # what a session may ask, and nothing else, has a method
     made = Service(Shard(SPEC), None, incarnation=1, now=0.0)
     assert set(made._answers) == {
-        Pull, Push, Join, Leave, Register, Claim, Finished, Reopen, State, Follow, TakeSnapshot,
+        Pull, PullFactors, Push, PushFactors, Join, Leave, Register, Claim, Finished, Reopen, State,
+        Follow, TakeSnapshot,
     }  # fmt: skip

@@ -14,7 +14,14 @@ from streamlearn.net.connection import (
 )
 from streamlearn.net.frame import HEADER_BYTES, KINDS, REASONS
 from streamlearn.net.security import MAY_ASK
-from streamlearn.protocol import Pulled, Push, decode
+from streamlearn.protocol import (
+    Pulled,
+    PulledFactors,
+    PullFactors,
+    Push,
+    PushFactors,
+    decode,
+)
 from tests.net.wire_parts import feed, open_reader
 from tests.net.wire_vectors import PAGE, TIERS, made, written
 
@@ -25,12 +32,17 @@ STATES = {
     "welcome": AWAIT_WELCOME,
     "done": CLIENT_OPEN,
     "pulled": CLIENT_OPEN,
+    "pulled-factors": CLIENT_OPEN,
 }
 KIND_OF = {
     "ping": "request", "pull": "request", "pull-lz4": "request", "push": "request",
     "done": "answer", "pulled": "answer",
+    "pull-factors": "request", "pulled-factors": "answer", "push-factors": "request",
 }  # fmt: skip
-REQUEST_ID_OF = {"ping": 1, "done": 1, "pull": 2, "pull-lz4": 2, "pulled": 2, "push": 3}
+REQUEST_ID_OF = {
+    "ping": 1, "done": 1, "pull": 2, "pull-lz4": 2, "pulled": 2, "push": 3,
+    "pull-factors": 2, "pulled-factors": 2, "push-factors": 3,
+}  # fmt: skip
 
 
 def test_bytes_on_the_page_are_those_that_are_sent() -> None:
@@ -66,6 +78,22 @@ def test_columns_on_the_page_are_what_it_says_of_them() -> None:
     assert columns.decode_values(told.values, told.count, told.coding).tolist() == [1, -2]
     assert columns.decode_counts(told.counts, told.count).tolist() == [1, 3]
     assert columns.decode_values(told.vectors, 4, told.coding).tolist() == [0.5, 0, 0, -1]
+
+
+def test_factors_on_the_page_are_what_it_says_of_them() -> None:
+    names = ("pull-factors", "pulled-factors", "push-factors")
+    asked, answer, told = (decode(written()[name][HEADER_BYTES:]) for name in names)
+    assert isinstance(asked, PullFactors)
+    assert isinstance(answer, PulledFactors)
+    assert isinstance(told, PushFactors)
+    assert columns.decode_lengths(asked.copied, asked.count, (1,)).tolist() == [1, 0]
+    assert columns.decode_lengths(answer.lengths, answer.count, (4,)).tolist() == [0, 4]
+    assert answer.clock == 2
+    assert columns.decode_lengths(told.lengths, told.count, (4,)).tolist() == [4, 4]
+    vectors = columns.decode_values(told.vectors, 8, told.coding)
+    assert vectors.tolist() == [1, 0, 0, 0, 0.5, 0, 0, -1]
+    assert columns.decode_lengths(told.items, told.count, (1,)).tolist() == [1, 0]
+    assert list(told.shares) == [255, 254, 128, 64]
 
 
 def test_page_names_every_kind_reason_and_right() -> None:

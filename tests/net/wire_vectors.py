@@ -6,13 +6,26 @@ import re
 from pathlib import Path
 
 import lz4.block
+import msgspec
 import numpy as np
 
 from streamlearn import columns
 from streamlearn.net.connection import ClientHandshake, ServerHandshake, encode_error
 from streamlearn.net.frame import ALIVE, ANSWER, CHALLENGE, ERROR, HELLO, PROOF, REQUEST, WELCOME
 from streamlearn.net.security import cluster_id
-from streamlearn.protocol import Done, Mark, Ping, Pull, Pulled, Push, encode
+from streamlearn.protocol import (
+    Done,
+    Mark,
+    Ping,
+    Pull,
+    Pulled,
+    PulledFactors,
+    PullFactors,
+    Push,
+    PushFactors,
+    RatingMark,
+    encode,
+)
 from tests.net.wire_parts import (
     CLIENT_NONCE,
     CLUSTER,
@@ -51,6 +64,9 @@ def made() -> dict[str, bytes]:
         ),
         "pulled": frame(ANSWER, 2, bytes(encode(_pulled()))),
         "push": frame(REQUEST, 3, bytes(encode(_push()))),
+        "pull-factors": frame(REQUEST, 2, bytes(encode(_pull_factors()))),
+        "pulled-factors": frame(ANSWER, 2, bytes(encode(_pulled_factors()))),
+        "push-factors": frame(REQUEST, 3, bytes(encode(_push_factors()))),
         "alive": frame(ALIVE, 0, b""),
         "error": frame(ERROR, 0, encode_error("size", "too large")),
     }
@@ -77,6 +93,31 @@ def _push() -> Push:
         0, "w0", 7, 3, 2, columns.signature(b"\0" * 64), 2, empty, columns.FLOAT16, values.data,
         counts.data, Mark("a", "v", 0, 4, 100, 10), empty, vectors.data,
     )  # fmt: skip
+
+
+def _pull_factors() -> PullFactors:
+    """Return a pull of two keys, the first of which there is a copy of."""
+    copied = columns.encode_lengths(np.array([1, 0], np.int64), (1,))
+    return PullFactors(0, 7, 3, 2, memoryview(b"\0" * 64), 1, copied.data)
+
+
+def _pulled_factors() -> PulledFactors:
+    """Return biases of 0 and 0.5, and four factors of the second key."""
+    lengths = columns.encode_lengths(np.array([0, 4], np.int64), (4,))
+    return PulledFactors(**msgspec.structs.asdict(_pulled()) | {"lengths": lengths.data}, clock=2)
+
+
+def _push_factors() -> PushFactors:
+    """Return what both become; the first is an item."""
+    told = msgspec.structs.asdict(_push()) | {
+        "mark": RatingMark("a", "v", 0, 4, 100, 10),
+        "lengths": columns.encode_lengths(np.array([4, 4], np.int64), (4,)).data,
+        "vectors": columns.encode_values(
+            np.array([1, 0, 0, 0, 0.5, 0, 0, -1], np.float32), columns.FLOAT16
+        ).data,
+    }
+    items = columns.encode_lengths(np.array([1, 0], np.int64), (1,))
+    return PushFactors(**told, items=items.data, shares=memoryview(bytes([255, 254, 128, 64])))
 
 
 def written() -> dict[str, bytes]:

@@ -18,7 +18,7 @@ class RuleTwin:
 
     Parameters
     ----------
-    rule : {"ftrl", "adagrad", "sgd", "adam", "add"}
+    rule : {"ftrl", "adagrad", "sgd", "adam", "add", "mf"}
     alpha, beta, l1, l2, momentum, memory : float
         As the kernels have them.
     dtype : type
@@ -27,7 +27,7 @@ class RuleTwin:
     Attributes
     ----------
     rows : dict of int to list
-        Two columns of each key: z, n (FTRL), w, n (AdaGrad), w, m (SGD, Adam), w, 0 (add).
+        Two columns of each key: z, n (FTRL), w, n (AdaGrad), w, m (SGD, Adam), w, 0 (add, mf).
     moments : dict of int to list
         t and s of Adam.
     """
@@ -99,6 +99,8 @@ class RuleTwin:
             rate = self.alpha / (self.beta + np.sqrt(s / second_power))
             self.rows[key] = [self._stepped(w, rate, m / first_power + l2 * w, l1), m]
             self.moments[key] = [t, s]
+        elif self.rule == "mf" and bare:  # a mean, of which nothing is told here
+            self.rows[key] = [w, second]
         else:
             self.rows[key] = [self._cut(w + g), second]
 

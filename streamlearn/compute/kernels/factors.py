@@ -28,7 +28,18 @@ from streamlearn.compute.kernels.factor_vectors import dot, move
 from streamlearn.compute.kernels.linear import clipped_sigmoid
 from streamlearn.compute.kernels.table import FENCE, line_of, preserve, seek
 
-__all__ = ["ITEM", "MEAN_OVER", "NO_NUMBER", "baseline_of", "held_out", "learn", "look_up", "score"]
+__all__ = [
+    "ITEM",
+    "MEAN_OVER",
+    "NO_NUMBER",
+    "WHOLE",
+    "baseline_of",
+    "held_out",
+    "learn",
+    "look_up",
+    "ready",
+    "score",
+]
 
 # Of a number: set for items, clear for users. Numbers stand one higher in a row, since 0 is none.
 ITEM = np.uint32(1 << 31)
@@ -38,6 +49,9 @@ MEAN_OVER = np.float32(1 << 20)
 # Beyond it a probability is no longer told apart from 0 or 1 in float32; also keeps b_0 finite.
 RATE_MIN = np.float32(1e-6)
 SCORE_MAX = np.float32(2.0**60)
+
+# A share of all, in bytes.
+WHOLE = np.float32(255)
 
 # Ratings ahead whose rows' lines are prefetched, and whose factors are.
 AHEAD = 12
@@ -196,7 +210,8 @@ def learn(
     words, ..., intercept
         The exact table, see ``kernels.fm``; ``intercept`` is the mean rating and of how many.
     resolved : int64
-        1: ``row_slots`` (uint32[2 * rows]) are the rows of the keys.
+        1: ``row_slots`` (uint32[2 * rows]) are the rows of the keys. 2: and ``item_keys`` are rows,
+        too, all of them numbered.
     tier_counts, ..., room
         The embeddings, see ``kernels.embeddings``.
     rates : float32[8]
@@ -329,7 +344,9 @@ def learn(
                 dice = (dice ^ (dice >> uint64(31))) * _MIX + uint64(1)
                 other = int64(((dice >> uint64(32)) * uint64(numbers[1])) >> uint64(32))
                 key = item_keys[other]
-                slot = seek(words, key, line_of(key, places))
+                slot = int64(key)
+                if resolved < 2:
+                    slot = seek(words, key, line_of(key, places))
                 if slot < 0 or slot == item:  # forgotten, or the very item
                     continue
                 if saving != 0:
@@ -423,3 +440,66 @@ def look_up(keys, rows, words, places, below, pairs, held):
             missing |= number == uint32(0)
         unknown += int64(missing and not held[r])
     return unknown
+
+
+@njit(nogil=True, cache=True)
+def ready(
+    words, slots, items, shares, bare, tier_counts, tier_dims, layout, vectors, lines, used, live,
+    room, scale, saving, kept, side_lines, side_words, side_count,
+    v_saving, v_kept, v_side_lines, v_side_words, v_side_count,
+):  # fmt: skip
+    """Ready rows of a shard for what a push adds to them, in place; return how many got factors.
+
+    Rows that the push has made are given a number and factors. Of every row so much is kept as the
+    push says (``kernels.mf_steps``).
+
+    Parameters
+    ----------
+    slots : int64[n]
+        None negative.
+    items : int64[n]
+        1 for items, 0 for users: rows of a shard are told apart by their number, and no more.
+    shares : uint8[2 * n]
+        Of bias and factors, 255: all.
+    bare : int64
+        1: the first row is the constant feature, which is left as it is.
+    tier_counts, ..., scale
+        The embeddings, see ``kernels.embeddings``; ``lines`` is ``vectors`` as words. A row that
+        was refused factors is given them once there is room.
+    saving, ..., v_saving, ...
+        Copy-on-write of a cut of the table, and of the embeddings.
+
+    Notes
+    -----
+    Without fast-math: a log that is replayed gives the same bytes on any CPU. O(n * dim).
+    """
+    base, columns = int64(words.ctypes.data), words.view(np.float32)
+    n = slots.shape[0]
+    begun = int64(0)
+    for i in range(bare, n):
+        prefetch(base + (slots[min(i + AHEAD, n - 1)] << 5))
+        at = slots[i] * 4
+        if saving != 0:
+            preserve(words, slots[i] >> 1, kept, side_lines, side_words, side_count)
+        if words[at + 1] >> uint64(32) == uint64(0):
+            number = uint32(1) | (ITEM if items[i] != 0 else uint32(0))
+            words[at + 1] |= uint64(number) << uint64(32)
+        if dim_of(words[at + 3]) == 0:
+            after = earn(
+                words, slots[i], tier_counts[0] + 1, tier_counts, tier_dims, layout, vectors, used,
+                live, room, scale, 0, saving, kept, side_lines, side_words, side_count,
+            )  # fmt: skip
+            begun += int64(dim_of(after) > 0)
+        columns[slots[i] * 8 + 2] *= float32(shares[2 * i]) / WHOLE
+        word = words[at + 3]
+        first, dim = int64(word & LINE), dim_of(word)
+        if dim == 0 or shares[2 * i + 1] == 255:
+            continue
+        if v_saving != 0:
+            for b in range(lines_of(dim, layout)):
+                preserve(lines, first + b, v_kept, v_side_lines, v_side_words, v_side_count)
+        share = float32(shares[2 * i + 1]) / WHOLE
+        row = vectors[first << 4 : (first << 4) + dim]
+        for c in range(dim):
+            row[c] *= share
+    return begun

@@ -14,10 +14,14 @@ ICLR 2015, Algorithm 1, per row, penalties apart from the moments as in Loshchil
               r = alpha / (beta + sqrt(s / (1 - b2^t)))
               v = w - r (m / (1 - b1^t) + l2 w);  w = sign(v) max(0, |v| - r l1)
     add       w += g
+    mf        w += g; of the constant feature, with c more occurrences, of n then (at most 2**20):
+              w += c / n (128 g - w)
 
-The constant feature is a row like the others, but for l1 = l2 = 0.
+The constant feature is a row like the others, but for l1 = l2 = 0; under ``mf`` it is a mean, and g
+that of a minibatch.
 
-Columns: word 1 of a row (``kernels.table``) holds z, n; w, n; w, m; w, m; w. Word 3 holds t (low 32
+Columns: word 1 of a row (``kernels.table``) holds z, n; w, n; w, m; w, m; w; w. What is beside w
+under ``add`` and ``mf`` stays as it is. Word 3 holds t (low 32
 bits) and s (high) of Adam, whose rows can therefore have none in an arena.
 
 These are the equations of ``kernels.logistic`` without ``fastmath``: every operation is rounded by
@@ -38,16 +42,20 @@ import numpy as np
 from numba import float32, int64, njit, uint32, uint64
 
 from streamlearn.compute.kernels.bits import prefetch
+from streamlearn.compute.kernels.factors import MEAN_OVER
 from streamlearn.compute.kernels.table import preserve
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["push", "rates_of", "v_rates_of", "values"]
+__all__ = ["MEAN_SHARE", "push", "rates_of", "v_rates_of", "values"]
 
 # What no number exceeds, see above.
 GRADIENT_MAX = np.float32(2.0**51)
 WEIGHT_MAX = np.float32(2.0**60)
+# The mean of a minibatch is sent divided by this: it stands among changes of biases, and the
+# largest of 256 numbers decides how finely they are sent in a byte each.
+MEAN_SHARE = np.float32(128)
 # Rows computed at a time: their columns (2 to 6 KB) and lines (16 KB) stay in the first cache.
 BLOCK = 256
 # Rows ahead whose lines are prefetched: some 10 ns each, so two memory latencies.
@@ -133,7 +141,7 @@ def values(words, slots, bare, rule, rates, out):
     bare : int64
         1: the first is the constant feature.
     rule : int64
-        0 FTRL, 1 AdaGrad, 2 SGD, 3 Adam, 4 add.
+        0 FTRL, 1 AdaGrad, 2 SGD, 3 Adam, 4 add, 5 mf.
     rates : float32[8]
         Of :func:`rates_of`.
     out : float32[n]
@@ -206,7 +214,7 @@ def push(
     zn = zn64.view(np.float32)
     ts64 = np.empty(BLOCK, np.uint64)
     g = np.empty(BLOCK, np.float32)
-    seen = uint64(minute) << uint64(32)
+    now = uint64(minute) << uint64(32)
     low = uint64(0xFFFFFFFF)
     counted = counts.shape[0] > 0
     for j in range(min(AHEAD, n)):
@@ -225,7 +233,11 @@ def push(
                 ts64[j] = words[at + 3]
         for j in range(count):
             g[j] = max(min(gradients[start + j], GRADIENT_MAX), -GRADIENT_MAX)
-        _move(rule, zn, ts64, g, count, rates, l1, l2, powers)
+        if rule == 5 and start < bare:
+            seen = words[max(slots[0], 0) * 4 + 2] & low
+            zn[0] = _mean(zn[0], g[0], uint64(counts[0]) if counted else uint64(0), seen)
+        else:
+            _move(rule, zn, ts64, g, count, rates, l1, l2, powers)
         if saving != 0:
             for j in range(count):
                 if slots[start + j] >= 0:
@@ -236,7 +248,7 @@ def push(
                 at = slots[start + j] * 4
                 more = uint64(counts[start + j]) if counted else uint64(0)
                 words[at + 1] = zn64[j]
-                words[at + 2] = min((words[at + 2] & low) + more, low) | seen
+                words[at + 2] = min((words[at + 2] & low) + more, low) | now
                 if rule == 3:
                     words[at + 3] = ts64[j]
         start += count
@@ -250,6 +262,15 @@ def _cut(weight):
 @njit(nogil=True, cache=True, inline="always", error_model="numpy")
 def _shrunk(v, penalty):
     return np.copysign(max(abs(v) - penalty, float32(0)), v)
+
+
+@njit(nogil=True, cache=True, inline="always", error_model="numpy")
+def _mean(mean, g, more, seen):
+    if more == uint64(0):
+        return mean
+    over = min(float32(seen + more), MEAN_OVER)
+    share = min(float32(more) / over, float32(1))
+    return _cut(mean + share * (MEAN_SHARE * g - mean))
 
 
 @njit(nogil=True, cache=True, inline="always", error_model="numpy")

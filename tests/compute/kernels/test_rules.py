@@ -26,6 +26,7 @@ SETTINGS: list[tuple[str, dict[str, float]]] = [
     ("adam", {"l1": 0.05, "l2": 0.1, "momentum": 0.9, "beta": 1e-8}),
     ("adam", {"l1": 0.0, "momentum": 0.0, "memory": 0.5, "beta": 1e-8}),
     ("add", {}),
+    ("mf", {}),
 ]
 
 
@@ -100,6 +101,52 @@ def test_a_rule_equals_its_slow_twin_to_the_bit(
         assert (spare.view(np.uint32)[::2] == 4).all()
         moments = [twins[0].moments[key][1] for key in keys.tolist()]
         np.testing.assert_array_equal(spare.view(np.float32)[1::2], np.array(moments, np.float32))
+
+
+@pytest.mark.parametrize("rule", ["add", "mf"])
+def test_what_stands_beside_a_weight_stays(rule: str) -> None:
+    keys = some_keys(300)
+    table, slots = table_of(keys)
+    beside = np.random.default_rng(4).integers(0, 1 << 32, len(keys), np.uint64)
+    table.words[slots * 4 + 1] = beside << np.uint64(32)  # any bits: some are no numbers
+    updater = updater_of(rule)
+    for _ in range(3):
+        push(updater, table, slots, np.full(len(keys), 0.5, np.float32))
+    assert (table.words[slots * 4 + 1] >> np.uint64(32) == beside).all()
+    assert (values(updater, table, slots, intercept=False) == 1.5).all()
+
+
+def test_constant_feature_of_mf_is_the_mean_of_all_that_it_was_told() -> None:
+    keys = some_keys(3)
+    table, slots = table_of(keys)
+    updater = updater_of("mf")
+    rng = np.random.default_rng(7)
+    told: list[float] = []
+    for step in range(50):
+        ratings = rng.normal(3.5, 1, rng.integers(1, 40)).tolist()
+        told += ratings
+        counts = np.array([len(ratings), 1, 1], np.uint32)
+        gradients = np.array([np.mean(ratings) / 128, 0, 1], np.float32)
+        push(updater, table, slots, gradients, intercept=True, counts=counts, minute=step)
+        assert columns(table, slots)[0, 0] == pytest.approx(np.mean(told), rel=1e-5)
+    before = columns(table, slots)[:, 0].tolist()
+    # a later pass counts nothing
+    push(updater, table, slots, np.array([9, 0, 0], np.float32), intercept=True)
+    assert columns(table, slots)[:, 0].tolist() == before
+    assert int(table.rows_at(slots)[0, 2] & np.uint64(0xFFFFFFFF)) == len(told)
+
+
+def test_mean_of_many_forgets() -> None:
+    keys = some_keys(2)
+    table, slots = table_of(keys)
+    updater = updater_of("mf")
+    many = np.array([1 << 30, 0], np.uint32)
+    for mean in (1.0, 5.0):  # each of more than it remembers
+        push(updater, table, slots, np.array([mean / 128, 0], "f4"), intercept=True, counts=many)
+        assert columns(table, slots)[0, 0] == mean
+    some = np.array([1 << 18, 0], np.uint32)
+    push(updater, table, slots, np.array([1 / 128, 0], "f4"), intercept=True, counts=some)
+    assert columns(table, slots)[0, 0] == 4
 
 
 @pytest.mark.parametrize("rule", ["ftrl", "adagrad", "sgd"])
