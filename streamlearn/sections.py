@@ -267,6 +267,14 @@ class TablesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             flag="--in-flight",
         ),
     ] = 0
+    copies_bytes_max: Annotated[
+        int,
+        about(
+            "mf: memory of the copies of popular items' factors that a worker keeps, and pulls "
+            "anew once they may lag by more than tau; 0: no copies.",
+            ge=0,
+        ),
+    ] = 64 << 20
     durability: Annotated[
         str,
         about(
@@ -368,7 +376,8 @@ class ComputeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         about(
             "1: parse and learn in one lane; 2: a parse lane before a learn lane; more: worker "
             "lanes with partitions of their own, and shard lanes with a part of the table each; "
-            "0: 2 where there are two cores. mf: so many lanes in the passes after the first.",
+            "0: 2 where there are two cores. mf: so many in the passes after the first, 0: one a "
+            "core.",
             ge=0,
             le=256,
             common=True,

@@ -51,6 +51,8 @@ class Running:
     Attributes
     ----------
     worker : Worker
+    counters : Counters
+        Of its connections.
     task : Task
         Ends with it.
     """
@@ -70,7 +72,10 @@ class Running:
             of_job, who, self.source, format, *self.lanes, names,
             new_validation(of_job.model, 1000), self.quarantine,
         )  # fmt: skip
-        self.remotes = remotes_of(self.worker, who, of_job, Secrets(), place(), LIMITS, Counters())
+        self.counters = Counters()
+        self.remotes = remotes_of(
+            self.worker, who, of_job, Secrets(), place(), LIMITS, self.counters
+        )
         self.task = asyncio.create_task(self.worker.run(), name=f"worker-{name}")
 
     async def end(self) -> None:
@@ -251,30 +256,67 @@ def records(count: int, seed: int, *, bad_every: int = 0) -> tuple[list[bytes], 
     return out, bad
 
 
+def ratings(count: int, seed: int, *, bad_every: int = 0) -> tuple[list[bytes], int]:
+    """Return ratings of some rank, in the order of their users, and how many of them are bad."""
+    rng = np.random.default_rng(seed)
+    tastes = np.random.default_rng(7).normal(0, 0.7, (80, 3))
+    users = np.sort(rng.integers(0, 50, count))
+    out, bad = [], 0
+    for number, user in enumerate(users.tolist()):
+        item = 50 + int(30 * rng.random() ** 2)
+        rating = 3.5 + float(tastes[user] @ tastes[item]) + rng.normal(0, 0.2)
+        broken = bool(bad_every and number % bad_every == bad_every // 2)
+        bad += broken
+        out.append(b"%d::%d::%s" % (user, item, b"x" if broken else b"%.1f" % rating))
+    return out, bad
+
+
 class Logs:
     """Files of records.
 
+    Parameters
+    ----------
+    directory : Path
+    files, count : int
+        And records of the first; the others have a few more.
+    bad_every : int
+        One in so many is bad; 0: none.
+    rated : bool
+        Whether they are ratings, and not svmlight records.
+
     Attributes
     ----------
+    source : dict
+        What a job says of its source.
     paths : tuple of str
     good, bad : dict of str to int
         Records by file name.
     """
 
-    def __init__(self, directory: Path, files: int = 4, count: int = 300, *, bad_every: int = 0):
+    def __init__(
+        self,
+        directory: Path,
+        files: int = 4,
+        count: int = 300,
+        *,
+        bad_every: int = 0,
+        rated: bool = False,
+    ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
+        write, suffix = (ratings, "dat") if rated else (records, "svm")
         self.good: dict[str, int] = {}
         self.bad: dict[str, int] = {}
         self.sizes: dict[str, int] = {}
         paths = []
         for number in range(files):
-            lines, bad = records(count + 31 * number, number, bad_every=bad_every)
-            path = directory / f"{number}.svm"
+            lines, bad = write(count + 31 * number, number, bad_every=bad_every)
+            path = directory / f"{number}.{suffix}"
             path.write_bytes(b"".join(line + b"\n" for line in lines))
             paths.append(str(path))
             self.good[path.name], self.bad[path.name] = len(lines) - bad, bad
             self.sizes[path.name] = path.stat().st_size
         self.paths = tuple(paths)
+        self.source = {"uri": self.paths, "format": "ratings" if rated else "svmlight"}
 
 
 def check_counted(cluster: Cluster, logs: Logs, epochs: int = 1) -> None:
@@ -307,9 +349,11 @@ def expected_occurrences(cluster: Cluster, logs: Logs, index: int) -> int:
         text = Path(path).read_bytes()
         buffer = np.frombuffer(text + bytes(BLOCK_TAILROOM_BYTES), np.uint8).copy()
         rows = text.count(b"\n") + 1
-        batch = Minibatch(rows, FEATURES_PER_RECORD_MAX + 16 * rows, has_values=True)
+        format = open_format(cluster.job.source)
+        batch = Minibatch(rows, FEATURES_PER_RECORD_MAX + 16 * rows, has_values=format.has_values)
         batch.clear()
-        open_format(cluster.job.source).parser(None).parse(buffer, 0, len(text), batch)
+        header = text.partition(b"\n")[0] if format.first_line else None
+        format.parser(header).parse(buffer, 0, len(text), batch)
         prefix = batch.keys[: batch.nnz] >> np.uint64(56)
         total += int(((prefix >= low) & (prefix < high)).sum())
         if low == 0:

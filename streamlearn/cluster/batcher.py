@@ -125,9 +125,8 @@ class Batcher:
         batch, base = cut.batch, block.offset - block.start
         lines = batch.lines[rows : batch.rows]
         if self._names is not None and self._sampler is not None and len(lines):
-            if len(self._fresh) < len(lines):
-                self._fresh = np.ones(batch.rows_max, np.uint8)
-            picked = self._sampler.pick(self._fresh, len(lines))
+            fresh = self._fresh_of(batch, rows, self._names, every=self._sampler.every)
+            picked = self._sampler.pick(fresh, len(lines))
             self._names.note(self.stream.parser, block.buffer, lines, picked)
         lines += base
         if batch.bad > bad:
@@ -135,6 +134,19 @@ class Batcher:
             cut.bad.extend(bad_records(batch, bad, block, uri, self._format, too_long))
         cut.offset = self._offset = base + end
         cut.records = self.stream.records + batch.records
+
+    def _fresh_of(self, batch: Minibatch, first: int, names: Names, *, every: bool) -> U8:
+        """Return which rows from ``first`` on may have names that are not known, uint8[>= rows]."""
+        rows = batch.rows - first
+        if len(self._fresh) < rows:
+            self._fresh = np.ones(batch.rows_max, np.uint8)
+        if not every:
+            return self._fresh
+        begin, end = int(batch.indptr[first]), int(batch.indptr[batch.rows])
+        unnamed = names.unnamed(batch.keys[begin:end]) + begin
+        fresh: U8 = np.zeros(rows, np.uint8)
+        fresh[np.searchsorted(batch.indptr[first : batch.rows + 1], unnamed, side="right") - 1] = 1
+        return fresh
 
     def _close(self) -> Cut:
         cut, self._cut = self._cut, None

@@ -14,16 +14,18 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+import numpy as np
 
+from streamlearn import columns
 from streamlearn.cluster.batcher import Batcher, Cut
-from streamlearn.cluster.preparing import Buffers, Prepared, codings, marked
+from streamlearn.cluster.preparing import Buffers, Part, Prepared, Pushed, codings, marked
 from streamlearn.cluster.remote import RewindError, Ticket
 from streamlearn.errors import DataError, RefusedError, StreamlearnError, TableFullError
 from streamlearn.messages import U8, Block, Partition, Position
 from streamlearn.online.formats import Described
 from streamlearn.online.localized import Localized
 from streamlearn.online.minibatch import Minibatch
-from streamlearn.protocol import Mark, Pull, Push
+from streamlearn.protocol import Mark, Pull, Pulled, PulledFactors, PullFactors, Push, PushFactors
 from streamlearn.stream import Stream
 
 if TYPE_CHECKING:
@@ -194,10 +196,11 @@ class Flight:
                 await self._landed()
                 await worker.take_part()
             clock = worker.start_minibatch()
+            prepared.plan = worker.copies.plan(
+                prepared.buffers.localized.keys, prepared.items, clock
+            )
             tickets = [
-                remote.pull(
-                    Pull(0, worker.who.incarnation, clock, part.count, part.keys, self._pull_coding)
-                )
+                remote.pull(self._pull(prepared, part, clock))
                 for remote, part in zip(worker.remotes, prepared.parts, strict=True)
             ]
             sent: asyncio.Future[None] = loop.create_future()
@@ -206,6 +209,21 @@ class Flight:
             )
             before = sent
         await self._landed()
+
+    def _pull(self, prepared: Prepared, part: Part, clock: int) -> Pull:
+        incarnation, coding = self._worker.who.incarnation, self._pull_coding
+        if part.items is None:
+            return Pull(0, incarnation, clock, part.count, part.keys, coding)
+        used = (prepared.plan.used[part.first : part.end] >= 0).astype(np.int64)
+        copied = columns.encode_lengths(used, (1,)).data
+        return PullFactors(0, incarnation, clock, part.count, part.keys, coding, copied)
+
+    def _answered(self, prepared: Prepared, pulled: Sequence[Pulled]) -> None:
+        """Note how fresh the copies are that are made of what came."""
+        copies, keys = self._worker.copies, prepared.buffers.localized.keys
+        for part, answer in zip(prepared.parts, pulled, strict=True):
+            if isinstance(answer, PulledFactors):
+                copies.answered(prepared.plan, keys, part.first, part.end, answer.clock)
 
     async def _landed(self) -> None:
         """Wait until nothing is under way."""
@@ -227,10 +245,11 @@ class Flight:
         """Take one minibatch from its pulls to its durable pushes."""
         worker, cut, parts = self._worker, prepared.cut, prepared.parts
         pulled = [await ticket.answer for ticket in tickets]
+        self._answered(prepared, pulled)
         await before
-        first_pass = self._mark.epoch == 0
+        epoch = self._mark.epoch
         pushed, totals = await worker.step_lane.run(
-            worker.stepper.step, prepared, pulled, clock, first_pass
+            worker.stepper.step, prepared, pulled, clock, epoch
         )
         self._note_dropped(cut)
         stored, self._stored_bytes = self._stored_bytes, 0
@@ -239,26 +258,27 @@ class Flight:
         self._free.put_nowait(prepared.buffers)
         worker.stepped += records
         if cut.bad:
-            self._note_bad(cut, first_pass)
-        who = worker.who
+            self._note_bad(cut, first_pass=epoch == 0)
         answers = [
-            remote.push(
-                Push(
-                    0, who.name, who.incarnation, clock, 0, part.signature, part.count, part.keys,
-                    self._push_coding, one.values, one.counts, mark, one.lengths, one.vectors,
-                ),
-                ticket,
-            )
+            remote.push(self._push(part, one, clock, mark), ticket)
             for remote, part, one, ticket in zip(
                 worker.remotes, parts, pushed, tickets, strict=True
             )
-        ]  # fmt: skip
+        ]
         sent.set_result(None)
         self._permits.release()
         for answer in answers:
             await answer
         worker.end_minibatch(clock, totals.examples, records, size)
         self._open.release()
+
+    def _push(self, part: Part, pushed: Pushed, clock: int, mark: Mark) -> Push:
+        who = self._worker.who
+        told = (
+            0, who.name, who.incarnation, clock, 0, part.signature, part.count, part.keys,
+            self._push_coding, pushed.values, pushed.counts, mark, pushed.lengths, pushed.vectors,
+        )  # fmt: skip
+        return Push(*told) if part.items is None else PushFactors(*told, part.items, pushed.shares)
 
     def _note_dropped(self, cut: Cut) -> None:
         """Say where the minibatch stands that had examples of which nothing is learned."""
@@ -267,7 +287,7 @@ class Flight:
         dropped = worker.stepper.dropped - worker.notices.dropped
         worker.notices.note_dropped(dropped, self._partition.uri, first, cut.offset)
 
-    def _note_bad(self, cut: Cut, first_pass: bool) -> None:
+    def _note_bad(self, cut: Cut, *, first_pass: bool) -> None:
         """Keep bad records aside before the shards are told that they are dealt with."""
         worker = self._worker
         worker.bad += len(cut.bad)

@@ -15,8 +15,9 @@ import numpy as np
 
 from streamlearn import columns
 from streamlearn.cluster.batcher import Cut
-from streamlearn.config import JobConfig
-from streamlearn.messages import F32
+from streamlearn.cluster.copies import NO_PLAN, Copies, Plan, copies_max
+from streamlearn.config import JobConfig, MfConfig
+from streamlearn.messages import F32, I64
 from streamlearn.online.localized import Localized, Localizer
 from streamlearn.online.minibatch import Minibatch
 from streamlearn.online.progressive import Validation
@@ -30,8 +31,9 @@ __all__ = ["Buffers", "Part", "Prepared", "Preparer", "Pushed", "Stepper", "codi
 # What encoding lost is remembered for this many keys, 12 bytes each: the frequent ones, in the
 # second-level cache.
 _RESIDUAL_BITS: Final = 17
-# And, of embeddings' gradients, for this many: at 16 coordinates 72 bytes each.
+# And, of embeddings' gradients, for this many at most, and within this memory.
 _VECTOR_RESIDUAL_BITS: Final = 15
+_VECTOR_RESIDUAL_BYTES_MAX: Final = 64 << 20
 _EMPTY: Final = memoryview(b"")
 _NO_VECTORS: Final[F32] = np.zeros(0, np.float32)
 _CODINGS: Final = {
@@ -61,12 +63,19 @@ class Buffers:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A minibatch's keys of one shard: ``keys[first:end]``, as they travel."""
+    """A minibatch's keys of one shard: ``keys[first:end]``, as they travel.
+
+    Attributes
+    ----------
+    items : memoryview or None
+        Of matrix factorization, which of them are items, as that travels.
+    """
 
     first: int
     end: int
     keys: memoryview
     signature: int
+    items: memoryview | None = None
 
     @property
     def count(self) -> int:
@@ -84,21 +93,31 @@ class Prepared:
     buffers : Buffers
     parts : list of Part
         By shard.
+    items : int64[u] or [0]
+        Of matrix factorization, 1 for each key that is an item.
+    plan : Plan
+        What is done with copies.
     """
 
     cut: Cut
     buffers: Buffers
     parts: list[Part]
+    items: I64
+    plan: Plan = NO_PLAN
 
 
 @dataclass(slots=True)
 class Pushed:
-    """What of a minibatch goes to one shard: encoded gradients and counts, and of which lengths."""
+    """What of a minibatch goes to one shard: encoded gradients and counts, and of which lengths.
+
+    ``shares`` are those of ``PushFactors``.
+    """
 
     values: memoryview
     counts: memoryview
     lengths: memoryview = _EMPTY
     vectors: memoryview = _EMPTY
+    shares: memoryview = _EMPTY
 
 
 class Preparer:
@@ -117,19 +136,24 @@ class Preparer:
         self._bounds = (*lows, 256)
         self._localizer = Localizer(nnz_max)
         self._intercept = job.model.intercept
+        self._rated = isinstance(job.model, MfConfig)
 
     def prepare(self, cut: Cut, buffers: Buffers) -> Prepared:
         """Localise a minibatch, and cut its keys by shard."""
         localized = self._localizer.localize(
             cut.batch, buffers.localized, intercept=self._intercept and cut.batch.rows > 0
         )
+        items: I64 = np.zeros(localized.unique if self._rated else 0, np.int64)
+        if self._rated:
+            items[localized.inverse[1::2]] = 1
         bounds = localized.bounds(self._bounds)
         parts = []
         for shard, prefix in enumerate(self._bounds[:-1]):
             first, end = int(bounds[shard]), int(bounds[shard + 1])
             keys = columns.encode_keys(localized.keys[first:end], prefix << 56)
-            parts.append(Part(first, end, keys.data, columns.signature(keys)))
-        return Prepared(cut, buffers, parts)
+            told = columns.encode_lengths(items[first:end], (1,)).data if self._rated else None
+            parts.append(Part(first, end, keys.data, columns.signature(keys), told))
+        return Prepared(cut, buffers, parts, items)
 
 
 class Stepper:
@@ -155,7 +179,7 @@ class Stepper:
         self.last: tuple[float, float, int] = (np.nan, np.nan, 0)
         self.validation = validation
         self.dropped = 0
-        self._step = new_step(job.model)
+        self._step = new_step(job.model, copies_max(job))
         self._tiers = job.model.tiers
         self._coding = codings(job)[1]
         self._kkt = job.tables.kkt
@@ -165,13 +189,15 @@ class Stepper:
         self._vector_residuals = None
         if self._tiers is not None and self._coding & ~columns.SPARSE == columns.BYTE:
             dim, parts = self._tiers.dim, self._tiers.parts
-            self._vector_residuals = VectorResiduals(_VECTOR_RESIDUAL_BITS, dim, parts)
+            most = _VECTOR_RESIDUAL_BYTES_MAX // (4 * dim * parts)
+            bits = min(_VECTOR_RESIDUAL_BITS, most.bit_length() - 1)
+            self._vector_residuals = VectorResiduals(bits, dim, parts)
         self._l1 = float(job.model.l1)
         self._scores: F32 = np.zeros(rows_max, np.float32)
         self._weights: F32 = np.zeros(1, np.float32)
 
     def step(
-        self, prepared: Prepared, pulled: Sequence[Pulled], seed: int, counts: bool
+        self, prepared: Prepared, pulled: Sequence[Pulled], seed: int, epoch: int
     ) -> tuple[list[Pushed], AnyTotals]:
         """Score and learn a minibatch.
 
@@ -181,8 +207,8 @@ class Stepper:
             By shard.
         seed : int
             Of the rounding; a new one for each minibatch.
-        counts : bool
-            Whether occurrences are told, too.
+        epoch : int
+            Pass over the source, from 0; occurrences are told in the first.
 
         Returns
         -------
@@ -201,10 +227,12 @@ class Stepper:
         weights = taken.weights
         before = self.validation.sums()
         rows = batch.rows
-        vectors = _NO_VECTORS
+        vectors, dims, shares = _NO_VECTORS, taken.dims, columns.NOTHING
         if rows:
-            stepped = self._step.step(batch, localized, taken, self._scores, seed)
+            stepped = self._step.step(batch, localized, taken, self._scores, seed, epoch)
             gradients, vectors = stepped.weights, stepped.vectors
+            shares = stepped.shares
+            dims = stepped.dims if stepped.dims is not None else dims
             self.dropped += stepped.dropped
             self.validation.update(self._scores[:rows], batch.labels[:rows], batch.weights[:rows])
             features = int(batch.indptr[rows] - batch.indptr[rows - 1])
@@ -220,7 +248,7 @@ class Stepper:
                 columns.unsent(
                     weights, gradients, self._l1, self._kkt, has_intercept=localized.intercept
                 )
-        pushed_vectors = self._encode_vectors(prepared, pulled, taken, vectors, seed)
+        pushed_vectors = self._encode_vectors(prepared, dims, vectors, seed)
         pushed = []
         decoded = np.zeros(len(keys), np.float32) if self._residuals is not None else None
         for shard, part in enumerate(prepared.parts):
@@ -230,13 +258,18 @@ class Stepper:
                 columns.decode_values(
                     column, part.count, self._coding, decoded[part.first : part.end]
                 )
-            told = localized.counts[part.first : part.end] if counts else None
+            told = localized.counts[part.first : part.end] if epoch == 0 else None
+            lengths = pulled[shard].lengths
+            if self._tiers is not None and dims is not taken.dims:
+                there = dims[part.first : part.end]
+                lengths = columns.encode_lengths(there, self._tiers.dims).data
             pushed.append(
                 Pushed(
                     column.data,
                     columns.encode_counts(told).data if told is not None else _EMPTY,
-                    pulled[shard].lengths,
+                    lengths,
                     pushed_vectors[shard],
+                    shares[2 * part.first : 2 * part.end].data,
                 )
             )
         if decoded is not None and self._residuals is not None and len(keys):
@@ -255,22 +288,19 @@ class Stepper:
                 self._vector_residuals.add(localized.keys, dims, vectors)
                 self._vector_residuals.keep(localized.keys, dims, vectors, vectors)
         self._step.step(batch, localized, values, self._scores, 0)
+        copies, some = Copies(2, 1), np.ones(localized.unique, np.int64)
+        copies.answered(copies.plan(localized.keys, some, 0), localized.keys, 0, 1, 0)
         rows = batch.rows
         self.validation.update(self._scores[:rows], batch.labels[:rows], batch.weights[:rows])
         self.validation.summary()
 
     def _encode_vectors(
-        self,
-        prepared: Prepared,
-        pulled: Sequence[Pulled],
-        taken: Values,
-        vectors: F32,
-        seed: int,
+        self, prepared: Prepared, dims: I64, vectors: F32, seed: int
     ) -> list[memoryview]:
         """Encode embeddings' gradients by shard, with what was lost before and is held."""
         if self._tiers is None:
             return [_EMPTY] * len(prepared.parts)
-        keys, dims = prepared.buffers.localized.keys, taken.dims
+        keys = prepared.buffers.localized.keys
         coding, residuals = self._coding & ~columns.SPARSE, self._vector_residuals
         if residuals is not None:
             residuals.add(keys, dims, vectors)
@@ -309,7 +339,7 @@ class Stepper:
             total = int(there.sum()) * self._tiers.parts
             coding = answer.coding & ~columns.SPARSE
             vectors.append(columns.decode_values(answer.vectors, total, coding))
-        return Values(weights, dims, vectors)
+        return Values(weights, dims, vectors, *prepared.plan)
 
 
 def marked(before: Mark, cut: Cut, totals: AnyTotals, stored_bytes: int) -> Mark:

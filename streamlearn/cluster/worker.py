@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
+from streamlearn.cluster.copies import Copies, copies_max
 from streamlearn.cluster.flight import Flight, TooManyBadError, as_local
 from streamlearn.cluster.preparing import Buffers, Preparer, Stepper
 from streamlearn.cluster.remote import Remote, RewindError, Who
@@ -108,6 +109,8 @@ class Worker:
         Minibatches under way; examples and features of each at most.
     pool : list of Buffers
         Of minibatches, to be used again.
+    copies : Copies
+        Of rows, that are not pulled each time.
     changed, stopped : asyncio.Event
         A remote wants to be looked at; the worker shall end after what is under way.
     examples, records, bad, bytes, stored_bytes : int
@@ -153,9 +156,10 @@ class Worker:
         self.nnz = max(rows * _FEATURES_PER_ROW, 4096) + FEATURES_PER_RECORD_MAX
         self.rows = rows
         self.stepper = Stepper(job, rows, validation)
+        self.copies = Copies(copies_max(job), job.tables.tau)
         self.notices = Notices()
         self.preparer: Preparer
-        self.sampler = Sampler()
+        self.sampler = Sampler(every=job.model.kind == "mf")
         self._listed: dict[str, Partition] = {}
         self.clock = 0
         self._flying: set[int] = set()
@@ -422,6 +426,7 @@ class Worker:
         for lane in (self.parse_lane, self.step_lane):
             await lane.run(_nothing)
         self._flying.clear()
+        self.copies.forget()
         for remote in self.remotes:
             remote.forget()
         await self.take_part()

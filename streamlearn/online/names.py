@@ -70,7 +70,7 @@ class Sampler:
 
     def __init__(self, seen: int = 0, *, every: bool = False) -> None:
         self._seen = seen
-        self._every = every
+        self.every = every
         self._picked: I64 = np.zeros(0, np.int64)
 
     def pick(self, fresh: U8, rows: int) -> I64:
@@ -89,7 +89,7 @@ class Sampler:
             All rows while few were seen, later none of most minibatches.
         """
         assert 0 <= rows <= fresh.size, f"{rows} rows, but fresh has {fresh.size}"
-        if self._every:
+        if self.every:
             return np.flatnonzero(fresh[:rows])
         fresh_max = self._fresh_max(rows)
         others_max = rows if self._seen < ROWS_AT_FIRST else -(-fresh_max // ROWS_PER_OTHER)
@@ -105,7 +105,7 @@ class Sampler:
 
     def due(self, rows: int) -> bool:
         """Return whether the next :meth:`pick`, of so many rows, will look at ``fresh``."""
-        return self._every or self._fresh_max(rows) > 0
+        return self.every or self._fresh_max(rows) > 0
 
     def _fresh_max(self, rows: int) -> int:
         before, after = _picks(self._seen), _picks(self._seen + rows)
@@ -320,6 +320,18 @@ class Names:
         return int(
             kernels.index_names(self._index_keys, self._index_entries, self._shift, self.keys)
         )
+
+    def unnamed(self, keys: U64) -> I64:
+        """Return where in ``keys`` (uint64[m]) those stand first that have no name yet.
+
+        None where there is no room for more names; records that wait are not looked at.
+        """
+        if self._count == self.names_max:
+            return np.zeros(0, np.int64)
+        entries = np.empty(keys.size, np.int64)
+        kernels.find_entries(self._index_keys, self._index_entries, self._shift, keys, entries)
+        missing = np.flatnonzero(entries < 0)
+        return missing[np.unique(keys[missing], return_index=True)[1]]
 
     def lookup(self, keys: U64) -> list[str | None]:
         """Return ``field=token`` of each key (uint64[m]), None where there is no name."""

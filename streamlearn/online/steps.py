@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 
-from streamlearn.compute.kernels import fm_steps
+from streamlearn.compute.kernels import factors, fm_steps, mf_steps
 from streamlearn.compute.kernels import steps as kernels
-from streamlearn.compute.kernels.rules import v_rates_of
-from streamlearn.config import FmConfig, LrConfig, ModelConfig
-from streamlearn.messages import F32, I64
+from streamlearn.compute.kernels.rules import MEAN_SHARE, v_rates_of
+from streamlearn.config import FmConfig, LrConfig, MfConfig, ModelConfig
+from streamlearn.messages import F32, I64, U8, U32, U64
 from streamlearn.online.localized import Localized
+from streamlearn.online.mf import rates_of
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
 
-__all__ = ["FmStep", "Gradients", "LogisticStep", "Step", "Values", "new_step"]
+__all__ = ["FmStep", "Gradients", "LogisticStep", "MfStep", "Step", "Values", "new_step"]
 
 _NO_VECTORS: Final[F32] = np.zeros(0, np.float32)
 _NO_DIMS: Final[I64] = np.zeros(0, np.int64)
+_NO_SHARES: Final[U8] = np.zeros(0, np.uint8)
+_NO_COUNTS: Final[I64] = np.zeros(1, np.int64)
+# As if the mean rating were of so few: that of the minibatch takes its place.
+_HARDLY_ANY: Final = 1e-30
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +40,21 @@ class Values:
     vectors : sequence of float32[...]
         Embeddings of runs of the keys, in their order, back to back: of each its coordinates of
         order 2, then of order 3.
+    used, kept : int64[u] or [0]
+        By key, the copy of its factors to step with as none came, and the copy to make of them
+        after the step, by number; -1: none. Of length 0 where there are no copies.
     """
 
     weights: F32
     dims: I64 = field(default_factory=lambda: _NO_DIMS)
     vectors: Sequence[F32] = ()
+    used: I64 = field(default_factory=lambda: _NO_DIMS)
+    kept: I64 = field(default_factory=lambda: _NO_DIMS)
 
 
 @dataclass(frozen=True, slots=True)
 class Gradients:
-    """Gradients of the loss summed over a minibatch, by key.
+    """Gradients of the loss summed over a minibatch, by key; of ``MfStep``, what rows are to be.
 
     Attributes
     ----------
@@ -53,11 +63,18 @@ class Gradients:
         As ``Values.vectors`` has them, all in one.
     dropped : int
         Examples whose score was not finite: nothing is learned of them.
+    dims : int64[u] or None
+        How many coordinates of each key ``vectors`` has, where those are others than were pulled.
+    shares : uint8[2 * u] or [0]
+        How much is kept of each row, of its weight and of its vector (255: all), before what is
+        here is added.
     """
 
     weights: F32
     vectors: F32 = field(default_factory=lambda: _NO_VECTORS)
     dropped: int = 0
+    dims: I64 | None = None
+    shares: U8 = field(default_factory=lambda: _NO_SHARES)
 
 
 class Step(Protocol):
@@ -72,7 +89,13 @@ class Step(Protocol):
     intercept: bool
 
     def step(
-        self, batch: Minibatch, localized: Localized, values: Values, scores: F32, seed: int
+        self,
+        batch: Minibatch,
+        localized: Localized,
+        values: Values,
+        scores: F32,
+        seed: int,
+        epoch: int = 0,
     ) -> Gradients:
         """Score each example with the values as they were pulled; return the gradients.
 
@@ -87,13 +110,17 @@ class Step(Protocol):
             Written: the score (logit) of each example.
         seed : int
             What chance there is depends on it alone.
+        epoch : int
+            Pass over the source, from 0.
         """
         ...
 
 
-def new_step(model: ModelConfig) -> Step:
-    """Return the step of a kind of model."""
-    return FmStep(model) if isinstance(model, FmConfig) else LogisticStep(model)
+def new_step(model: ModelConfig, copies: int = 0) -> Step:
+    """Return the step of a kind of model; ``copies`` are those of :class:`MfStep`."""
+    if isinstance(model, FmConfig):
+        return FmStep(model)
+    return MfStep(model, copies) if isinstance(model, MfConfig) else LogisticStep(model)
 
 
 class LogisticStep:
@@ -109,7 +136,13 @@ class LogisticStep:
         self.intercept = bool(model.intercept)
 
     def step(
-        self, batch: Minibatch, localized: Localized, values: Values, scores: F32, seed: int = 0
+        self,
+        batch: Minibatch,
+        localized: Localized,
+        values: Values,
+        scores: F32,
+        seed: int = 0,
+        epoch: int = 0,
     ) -> Gradients:
         """See :meth:`Step.step`; the gradients are ``localized.gradients``."""
         weights = values.weights
@@ -147,7 +180,13 @@ class FmStep:
         self._embeddings: F32 = _lines(1)
 
     def step(
-        self, batch: Minibatch, localized: Localized, values: Values, scores: F32, seed: int = 0
+        self,
+        batch: Minibatch,
+        localized: Localized,
+        values: Values,
+        scores: F32,
+        seed: int = 0,
+        epoch: int = 0,
     ) -> Gradients:
         """See :meth:`Step.step`."""
         weights, dims, tiers = values.weights, values.dims, self._tiers
@@ -190,6 +229,145 @@ class FmStep:
             )
             first = end
         return places
+
+
+class MfStep:
+    """Matrix factorization as a worker sees it: it learns a minibatch itself, on copies of rows.
+
+    A rating after the other, as one process does. What goes back says what becomes of each row
+    (``kernels.mf_steps``); of the constant feature, in the first pass, the mean of the minibatch's
+    ratings (``kernels.rules``), and how many there were, in ``localized.counts``.
+
+    Parameters
+    ----------
+    model : MfConfig
+    copies : int
+        Copies of rows' factors that are kept from one minibatch to another (``Values.used``).
+
+    Notes
+    -----
+    ``negatives`` are drawn from among the items of the minibatch, each as often as any other.
+    """
+
+    def __init__(self, model: MfConfig, copies: int = 0) -> None:
+        self.intercept = bool(model.intercept)
+        tiers = self._tiers = model.tiers
+        self._model = model
+        self._rates = rates_of(model, 0)
+        self._epoch = 0
+        self._negatives = model.negatives if model.loss == "logistic" else 0
+        self._dims: I64 = np.array(tiers.dims, np.int64)
+        self._layout: I64 = np.array(
+            [tiers.lanes, tiers.order, 4 * tiers.block_floats, 1 << 40, 0, 0, 0, 0], np.int64
+        )
+        self._copies: F32 = _lines(copies * tiers.floats(tiers.dim))
+        self._no_table = _no_table()
+        self._words: U64 = np.zeros(0, np.uint64)
+        self._lines: F32 = _lines(0)
+        self._items: U64 = np.zeros(0, np.uint64)
+        self._state: I64 = np.zeros(8, np.int64)
+        self._fresh: U8 = np.zeros(0, np.uint8)
+        self._held: U8 = np.zeros(0, np.uint8)
+        self._pairs: U32 = np.zeros(0, np.uint32)
+
+    def step(
+        self,
+        batch: Minibatch,
+        localized: Localized,
+        values: Values,
+        scores: F32,
+        seed: int = 0,
+        epoch: int = 0,
+    ) -> Gradients:
+        """See :meth:`Step.step`."""
+        weights, tiers, bare = values.weights, self._tiers, int(self.intercept)
+        _check(self, localized, weights)
+        unique, rows = localized.unique, batch.rows
+        assert batch.nnz == 2 * rows, f"{batch.nnz} keys in {rows} ratings, expected two each"
+        assert len(values.dims) == unique, f"{len(values.dims)} lengths, {unique} keys"
+        if epoch != self._epoch:
+            self._rates, self._epoch = rates_of(self._model, epoch), epoch
+        self._make_room(rows, unique)
+        packed = values.vectors[0] if len(values.vectors) == 1 else _NO_VECTORS
+        if len(values.vectors) > 1:
+            packed = np.concatenate(values.vectors)
+        dims: I64 = np.empty(unique, np.int64)
+        before: F32 = np.empty(unique * tiers.dim, np.float32)
+        items = mf_steps.lay_out(
+            localized.keys, weights, values.dims, packed, localized.inverse, bare, tiers.dim,
+            self._layout, self._rates[3], values.used, self._copies, self._words, self._lines,
+            before, dims, self._items,
+        )  # fmt: skip
+        mean: F32 = np.zeros(2, np.float32)
+        if bare and weights[0] != 0:
+            mean[:] = weights[0], _HARDLY_ANY
+        dropped = self._learn(batch, localized, mean, items, scores, seed)
+        changes = localized.gradients
+        before = before[: int(dims.sum())]
+        shares: U8 = np.empty(2 * unique, np.uint8)
+        mf_steps.keep(
+            self._words, self._lines, localized.inverse, batch.labels[:rows], batch.weights[:rows],
+            self._rates, self._negatives, items, np.empty((unique, 3), np.float32), shares,
+        )  # fmt: skip
+        mf_steps.take(
+            self._words, self._lines, weights, bare, shares, before, changes, values.kept,
+            self._copies,
+        )  # fmt: skip
+        if bare:
+            changes[0] = mean[0] / MEAN_SHARE if epoch == 0 else 0.0
+            localized.counts[0] = int(mean[1])
+        return Gradients(changes, before, dropped, dims, shares)
+
+    def _learn(
+        self,
+        batch: Minibatch,
+        localized: Localized,
+        mean: F32,
+        items: int,
+        scores: F32,
+        seed: int,
+    ) -> int:
+        """Learn a minibatch on the rows that are laid out; return how many ratings were dropped.
+
+        ``mean`` is the mean rating and of how many, and becomes those of the minibatch.
+        """
+        state, rows = self._state, batch.rows
+        state[:] = 0
+        state[1] = rows
+        places, segment_of, one, loads, cut = self._no_table
+        learn: Any = factors.learn  # numba's stubs count the arguments of another function
+        learn(
+            batch.keys, batch.labels, batch.weights, state, self._words, places, segment_of, one,
+            loads, loads, mean, 2, localized.inverse.view(np.uint32), _NO_COUNTS, self._dims,
+            self._layout, self._lines, self._lines.view(np.uint64), one, one, loads, self._rates,
+            np.uint64(0), self._negatives, np.uint64(seed), np.array([1, items], np.int64),
+            self._items, np.uint64(0), np.uint64(0), scores, self._fresh, self._pairs, self._held,
+            *cut, *cut,
+        )  # fmt: skip
+        return int(state[4])
+
+    def _make_room(self, rows: int, unique: int) -> None:
+        """Have room for so many ratings and keys."""
+        if len(self._items) < unique:
+            room = unique + unique // 4
+            self._words = np.zeros(4 * room, np.uint64)
+            self._lines = _lines(room * self._tiers.floats(self._tiers.dim))
+            self._items = np.zeros(room, np.uint64)
+        if len(self._held) < rows:
+            self._fresh, self._held = np.zeros((2, rows), np.uint8)
+            self._pairs = np.zeros(2 * rows, np.uint32)
+
+
+def _no_table() -> tuple[Any, ...]:
+    """Return what ``kernels.factors.learn`` is given of a table where rows are known."""
+    cut = (
+        0, np.zeros(1, np.uint64), np.zeros(1, np.int64), np.zeros((1, 8), np.uint64),
+        np.zeros(1, np.int64),
+    )  # fmt: skip
+    return (
+        np.zeros((256, 2), np.uint64), np.zeros(256, np.int32), np.zeros(1, np.int64),
+        np.zeros(2, np.int64), cut,
+    )  # fmt: skip
 
 
 def _lines(size: int) -> F32:

@@ -23,6 +23,7 @@ from streamlearn.messages import (
 )
 from streamlearn.online.formats import open_format
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
+from streamlearn.online.names import Names, Sampler
 from streamlearn.stream import Stream
 
 PARTITION = Partition("/log", version="v")
@@ -275,3 +276,32 @@ def test_minibatch_that_is_being_filled_can_be_dropped():
     list(batcher.feed(more))
     assert batcher.drop() is batch
     assert batcher.drop() is None
+
+
+def test_every_user_and_item_is_named_where_names_are_wanted_of_all():
+    data = b"".join(b"u%d::i%d::3\n" % (n // 7, n % 11) for n in range(200))
+    format = open_format(RATINGS)
+    names, sampler = Names(tuple(format.fields), 1000), Sampler(every=True)
+    picked = 0
+
+    def counted(fresh, rows):
+        nonlocal picked
+        rows = Sampler.pick(sampler, fresh, rows)
+        picked += rows.size
+        return rows
+
+    sampler.pick = counted  # type: ignore[method-assign]
+    stream = Stream(PARTITION, format.parser(data[:9]), header_due=False, records=0, counted=0)
+
+    def take() -> Minibatch:
+        return Minibatch(ROWS, FEATURES_PER_RECORD_MAX + 40, has_values=False)
+
+    batcher = Batcher(stream, format, take, 1.0, 0, names, sampler)
+    for block in blocks(data, 0, (100, 101, 640)):
+        for _ in batcher.feed(block):
+            names.flush()
+    named = names.lookup(names.keys)
+    assert sorted(named) == sorted(
+        [*(f"user=u{n}" for n in range(29)), *(f"item=i{n}" for n in range(11))]
+    )
+    assert picked < 60  # not all records

@@ -10,17 +10,27 @@ import pytest
 
 from streamlearn import columns
 from streamlearn.cluster.batcher import Cut
-from streamlearn.cluster.preparing import Buffers, Prepared, Preparer, Stepper, codings, marked
+from streamlearn.cluster.preparing import (
+    Buffers,
+    Part,
+    Prepared,
+    Preparer,
+    Pushed,
+    Stepper,
+    codings,
+    marked,
+)
 from streamlearn.compute.kernels.steps import sigmoid
-from streamlearn.config import JobConfig
+from streamlearn.config import JobConfig, loss_of
 from streamlearn.errors import ColumnError
 from streamlearn.messages import BadRecord
 from streamlearn.model import Model
 from streamlearn.online.localized import Localized
+from streamlearn.online.losses import new_validation
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
-from streamlearn.online.totals import RatingTotals, Totals
+from streamlearn.online.totals import AnyTotals, RatingTotals, Totals
 from streamlearn.online.validation import BinaryValidation
-from streamlearn.protocol import Mark, Pulled, Push, RatingMark
+from streamlearn.protocol import MARKS, Mark, Pulled, Push, PushFactors, RatingMark
 from streamlearn.shards.cut import Nothing
 from streamlearn.shards.shard import INTERCEPT_KEY, Shard, prefixes_of
 from tests.reference.rules import RuleTwin
@@ -49,9 +59,9 @@ class Learning:
         self.specs = [spec(of_job, index, of) for index in range(of)]
         self.shards = [Shard(one) for one in self.specs]
         self.preparer = Preparer(of_job, [prefixes_of(index, of)[0] for index in range(of)], NNZ)
-        self.validation = BinaryValidation(100)
+        self.validation = new_validation(of_job.model, 100)
         self.stepper = Stepper(of_job, 64, self.validation)
-        self.mark = Mark("p", "v", 0, 0, 0, 0)
+        self.mark = MARKS[loss_of(of_job.model)]("p", "v", 0, 0, 0, 0)
         self.pushes: list[list[Push]] = []
         self._buffers = Localized(NNZ)
         self._coding = codings(of_job)
@@ -74,22 +84,27 @@ class Learning:
             out.append(Pulled(part.count, self._coding[0], column.data, lengths.data, vectors.data))
         return out
 
-    def learn(self, batch: Minibatch) -> Totals:
-        """Learn a minibatch."""
+    def learn(self, batch: Minibatch, pulled: Sequence[Pulled] | None = None) -> AnyTotals:
+        """Learn a minibatch; with ``pulled``, from what was pulled for it before."""
         prepared = self.prepare(batch)
         clock = len(self.pushes)
-        pulled = self.pulled(prepared)
-        pushed, totals = self.stepper.step(prepared, pulled, clock, counts=True)
+        pulled = pulled or self.pulled(prepared)
+        pushed, totals = self.stepper.step(prepared, pulled, clock, self.mark.epoch)
         self.mark = marked(self.mark, prepared.cut, totals, 7)
         made = [
-            Push(0, "a", 1, clock, 0, part.signature, part.count, part.keys, self._coding[1],
-                 one.values, one.counts, self.mark, one.lengths, one.vectors)
-            for part, one in zip(prepared.parts, pushed, strict=True)
-        ]  # fmt: skip
+            self._push(part, one, clock) for part, one in zip(prepared.parts, pushed, strict=True)
+        ]
         for shard, push in zip(self.shards, made, strict=True):
             shard.apply(clock + 1, push)
         self.pushes.append(made)
         return totals
+
+    def _push(self, part: Part, one: Pushed, clock: int) -> Push:
+        told = (
+            0, "a", 1, clock, 0, part.signature, part.count, part.keys, self._coding[1], one.values,
+            one.counts, self.mark, one.lengths, one.vectors,
+        )  # fmt: skip
+        return Push(*told) if part.items is None else PushFactors(*told, part.items, one.shares)
 
     def embeddings(self) -> dict[int, list[float]]:
         """Return every key's embedding, zeros for none."""
@@ -241,8 +256,8 @@ def test_embeddings_gradients_that_are_not_sent_come_later():
     prepared = made.prepare(batch)
     pulled = made.pulled(prepared)
     twin = Stepper(job(model=model), 64, BinaryValidation(10))
-    true, _ = twin.step(prepared, pulled, 5, counts=True)
-    sent, _ = made.stepper.step(prepared, pulled, 5, counts=True)
+    true, _ = twin.step(prepared, pulled, 5, epoch=0)
+    sent, _ = made.stepper.step(prepared, pulled, 5, epoch=0)
     tiers = made.specs[0].job.model.tiers
     keys = prepared.buffers.localized.keys
     checked = 0
@@ -298,9 +313,9 @@ def test_examples_without_features_teach_the_constant_feature():
 def test_occurrences_are_told_where_they_are_asked_for():
     made = Learning(job(), 1)
     prepared = made.prepare(minibatch([[3, 5], [3], []]))
-    (with_counts,), _ = made.stepper.step(prepared, made.pulled(prepared), 0, counts=True)
+    (with_counts,), _ = made.stepper.step(prepared, made.pulled(prepared), 0, epoch=0)
     assert columns.decode_counts(with_counts.counts, 3).tolist() == [3, 2, 1]
-    (without,), _ = made.stepper.step(prepared, made.pulled(prepared), 0, counts=False)
+    (without,), _ = made.stepper.step(prepared, made.pulled(prepared), 0, epoch=1)
     assert len(without.counts) == 0
 
 
@@ -348,7 +363,7 @@ def test_rounding_differs_between_minibatches_and_shards_but_not_between_runs():
     pulled = made.pulled(prepared)
     first, second = (
         Stepper(job(push_values="byte"), 64, BinaryValidation(10)).step(
-            prepared, pulled, seed, counts=False
+            prepared, pulled, seed, epoch=1
         )[0][0]
         for seed in (1, 2)
     )
@@ -382,7 +397,7 @@ def test_weights_that_are_none_are_refused(wrong):
     made = Learning(job(), 1)
     prepared = made.prepare(minibatch([[3, 5]], [1]))
     with pytest.raises(ColumnError):
-        made.stepper.step(prepared, [wrong], 0, counts=True)
+        made.stepper.step(prepared, [wrong], 0, epoch=0)
 
 
 ONE = columns.encode_lengths(np.array([3, 0, 0], np.int64), (3, 9, 17))
@@ -407,9 +422,9 @@ def test_embeddings_that_are_none_are_refused(lengths, vectors):
     values = memoryview(bytes(12))
     wrong = Pulled(3, 0, values, memoryview(bytes(lengths)), memoryview(vectors))
     with pytest.raises(ColumnError):
-        made.stepper.step(prepared, [wrong], 0, counts=True)
+        made.stepper.step(prepared, [wrong], 0, epoch=0)
     right = Pulled(3, 0, values, memoryview(bytes(ONE)), memoryview(bytes(24)))
-    made.stepper.step(prepared, [right], 0, counts=True)
+    made.stepper.step(prepared, [right], 0, epoch=0)
 
 
 def test_every_example_is_scored_before_it_teaches():
@@ -417,8 +432,10 @@ def test_every_example_is_scored_before_it_teaches():
     total = Totals(0, 0, 0, 0, 0)
     for batch in batches(11, 10):
         one = made.learn(batch)
+        assert isinstance(one, Totals)
         total = Totals(*(a + b for a, b in zip(_fields(total), _fields(one), strict=True)))
     after = made.validation.totals()
+    assert isinstance(after, Totals)
     assert _fields(total) == pytest.approx(_fields(after))
     assert made.mark.loss == pytest.approx(after.loss)
     assert made.mark.examples == after.examples

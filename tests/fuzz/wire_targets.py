@@ -190,7 +190,7 @@ def pulled(data: bytes) -> None:
     one = decode(data)
     if not isinstance(one, Pulled):
         return
-    _STEPPER.step(_PREPARED, [one], 0, counts=True)
+    _STEPPER.step(_PREPARED, [one], 0, epoch=0)
 
 
 _PEER = Peer("worker", "w0")

@@ -163,6 +163,17 @@ def test_records_of_another_parser_are_described_by_it() -> None:
     assert len(names) == 2
 
 
+def test_keys_without_a_name_are_told_once_each_while_there_is_room() -> None:
+    names = Names(["a"], 4)
+    asked = np.array([7, 9, 7, 11, 9, 13], np.uint64)
+    assert sorted(names.unnamed(asked).tolist()) == [0, 1, 3, 5]
+    names.insert(described([(9, 0, "nine"), (11, 0, "eleven")]))
+    assert sorted(names.unnamed(asked).tolist()) == [0, 5]
+    assert names.unnamed(asked[:0]).size == 0
+    names.insert(described([(1, 0, "one"), (3, 0, "three")]))
+    assert names.unnamed(asked).size == 0  # it is full
+
+
 def test_full_store_takes_no_more_until_pruned() -> None:
     names = Names(["f"], 4)
     names.insert(described([(2 * i + 1, 0, f"t{i}") for i in range(4)]))

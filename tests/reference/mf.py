@@ -12,6 +12,8 @@ from streamlearn.config import MfConfig
 from tests.reference.embeddings import drawn
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 __all__ = ["Factors", "MfTwin"]
@@ -72,9 +74,25 @@ class MfTwin:
         return total
 
     def learn_one(
-        self, user: int, item: int, rating: float, weight: float = 1.0, epoch: int = 0
+        self,
+        user: int,
+        item: int,
+        rating: float,
+        weight: float = 1.0,
+        epoch: int = 0,
+        negatives: Sequence[int] = (),
     ) -> float:
-        """Score a rating, then learn it; return the score before."""
+        """Score a rating, then learn it; return the score before.
+
+        ``negatives`` are the items that were drawn for it, which are learned as 0 then.
+        """
+        score = self._learn(user, item, rating, weight, epoch)
+        for other in negatives:
+            if other != item:
+                self._learn(user, other, 0.0, weight, epoch)
+        return score
+
+    def _learn(self, user: int, item: int, rating: float, weight: float, epoch: int) -> float:
         p, q = (self.rows.setdefault(key, self.row(key)) for key in (user, item))
         score = self.score(user, item)
         self.met.append(rating)

@@ -231,8 +231,8 @@ def _snapshots_embeddings_that_change() -> list[Change]:
 
 @_bug("occurrences are counted in every pass")
 def _counts_in_every_pass() -> list[Change]:
-    def step(sound: Any, self: Stepper, prepared: Any, pulled: Any, seed: int, counts: bool) -> Any:
-        return sound(self, prepared, pulled, seed, counts=True)
+    def step(sound: Any, self: Stepper, prepared: Any, pulled: Any, seed: int, epoch: int) -> Any:
+        return sound(self, prepared, pulled, seed, epoch=0)
 
     return [(Stepper, "step", step)]
 
