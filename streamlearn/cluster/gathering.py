@@ -18,12 +18,14 @@ import msgspec
 import numpy as np
 
 from streamlearn.cluster.stored_shards import StoredShards
-from streamlearn.config import JobConfig
+from streamlearn.compute.kernels.factors import ITEM, MEAN_OVER
+from streamlearn.config import JobConfig, MfConfig
 from streamlearn.errors import SnapshotError, StreamlearnError
-from streamlearn.messages import Position
+from streamlearn.messages import U64, Position
 from streamlearn.model import Counts, Model, ModelCut, Progressed
 from streamlearn.online.formats import Described
 from streamlearn.online.losses import new_validation, validation_of
+from streamlearn.online.mf import numbers_of
 from streamlearn.online.names import Names
 from streamlearn.online.progressive import Validation
 from streamlearn.online.totals import AnyTotals
@@ -40,6 +42,7 @@ WORKERS: Final = "workers"
 STATE: Final = "state"
 WORKER_KIND: Final = "worker"
 BAD_RECORDS: Final = "bad_records.jsonl"
+_LOW: Final = np.uint64(0xFFFFFFFF)
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,11 +259,14 @@ def _write(
     """Write the snapshot; return its path, how many rows, weights and embeddings it has."""
     cut = _cut_with_intercept(model, shards, root, quarantine_size, now)
     features = nonzeros = embeddings = number = 0
+    people = _People()
     try:
         for part in shards.parts():
             first = int(int(part.rows[0, 0]) == INTERCEPT_KEY)
             own = sliced(part, first, len(part.rows), model.job.model.tiers)
             if len(own.rows):
+                if isinstance(model.job.model, MfConfig):
+                    own = own._replace(rows=people.numbered(own.rows))
                 cut.write(own._replace(number=number))
                 number += 1
                 features += len(own.rows)
@@ -274,12 +280,35 @@ def _write(
     return told["path"], features, nonzeros, embeddings
 
 
+class _People:
+    """Numbers users and items in the order of their keys: shards' rows only tell them apart."""
+
+    def __init__(self) -> None:
+        self._known = [0, 0]
+
+    def numbered(self, rows: U64) -> U64:
+        """Return rows (uint64[n, 4]) of an ascending list of keys with the next numbers."""
+        rows = rows.copy()
+        numbers = numbers_of(rows[:, 1])
+        item = numbers & ITEM != 0
+        for kind, above in ((0, np.uint32(0)), (1, ITEM)):
+            mine = (numbers != 0) & (item == bool(kind))
+            count = int(np.count_nonzero(mine))
+            fresh = np.arange(1, count + 1, dtype=np.uint32) + np.uint32(self._known[kind])
+            numbers[mine] = fresh | above
+            self._known[kind] += count
+        rows[:, 1] = (rows[:, 1] & _LOW) | (numbers.astype(np.uint64) << np.uint64(32))
+        return rows
+
+
 def _cut_with_intercept(
     model: Model, shards: StoredShards, root: Path, quarantine_size: int, now: float
 ) -> ModelCut:
     first = next(shards.parts(), None)
     if first is not None and int(first.rows[0, 0]) == INTERCEPT_KEY:
         model.table.intercept[:] = first.rows[0, 1:2].view(np.float32)
+        if isinstance(model.job.model, MfConfig):
+            model.table.intercept[1] = min(int(first.rows[0, 2] & _LOW), int(MEAN_OVER))
     cut = ModelCut(model, root, quarantine_size, now)
     cut.cut.close()
     return cut

@@ -13,10 +13,12 @@ import pytest
 from streamlearn.cluster.gathering import gather, totals_of
 from streamlearn.cluster.resharding import remove_shards, reshard
 from streamlearn.cluster.stored_shards import StoredShards, counts_of_shards, shard_directory
+from streamlearn.compute.kernels.factors import ITEM
 from streamlearn.config import JobConfig, MfConfig, job_signature
 from streamlearn.errors import ClusterError, ResourceError, SnapshotError
 from streamlearn.messages import BadRecord
 from streamlearn.model import Model, load
+from streamlearn.online.mf import numbers_of
 from streamlearn.online.totals import RatingTotals, Totals
 from streamlearn.protocol import Mark, Push, RatingMark
 from streamlearn.quarantine import Quarantine
@@ -34,6 +36,7 @@ from tests.cluster_state import (
     write_shard,
     write_worker,
 )
+from tests.rated import learned as ratings_learned
 from tests.runs import run, settings
 
 EMPTY = memoryview(b"")
@@ -115,6 +118,54 @@ def test_what_is_done_with_a_model_works_on_a_gathered_one(
     pairs = settings(*FM) if model.has_embeddings else []
     again = run("train", log, "--out", tmp_path, "--quiet", "--json", *pairs)
     assert again.report["examples"] == 3_000  # nothing is left to learn
+
+
+@pytest.fixture(scope="module")
+def rated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process has learned of ratings."""
+    return ratings_learned(tmp_path_factory.mktemp("rated"), "--epochs", 1)
+
+
+def test_users_and_items_are_numbered_by_key(rated: Path, tmp_path: Path) -> None:
+    """As shards have them, rows only say which of both they are."""
+    model = load(rated)
+    rows, vectors = all_rows(model), all_vectors(model)
+    items = numbers_of(rows[:, 1]) & ITEM != 0
+    kinds = np.where(items, ITEM | np.uint32(1), np.uint32(1)).astype(np.uint64)
+    rows[:, 1] = (rows[:, 1] & np.uint64(0xFFFFFFFF)) | (kinds << np.uint64(32))
+    rows[0, 1] = model.table.intercept[:1].view(np.uint32)[0]
+    rows[0, 2] = 3000
+    for index in range(2):
+        write_shard(tmp_path, model.job, index, 2, rows, marks_of(model), vectors=vectors)
+        append_to_log(tmp_path, model.job, index, 2)
+    write_worker(tmp_path, "a", model)
+    gathered = gather(tmp_path, model.job, 2, now=2.0)
+    found = load(tmp_path)
+    assert gathered.features == gathered.embeddings == len(rows) - 1
+    assert found.table.intercept.tolist() == model.table.intercept.tolist()
+    keys = rows[1:, 0]
+    assert (found.weights_at(keys) == model.weights_at(keys)).all()
+    assert (found.embeddings_at(keys) == model.embeddings_at(keys)).all()
+    now = np.concatenate([part.rows for part in found.parts()])
+    numbers = numbers_of(now[:, 1])
+    assert ((numbers & ITEM != 0) == items[1:]).all()
+    for kind in (numbers & ITEM != 0, numbers & ITEM == 0):
+        own = numbers[kind] & ~ITEM
+        assert own.tolist() == list(range(1, len(own) + 1))
+    best = [run("recommend", out, "--user", "u7", "-n", 5) for out in (rated, tmp_path)]
+    assert best[0].code == 0, best[0].stderr
+    assert best[0].stdout == best[1].stdout
+
+
+def test_mean_of_many_ratings_is_as_one_process_remembers_it(rated: Path, tmp_path: Path) -> None:
+    model = load(rated)
+    rows = all_rows(model)
+    rows[0, 2] = (7 << 32) + (1 << 31)  # seen in minute 7
+    write_shard(tmp_path, model.job, 0, 1, rows, marks_of(model), vectors=all_vectors(model))
+    append_to_log(tmp_path, model.job, 0, 1)
+    write_worker(tmp_path, "a", model)
+    gather(tmp_path, model.job, 1, now=2.0)
+    assert load(tmp_path).table.intercept[1] == 1 << 20
 
 
 def test_names_and_predictions_of_workers_are_pooled(model: Model, tmp_path: Path) -> None:
