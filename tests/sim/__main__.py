@@ -96,7 +96,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=1000, help="how many must count")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--model", default="", choices=("lr", "fm"), help="whatever seeds say")
+    parser.add_argument(
+        "--model", default="", choices=("lr", "fm", "mf"), help="whatever seeds say"
+    )
     given = parser.parse_args(arguments)
     if given.seed:
         return max(_replay(seed, given.model) for seed in given.seed)

@@ -14,7 +14,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from streamlearn.config import FmConfig, JobConfig
+from streamlearn.compute.kernels.factors import ITEM
+from streamlearn.config import FmConfig, JobConfig, MfConfig
 from streamlearn.net.frame import ANSWER, HEADER_BYTES, MAGIC, REQUEST
 from streamlearn.protocol import (
     Join,
@@ -25,6 +26,7 @@ from streamlearn.protocol import (
     Pulled,
     Push,
     Pushed,
+    PushFactors,
     decode,
     encode,
 )
@@ -215,6 +217,8 @@ class Judge:
             self._asked[connection, request_id] = message
             key = (shard, message.worker, message.incarnation, message.clock)
             told = b"".join((message.values, message.vectors, message.counts))
+            if isinstance(message, PushFactors):
+                told += b"".join((message.items, message.shares))
             told += encode(message.mark)
             before = self._sent.setdefault(key, (told, message))[0]
             if before != told:
@@ -370,6 +374,7 @@ class Judge:
                 raise ViolationError(f"at the end shard {shard.spec.index} is at {history.at}")
             self._add_up(shard, epochs)
             self._check_embeddings(shard)
+            self._check_factors(shard)
         for index, state in followers:
             if state.lsn != shards[index].lsn:
                 raise ViolationError(f"a follower of shard {index} ends at {state.lsn}")
@@ -420,6 +425,33 @@ class Judge:
                 f"they have {64 * lines} of at most {bytes_max}"
             )
         self.checked["embeddings refused"] += arena.refused > 0
+
+    def _check_factors(self, shard: Shard) -> None:
+        """Every user and item says which of both it is, and has factors where there was room."""
+        model, arena = self.job.model, shard.table.arena
+        if not isinstance(model, MfConfig):
+            return
+        assert arena is not None
+        short = shard.spec.embeddings_bytes_max < 1 << 30
+        lines = 0
+        for segment in shard.table.key_order():
+            for key, columns, _, where in shard.table.rows(segment).tolist():
+                kind, dim = columns >> 32, where >> 48
+                usual = (0, 0) if key == INTERCEPT_KEY else (1, model.dim)
+                if (kind & ~int(ITEM), dim) != usual and not (short and dim == 0):
+                    raise ViolationError(
+                        f"row {key} of shard {shard.spec.index} is number {kind} and has {dim} "
+                        f"factors, expected {usual}"
+                    )
+                lines += model.tiers.lines(dim) if dim else 0
+                self.checked["items"] += kind > int(ITEM)
+        if 64 * lines != arena.nbytes:
+            raise ViolationError(
+                f"shard {shard.spec.index} says that its factors have {arena.nbytes} bytes, but "
+                f"they have {64 * lines}"
+            )
+        if not np.isfinite(arena.values[: 16 * int(arena.used[0])]).all():
+            raise ViolationError(f"a factor of shard {shard.spec.index} is not finite")
 
     def _check_counts(self, shards: list[Shard]) -> None:
         """Every occurrence of every feature was counted once (in the first pass)."""

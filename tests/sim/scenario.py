@@ -14,12 +14,13 @@ from streamlearn.config import (
     FmConfig,
     JobConfig,
     LrConfig,
+    MfConfig,
     ModelConfig,
     OutputConfig,
-    SourceConfig,
     TablesConfig,
 )
 from streamlearn.net.limits import Limits
+from tests.sim.source import RATINGS, SVMLIGHT
 
 __all__ = ["LIMITS", "MINIBATCH", "Scenario"]
 
@@ -79,7 +80,7 @@ class Scenario:
 
     @classmethod
     def drawn(cls, seed: int, faults: list[str], model: str = "") -> Scenario:
-        """Draw one; with ``model``, of that kind."""
+        """Draw one; with ``model``, of that kind (``mf`` is not learned otherwise)."""
         random = Random(f"{seed}/scenario")
         shards = random.choice((1, 2, 2, 3))
         followers = random.choice((0, 1, 1))
@@ -90,7 +91,11 @@ class Scenario:
         )
         of_fm = Random(f"{seed}/fm")
         kind = "fm" if of_fm.random() < FM_SHARE else "lr"
-        fm = _fm(of_fm) if (model or kind) == "fm" else None
+        drawn: FmConfig | MfConfig | None = None
+        if (model or kind) == "fm":
+            drawn = _fm(of_fm)
+        elif model == "mf":
+            drawn = _mf(of_fm)
         bytes_max = of_fm.choice((1 << 40, 1 << 40, EMBEDDINGS_BYTES_FEW))
         return cls(
             seed=seed,
@@ -99,7 +104,7 @@ class Scenario:
             followers=followers,
             records_seed=random.randrange(16),
             partitions=random.choice((1, 3, 5)),
-            job=_job(random, shards, fm),
+            job=_job(random, shards, drawn),
             faults=chosen,
             embeddings_bytes_max=bytes_max,
         )
@@ -122,17 +127,24 @@ def _fm(random: Random) -> FmConfig:
     )
 
 
-def _job(random: Random, shards: int, fm: FmConfig | None) -> JobConfig:
+def _mf(random: Random) -> MfConfig:
+    """Draw matrix factorization, of ratings: its steps are large, so that a lot moves."""
+    return MfConfig(dim=random.choice((1, 5, 16, 20)), alpha=0.3, l2=random.choice((0.0, 0.05)))
+
+
+def _job(random: Random, shards: int, drawn: FmConfig | MfConfig | None) -> JobConfig:
     features_max = random.choice((FEATURES_MAX, FEATURES_MAX, 60 * shards))
     model: ModelConfig = LrConfig(
         rule=random.choice(("ftrl", "ftrl", "adagrad", "sgd")),
         l1=random.choice((0.0, 0.2)),
         epochs=random.choice((1, 1, 2)),
     )
-    if fm is not None:
-        model = msgspec.structs.replace(fm, l1=model.l1, epochs=model.epochs)
+    if isinstance(drawn, FmConfig):
+        model = msgspec.structs.replace(drawn, l1=model.l1, epochs=model.epochs)
+    elif drawn is not None:
+        model = msgspec.structs.replace(drawn, epochs=model.epochs)
     return JobConfig(
-        source=SourceConfig(format="svmlight", bad_records_max=1.0),
+        source=RATINGS if isinstance(drawn, MfConfig) else SVMLIGHT,
         model=model,
         tables=TablesConfig(
             shards=tuple(f"shard{i}:7700" for i in range(shards)),

@@ -24,8 +24,18 @@ from streamlearn.messages import (
 from streamlearn.online.formats import open_format
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
 
-__all__ = ["Records", "SimSource", "records"]
+__all__ = ["RATINGS", "SVMLIGHT", "Records", "SimSource", "records"]
 
+SVMLIGHT: Final = SourceConfig(format="svmlight", bad_records_max=1.0)
+# Laid out as is said, so that nobody looks at first lines.
+RATINGS: Final = SourceConfig(
+    format="ratings",
+    bad_records_max=1.0,
+    delimiter="\t",
+    columns={"0": "user", "1": "item", "2": "rating"},
+)
+USERS: Final = 150
+ITEMS: Final = 60
 FEATURES: Final = 3000
 FEATURES_A_RECORD_MAX: Final = 6
 BAD_SHARE: Final = 0.03
@@ -33,7 +43,7 @@ BAD_SHARE: Final = 0.03
 
 @dataclass(frozen=True)
 class Records:
-    """Partitions of svmlight records.
+    """Partitions of svmlight records, or of ratings.
 
     Attributes
     ----------
@@ -60,8 +70,11 @@ class Records:
 
 
 @lru_cache(maxsize=64)
-def records(seed: int, partitions: int, minibatches: int, minibatch: int) -> Records:
+def records(
+    seed: int, partitions: int, minibatches: int, minibatch: int, *, rated: bool = False
+) -> Records:
     """Make partitions of about ``minibatches`` minibatches in all, the same for the same seed."""
+    make = _rating if rated else _record
     random = Random(seed)
     texts: dict[str, bytes] = {}
     ends: dict[str, list[tuple[int, int, bool]]] = {}
@@ -71,13 +84,21 @@ def records(seed: int, partitions: int, minibatches: int, minibatch: int) -> Rec
         lines, is_good = [], []
         for _ in range(random.randint(share // 2, share * 3 // 2)):
             is_good.append(random.random() >= BAD_SHARE)
-            lines.append(_record(random) if is_good[-1] else b"x 1:1\n")
+            lines.append(make(random) if is_good[-1] else b"x 1:1\n")
         name = f"mem://log/{number}"
         texts[name] = b"".join(lines)
         ends[name] = _ends(lines, is_good, minibatch)
         good += sum(is_good)
         bad += len(is_good) - sum(is_good)
-    return Records(texts, ends, good, bad, _count(texts.values()))
+    source = RATINGS if rated else SVMLIGHT
+    return Records(texts, ends, good, bad, _count(texts.values(), source))
+
+
+def _rating(random: Random) -> bytes:
+    """Make a rating of any user, of items that follow a power law."""
+    user, item = random.randrange(USERS), int(ITEMS * random.random() ** 2)
+    rating = 3 + (user % 5 - 2) * (item % 3 - 1) / 2 + random.choice((-0.5, 0, 0.5))
+    return f"{user}\t{item}\t{rating}\n".encode()
 
 
 def _record(random: Random) -> bytes:
@@ -108,14 +129,14 @@ def _ends(lines: list[bytes], is_good: list[bool], minibatch: int) -> list[tuple
     return ends
 
 
-def _count(texts: Iterable[bytes]) -> Counter[int]:
+def _count(texts: Iterable[bytes], source: SourceConfig) -> Counter[int]:
     """Count the keys of all good records, by the format's own parser over whole partitions."""
-    format = open_format(SourceConfig(format="svmlight"))
+    format = open_format(source)
     counts: Counter[int] = Counter()
     for text in texts:
         buffer = np.frombuffer(text + bytes(BLOCK_TAILROOM_BYTES), np.uint8).copy()
         rows = text.count(b"\n") + 1
-        batch = Minibatch(rows, FEATURES_PER_RECORD_MAX + 16 * rows, has_values=True)
+        batch = Minibatch(rows, FEATURES_PER_RECORD_MAX + 16 * rows, has_values=format.has_values)
         batch.clear()
         assert format.parser(None).parse(buffer, 0, len(text), batch) == len(text)
         counts.update(batch.keys[: batch.nnz].tolist())

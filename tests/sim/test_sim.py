@@ -31,6 +31,13 @@ def test_nothing_is_wrong_after_a_storm(seed, fired):
     fired.update(set(result.faults) - set(result.idle))
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_nothing_is_wrong_after_a_storm_over_ratings(seed):
+    result = simulate_quietly(seed, model="mf")
+    assert not result.error, f"{result.error}\nagain: python -m tests.sim --model mf {seed}"
+    assert result.acknowledged > 10
+
+
 def test_the_fixed_seeds_have_most_faults(fired):
     if sum(fired.values()) == 0:
         pytest.skip("the seeds did not run")

@@ -106,7 +106,10 @@ class World:
         self.loop = SimLoop()
         self.trace = Trace(self.loop.time, out)
         self.random = Random(f"{seed}/world")
-        self.records = records(scenario.records_seed, scenario.partitions, MINIBATCHES, MINIBATCH)
+        rated = scenario.job.source.format == "ratings"
+        self.records = records(
+            scenario.records_seed, scenario.partitions, MINIBATCHES, MINIBATCH, rated=rated
+        )
         self.signature = job_signature(scenario.job)
         self.secrets = Secrets(tokens={"": b"known to this cluster alone"})
         self.specs = [
