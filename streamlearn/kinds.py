@@ -261,7 +261,7 @@ class MfConfig(
     init_scale: Annotated[
         float,
         about(
-            "Standard deviation of new factors; 0: 0.3 / sqrt(dim).", ge=0, le=100, inherited=True
+            "Standard deviation of new factors; 0: 0.12 / sqrt(dim).", ge=0, le=100, inherited=True
         ),
     ] = 0.0
     intercept: Annotated[bool, _INTERCEPT] = True
@@ -375,7 +375,7 @@ class MfConfig(
     @property
     def v_init_scale(self) -> float:
         """New factors are drawn from between minus and plus this."""
-        deviation = self.init_scale or 0.3 / math.sqrt(self.dim)
+        deviation = self.init_scale or 0.12 / math.sqrt(self.dim)
         return deviation * math.sqrt(3.0)
 
     @property

@@ -55,7 +55,7 @@ class MatrixFactorization(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     l2 : float, default 0.05
         L2 penalty of biases and factors, >= 0.
     init_scale : float, default 0.0
-        Standard deviation of new factors; 0: ``0.3 / sqrt(dim)``.
+        Standard deviation of new factors; 0: ``0.12 / sqrt(dim)``.
     intercept : bool, default True
         Learn the mean.
     epochs : int, default 20
