@@ -264,6 +264,16 @@ class MfConfig(
             "Standard deviation of new factors; 0: 0.12 / sqrt(dim).", ge=0, le=100, inherited=True
         ),
     ] = 0.0
+    users: Annotated[
+        str,
+        about(
+            "Where users stand, over shards: with these, as items do, or with the worker that "
+            "reads them, where no user is in two objects of the source.",
+            choices=("shards", "worker"),
+            flag="--users-at",
+            inherited=True,
+        ),
+    ] = "shards"
     intercept: Annotated[bool, _INTERCEPT] = True
     epochs: Annotated[int, _EPOCHS] = 1
     held_out: Annotated[

@@ -15,6 +15,7 @@ import numpy as np
 from streamlearn.cluster.follower_host import FollowerHost
 from streamlearn.cluster.remote import Who
 from streamlearn.cluster.shard_host import Lanes, Place, ShardHost
+from streamlearn.cluster.users import Keeping
 from streamlearn.cluster.worker import Worker
 from streamlearn.cluster.worker_node import connector, remotes_of
 from streamlearn.compute.pool import Lane
@@ -71,6 +72,7 @@ class Running:
         self.worker = Worker(
             of_job, who, self.source, format, *self.lanes, names,
             new_validation(of_job.model, 1000), self.quarantine,
+            Keeping(self.directory, time.time),
         )  # fmt: skip
         self.counters = Counters()
         self.remotes = remotes_of(
@@ -256,7 +258,9 @@ def records(count: int, seed: int, *, bad_every: int = 0) -> tuple[list[bytes], 
     return out, bad
 
 
-def ratings(count: int, seed: int, *, bad_every: int = 0) -> tuple[list[bytes], int]:
+def ratings(
+    count: int, seed: int, *, bad_every: int = 0, first_user: int = 0
+) -> tuple[list[bytes], int]:
     """Return ratings of some rank, in the order of their users, and how many of them are bad."""
     rng = np.random.default_rng(seed)
     tastes = np.random.default_rng(7).normal(0, 0.7, (80, 3))
@@ -267,7 +271,8 @@ def ratings(count: int, seed: int, *, bad_every: int = 0) -> tuple[list[bytes], 
         rating = 3.5 + float(tastes[user] @ tastes[item]) + rng.normal(0, 0.2)
         broken = bool(bad_every and number % bad_every == bad_every // 2)
         bad += broken
-        out.append(b"%d::%d::%s" % (user, item, b"x" if broken else b"%.1f" % rating))
+        name = first_user + user
+        out.append(b"%d::%d::%s" % (name, item, b"x" if broken else b"%.1f" % rating))
     return out, bad
 
 
@@ -281,8 +286,8 @@ class Logs:
         And records of the first; the others have a few more.
     bad_every : int
         One in so many is bad; 0: none.
-    rated : bool
-        Whether they are ratings, and not svmlight records.
+    rated, split : bool
+        Whether they are ratings, and not svmlight records; each file of users of its own.
 
     Attributes
     ----------
@@ -301,15 +306,21 @@ class Logs:
         *,
         bad_every: int = 0,
         rated: bool = False,
+        split: bool = False,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        write, suffix = (ratings, "dat") if rated else (records, "svm")
+        suffix = "dat" if rated else "svm"
         self.good: dict[str, int] = {}
         self.bad: dict[str, int] = {}
         self.sizes: dict[str, int] = {}
         paths = []
         for number in range(files):
-            lines, bad = write(count + 31 * number, number, bad_every=bad_every)
+            size = count + 31 * number
+            if rated:
+                first = 1000 * number if split else 0
+                lines, bad = ratings(size, number, bad_every=bad_every, first_user=first)
+            else:
+                lines, bad = records(size, number, bad_every=bad_every)
             path = directory / f"{number}.{suffix}"
             path.write_bytes(b"".join(line + b"\n" for line in lines))
             paths.append(str(path))

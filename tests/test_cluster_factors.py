@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from typing import Any
 
 import numpy as np
 import pytest
 
+from streamlearn.cluster.users import USERS, StoredUsers
 from streamlearn.compute.kernels.factors import ITEM
+from streamlearn.errors import ClusterError
 from streamlearn.model import load
 from streamlearn.online.mf import numbers_of
 from streamlearn.shards.arena import dims_of
@@ -183,3 +186,122 @@ async def test_every_user_and_item_has_a_name(tmp_path, logs):
         names.flush()
         assert len(names) == 16 == names.names_max
         assert {name.split("=")[0] for name in names.lookup(names.keys)} == {"user", "item"}
+
+
+# ---------------------------------------------------------------- users with their workers
+
+
+@pytest.fixture(scope="module")
+def by_user(tmp_path_factory: pytest.TempPathFactory) -> Logs:
+    """Four files, each of users of its own."""
+    return Logs(tmp_path_factory.mktemp("by_user"), bad_every=40, rated=True, split=True)
+
+
+def apart(directory, logs: Logs, **more) -> Cluster:
+    """Return a cluster whose users stand with its workers."""
+    return cluster_of(directory, logs, model={"users": "worker"} | more.pop("model", {}), **more)
+
+
+def check_apart(cluster: Cluster, logs: Logs, epochs: int = 1) -> dict[int, int]:
+    """Check marks, that shards have items alone, and users each once; return their counts."""
+    items, users = 0, 0
+    for index in range(len(cluster.specs)):
+        for name, mark in cluster.marks(index).items():
+            assert (mark.done, mark.epoch) == (True, epochs - 1)
+            assert mark.examples == epochs * logs.good[name]
+        table = cluster.shard(index).table
+        rows = np.concatenate([table.rows(segment) for segment in table.key_order()])
+        rows = rows[rows[:, 0] != INTERCEPT_KEY]
+        assert (numbers_of(rows[:, 1]) == int(ITEM) + 1).all()
+        items += int((rows[:, 2] & np.uint64(0xFFFFFFFF)).sum())
+    assert items == sum(logs.good.values())
+    marks = list(cluster.shard(0).marks.values())
+    found: dict[int, int] = {}
+    workers, signature = cluster.directory / "workers", cluster.specs[0].signature
+    with StoredUsers(workers, signature, marks) as stored:
+        assert stored.notes == []
+        for part in stored.parts():
+            assert set(dims_of(part.rows[:, 3]).tolist()) == {20}
+            found |= {row[0]: row[2] & 0xFFFFFFFF for row in part.rows.tolist()}
+    users = sum(found.values())
+    assert users == sum(logs.good.values())
+    assert 190 <= len(found) <= 200
+    return found
+
+
+@pytest.mark.parametrize(("tau", "epochs"), [(0, 1), (4, 1), (1, 3)])
+async def test_users_stand_with_the_workers_that_read_them(tmp_path, by_user, tau, epochs):
+    model = {"epochs": epochs, "alpha": 0.05}
+    async with apart(tmp_path, by_user, tau=tau, model=model, **BYTES) as cluster:
+        for name in ("a", "b"):
+            cluster.start_worker(name)
+        await cluster.finish()
+        check_apart(cluster, by_user, epochs)
+
+
+async def test_worker_that_is_killed_goes_on_from_the_users_that_it_kept(tmp_path, by_user):
+    async with apart(tmp_path, by_user, tau=1, lease_seconds=0.3, minibatch=4) as cluster:
+        first = cluster.start_worker("a")
+        assert await cluster.progress(30)
+        await first.worker.keep_users()
+        assert await cluster.progress(10)
+        await first.end()
+        before = [cluster.shard(index).lsn for index in (0, 1)]
+        cluster.start_worker("a")
+        await cluster.finish()
+        check_apart(cluster, by_user)
+        for index in (0, 1):
+            assert cluster.shard(index).lsn > before[index]
+            # what the shards had came again, and was dropped
+            assert cluster.hosts[index].service.counts["duplicates"] > 0
+
+
+async def test_users_that_nobody_kept_are_learned_again_from_the_first_record(tmp_path, by_user):
+    async with apart(tmp_path, by_user, tau=1, lease_seconds=0.3, minibatch=4) as cluster:
+        first = cluster.start_worker("a")
+        assert await cluster.progress(40)
+        await first.end()
+        shutil.rmtree(first.directory / USERS, ignore_errors=True)
+        for name in ("b", "c"):
+            cluster.start_worker(name)
+        await cluster.finish()
+        check_apart(cluster, by_user)
+
+
+async def test_shards_that_die_leave_users_alone(tmp_path, by_user):
+    async with apart(
+        tmp_path, by_user, tau=2, durability="snapshot", lease_seconds=1.0, minibatch=4
+    ) as cluster:
+        for name in ("a", "b"):
+            cluster.start_worker(name)
+        for number in range(3):
+            await cluster.progress(8)
+            await cluster.kill_shard(number % 2)
+            await asyncio.sleep(0.02)
+            await cluster.start_shard(number % 2)
+        await cluster.finish()
+        check_apart(cluster, by_user)
+
+
+async def test_worker_that_is_stopped_keeps_its_users(tmp_path, by_user):
+    async with apart(tmp_path, by_user, tau=1, minibatch=8) as cluster:
+        first = cluster.start_worker("a")
+        await cluster.until(lambda: cluster.applied >= 10)
+        first.worker.stop()
+        await asyncio.wait_for(first.task, 30)
+        marks = list(cluster.shard(0).marks.values())
+        with StoredUsers(cluster.directory / "workers", cluster.specs[0].signature, marks):
+            pass  # they are where the shards are
+        cluster.start_worker("b")
+        await cluster.finish()
+        check_apart(cluster, by_user)
+
+
+async def test_source_that_is_not_split_by_user_is_found_out(tmp_path, logs):
+    async with apart(tmp_path, logs, tau=1) as cluster:
+        for name in ("a", "b"):
+            cluster.start_worker(name)
+        await cluster.finish()
+        marks = list(cluster.shard(0).marks.values())
+        with pytest.raises(ClusterError, match="50 of 50 users are in more than one object"):
+            StoredUsers(cluster.directory / "workers", cluster.specs[0].signature, marks)

@@ -82,6 +82,9 @@ class Flight:
         """
         for number in range(self._worker.window + _AHEAD + 1):
             self._free.put_nowait(self._buffers(number))
+        users = self._worker.stepper.users = self._worker.users
+        if users is not None:
+            users.drop()
         try:
             async with asyncio.TaskGroup() as group:
                 watch = group.create_task(self._watch(), name="watch")
@@ -255,6 +258,8 @@ class Flight:
         stored, self._stored_bytes = self._stored_bytes, 0
         size, records = max(0, cut.offset - self._mark.offset), cut.batch.records
         mark = self._mark = marked(self._mark, cut, totals, stored)
+        if worker.users is not None:
+            await worker.step_lane.run(worker.users.apply, mark)
         self._free.put_nowait(prepared.buffers)
         worker.stepped += records
         if cut.bad:

@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ import msgspec
 import numpy as np
 
 from streamlearn.cluster.stored_shards import StoredShards
+from streamlearn.cluster.users import StoredUsers
 from streamlearn.compute.kernels.factors import ITEM, MEAN_OVER
 from streamlearn.config import JobConfig, MfConfig
 from streamlearn.errors import SnapshotError, StreamlearnError
@@ -127,7 +129,12 @@ def gather(
             directory / BAD_RECORDS,
             _Applied(shards.marks),
         )
-        written = _write(model, shards, directory / "model", size, now)
+        users = None
+        if isinstance(job.model, MfConfig) and job.model.users == "worker":
+            signature = shards.images[0].signature
+            users = opened.enter_context(StoredUsers(directory / WORKERS, signature, shards.marks))
+            notes += users.notes
+        written = _write(model, shards, users, directory / "model", size, now)
         path_, features, nonzeros, embeddings = written
         whole = all(mark.done for mark in shards.marks)
         return Gathered(path_, model, features, nonzeros, embeddings, whole, notes)
@@ -254,15 +261,20 @@ def _start_of(name: str) -> tuple[str, int]:
 
 
 def _write(
-    model: Model, shards: StoredShards, root: Path, quarantine_size: int, now: float
+    model: Model,
+    shards: StoredShards,
+    users: StoredUsers | None,
+    root: Path,
+    quarantine_size: int,
+    now: float,
 ) -> tuple[str, int, int, int]:
     """Write the snapshot; return its path, how many rows, weights and embeddings it has."""
     cut = _cut_with_intercept(model, shards, root, quarantine_size, now)
     features = nonzeros = embeddings = number = 0
     people = _People()
     try:
-        for part in shards.parts():
-            first = int(int(part.rows[0, 0]) == INTERCEPT_KEY)
+        for part in chain(shards.parts(), users.parts() if users is not None else ()):
+            first = int(len(part.rows) > 0 and int(part.rows[0, 0]) == INTERCEPT_KEY)
             own = sliced(part, first, len(part.rows), model.job.model.tiers)
             if len(own.rows):
                 if isinstance(model.job.model, MfConfig):

@@ -16,12 +16,13 @@ import numpy as np
 from streamlearn import columns
 from streamlearn.cluster.batcher import Cut
 from streamlearn.cluster.copies import NO_PLAN, Copies, Plan, copies_max
+from streamlearn.cluster.users import Users
 from streamlearn.config import JobConfig, MfConfig
 from streamlearn.messages import F32, I64
 from streamlearn.online.localized import Localized, Localizer
 from streamlearn.online.minibatch import Minibatch
 from streamlearn.online.progressive import Validation
-from streamlearn.online.steps import Values, new_step
+from streamlearn.online.steps import Gradients, Values, new_step
 from streamlearn.online.totals import AnyTotals
 from streamlearn.protocol import Mark, Pulled
 from streamlearn.residuals import VectorResiduals
@@ -137,6 +138,7 @@ class Preparer:
         self._localizer = Localizer(nnz_max)
         self._intercept = job.model.intercept
         self._rated = isinstance(job.model, MfConfig)
+        self._users_apart = isinstance(job.model, MfConfig) and job.model.users == "worker"
 
     def prepare(self, cut: Cut, buffers: Buffers) -> Prepared:
         """Localise a minibatch, and cut its keys by shard."""
@@ -146,6 +148,12 @@ class Preparer:
         items: I64 = np.zeros(localized.unique if self._rated else 0, np.int64)
         if self._rated:
             items[localized.inverse[1::2]] = 1
+        if self._users_apart and localized.unique:
+            users = items == 0
+            users[: int(localized.intercept)] = False
+            localized.set_aside(users)
+            items[int(localized.intercept) : localized.shared] = 1
+            items[localized.shared :] = 0
         bounds = localized.bounds(self._bounds)
         parts = []
         for shard, prefix in enumerate(self._bounds[:-1]):
@@ -173,9 +181,12 @@ class Stepper:
         Label, score and number of features of the last example.
     dropped : int
         Examples whose score was not finite, of which nothing was learned.
+    users : Users or None
+        Those of the partition that is learned, where they stand here.
     """
 
     def __init__(self, job: JobConfig, rows_max: int, validation: Validation) -> None:
+        self.users: Users | None = None
         self.last: tuple[float, float, int] = (np.nan, np.nan, 0)
         self.validation = validation
         self.dropped = 0
@@ -239,7 +250,12 @@ class Stepper:
             self.last = (float(batch.labels[rows - 1]), float(self._scores[rows - 1]), features)
         else:
             gradients = np.zeros(0, np.float32)
-        keys = localized.keys
+        shared = localized.shared
+        if self.users is not None and rows:
+            vectors = self._hold_users(localized, stepped, epoch)
+            gradients, dims = gradients[:shared], dims[:shared]
+            weights = weights[:shared]
+        keys = localized.keys[:shared]
         wanted = gradients
         if self._residuals is not None and len(keys):
             self._residuals.add(keys, gradients)
@@ -276,6 +292,23 @@ class Stepper:
             self._residuals.keep(keys, wanted, decoded)
         return pushed, self.validation.totals_of(self.validation.sums() - before)
 
+    def _hold_users(self, localized: Localized, stepped: Gradients, epoch: int) -> F32:
+        """Hand what is of users that stand here to them; return what of factors is of others."""
+        assert self.users is not None
+        assert self._tiers is not None
+        assert stepped.dims is not None
+        shared = localized.shared
+        edge = int(stepped.dims[:shared].sum()) * self._tiers.parts
+        self.users.hold(
+            localized.keys[shared:],
+            stepped.weights[shared:],
+            localized.counts[shared:] if epoch == 0 else None,
+            stepped.dims[shared:],
+            stepped.vectors[edge:],
+            stepped.shares[2 * shared :],
+        )
+        return stepped.vectors[:edge]
+
     def try_out(self, batch: Minibatch, localized: Localized) -> None:
         """Step a minibatch with weights of zero, so that kernels are there when they are needed."""
         values = Values(np.zeros(localized.unique, np.float32))
@@ -300,7 +333,7 @@ class Stepper:
         """Encode embeddings' gradients by shard, with what was lost before and is held."""
         if self._tiers is None:
             return [_EMPTY] * len(prepared.parts)
-        keys = prepared.buffers.localized.keys
+        keys = prepared.buffers.localized.keys[: len(dims)]
         coding, residuals = self._coding & ~columns.SPARSE, self._vector_residuals
         if residuals is not None:
             residuals.add(keys, dims, vectors)
@@ -339,6 +372,11 @@ class Stepper:
             total = int(there.sum()) * self._tiers.parts
             coding = answer.coding & ~columns.SPARSE
             vectors.append(columns.decode_values(answer.vectors, total, coding))
+        shared = prepared.buffers.localized.shared
+        if self.users is not None and shared < unique:
+            own = self.users.pull(prepared.buffers.localized.keys[shared:])
+            weights[shared:], dims[shared:] = own[:2]
+            vectors.append(own[2])
         return Values(weights, dims, vectors, *prepared.plan)
 
 

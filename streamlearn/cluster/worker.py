@@ -22,7 +22,8 @@ from streamlearn.cluster.flight import Flight, TooManyBadError, as_local
 from streamlearn.cluster.preparing import Buffers, Preparer, Stepper
 from streamlearn.cluster.remote import Remote, RewindError, Who
 from streamlearn.cluster.shard_host import Worked
-from streamlearn.config import JobConfig, loss_of
+from streamlearn.cluster.users import Keeping, Users, users_spec
+from streamlearn.config import JobConfig, MfConfig, loss_of
 from streamlearn.errors import (
     DataError,
     ObjectChangedError,
@@ -96,6 +97,8 @@ class Worker:
     names : Names
     validation : Validation
     quarantine : Quarantine or None
+    keeping : Keeping, optional
+        Where it keeps users, with ``model.users = "worker"``.
 
     Attributes
     ----------
@@ -111,6 +114,8 @@ class Worker:
         Of minibatches, to be used again.
     copies : Copies
         Of rows, that are not pulled each time.
+    users : Users or None
+        Those of the partition that is learned, where they stand here.
     changed, stopped : asyncio.Event
         A remote wants to be looked at; the worker shall end after what is under way.
     examples, records, bad, bytes, stored_bytes : int
@@ -134,6 +139,7 @@ class Worker:
         names: Names,
         validation: Validation,
         quarantine: Quarantine | None,
+        keeping: Keeping | None = None,
     ) -> None:
         self.job = job
         self.names = names
@@ -157,6 +163,9 @@ class Worker:
         self.rows = rows
         self.stepper = Stepper(job, rows, validation)
         self.copies = Copies(copies_max(job), job.tables.tau)
+        self.users: Users | None = None
+        self._keeping = keeping
+        self._keeping_users = asyncio.Lock()
         self.notices = Notices()
         self.preparer: Preparer
         self.sampler = Sampler(every=job.model.kind == "mf")
@@ -380,6 +389,7 @@ class Worker:
             try:
                 if partition is None:
                     raise SourceError(f"{name} is not in this worker's listing of the source")
+                await self._open_users(name)
                 mark = await self._begun(partition, epoch)
                 if not mark.done:
                     await Flight(self, partition, mark).run()
@@ -395,8 +405,26 @@ class Worker:
                 _log.error("%s", error)
                 await self._begin_again()
                 break
+        await self.keep_users()
+        self.users = None
         if not self.stopped.is_set():
             await self.remotes[0].insist(Finished(self.who.name, self.who.incarnation, name, epoch))
+
+    async def _open_users(self, partition: str) -> None:
+        """Have the users of a partition here, where they stand with workers."""
+        model = self.job.model
+        if self.users is None and isinstance(model, MfConfig) and model.users == "worker":
+            assert self._keeping is not None, "nowhere to keep users"
+            spec = users_spec(self.job, self.who.job)
+            self.users = await asyncio.to_thread(Users.open, spec, partition, self._keeping)
+
+    async def keep_users(self) -> None:
+        """Keep the users of this moment, if there are some here; raises SnapshotError."""
+        async with self._keeping_users:
+            users = self.users
+            if users is not None and users.mark is not None:
+                image = await self.step_lane.run(users.image)
+                await asyncio.to_thread(users.save, image)
 
     async def _begun(self, partition: Partition, epoch: int) -> Mark:
         """Return from where on some shard lacks a partition."""
@@ -405,6 +433,8 @@ class Worker:
             answer = await remote.insist(State(marks=False, partition=partition.name))
             assert isinstance(answer, StateIs)
             marks.append(answer.marks[0] if answer.marks else None)
+        if self.users is not None:
+            marks.append(self.users.mark)
         fresh = MARKS[loss_of(self.job.model)](
             partition.name, partition.version, 0, 0, max(partition.start, 0), 0
         )

@@ -24,6 +24,7 @@ from streamlearn.cluster.preparing import Stepper
 from streamlearn.cluster.remote import Remote, Who
 from streamlearn.cluster.roles import WorkerOptions
 from streamlearn.cluster.shard_host import Place
+from streamlearn.cluster.users import Keeping
 from streamlearn.cluster.worker import Worker
 from streamlearn.compute.leftovers import few_arenas, give_back
 from streamlearn.compute.pool import Lane
@@ -220,8 +221,9 @@ class WorkerNode:
         place = place_of(secrets)
         who = Who(self.options.name, place.number(), signature)
         worker = self.worker = Worker(
-            read_as, who, source, format_, parse, step, names, validation, quarantine
-        )
+            read_as, who, source, format_, parse, step, names, validation, quarantine,
+            Keeping(self.directory, time.time),
+        )  # fmt: skip
         self._remotes = remotes_of(worker, who, self.job, secrets, place, Limits(), self._counters)
         daemon.tell("learning", "joining the shards")
         cpu = time.process_time()
@@ -297,7 +299,8 @@ class WorkerNode:
                 _log.error("names and validation were not kept: %s", error)
 
     async def _save(self, worker: Worker, parse: Lane, step: Lane) -> None:
-        """Keep names and validation, to be gathered with the shards' rows."""
+        """Keep names, validation and users, to be gathered with the shards' rows."""
+        await worker.keep_users()
 
         def named() -> tuple[dict[str, Any], list[str]]:
             worker.names.flush()

@@ -7,13 +7,16 @@ into what it pulled. Buffers are allocated once and used again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from streamlearn.compute.kernels import localize as kernels
 from streamlearn.messages import F32, I32, I64, U32, U64
 from streamlearn.online.minibatch import Minibatch
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["INTERCEPT_KEY", "Localized", "Localizer"]
 
@@ -44,15 +47,21 @@ class Localized:
     ----------
     unique, nnz : int
         Distinct keys; features.
+    shared : int
+        Keys that shards hold, which come first; all, but where some were set aside.
     intercept : bool
         Whether entry 0 is :data:`INTERCEPT_KEY`.
     """
 
-    __slots__ = ("_counts", "_gradients", "_inverse", "_keys", "intercept", "nnz", "unique")
+    __slots__ = (
+        *("_counts", "_gradients", "_inverse", "_keys"),
+        *("intercept", "nnz", "shared", "unique"),
+    )
 
     def __init__(self, nnz_max: int) -> None:
         self.unique = 0
         self.nnz = 0
+        self.shared = 0
         self.intercept = False
         # one more for the intercept, and one that the kernel writes beyond the last
         self._keys: U64 = np.zeros(nnz_max + 2, np.uint64)
@@ -62,7 +71,7 @@ class Localized:
 
     @property
     def keys(self) -> U64:
-        """The distinct keys, strictly ascending, uint64[u]; a view."""
+        """The distinct keys, uint64[u]; a view. Those that are shared ascend, and the others."""
         return self._keys[: self.unique]
 
     @property
@@ -91,13 +100,29 @@ class Localized:
         Returns
         -------
         int64[len(prefixes)]
-            The keys with prefixes ``[prefixes[i], prefixes[i + 1])`` are
+            The shared keys with prefixes ``[prefixes[i], prefixes[i + 1])`` are
             ``keys[bounds[i]:bounds[i + 1]]``.
         """
         lows = np.array([prefix << 56 for prefix in prefixes if prefix < 256], np.uint64)
-        bounds = np.full(len(prefixes), self.unique, np.int64)
-        bounds[: len(lows)] = np.searchsorted(self.keys, lows)
+        bounds = np.full(len(prefixes), self.shared, np.int64)
+        bounds[: len(lows)] = np.searchsorted(self.keys[: self.shared], lows)
         return bounds
+
+    def set_aside(self, aside: NDArray[np.bool_]) -> None:
+        """Move keys behind the others, which stay shared; both in the order that they have.
+
+        Parameters
+        ----------
+        aside : bool[u]
+            Which keys; not the constant feature.
+        """
+        order = np.argsort(aside, kind="stable")
+        place: I32 = np.empty(self.unique, np.int32)
+        place[order] = np.arange(self.unique, dtype=np.int32)
+        self._keys[: self.unique] = self.keys[order]
+        self._counts[: self.unique] = self.counts[order]
+        self._inverse[: self.nnz] = place[self.inverse]
+        self.shared = self.unique - int(np.count_nonzero(aside))
 
 
 class Localizer:
@@ -157,7 +182,7 @@ class Localizer:
                 self._sort(batch, out, intercept=intercept)
                 return out
             self._expect(self._bits + 2)
-        out.unique = int(count)
+        out.unique = out.shared = int(count)
         self._keys_per_feature = out.unique / max(n, 1) ** _HEAPS
         return out
 
@@ -176,7 +201,7 @@ class Localizer:
         keys, inverse, counts = np.unique(
             np.concatenate([batch.keys[:n], extra]), return_inverse=True, return_counts=True
         )
-        out.unique = len(keys)
+        out.unique = out.shared = len(keys)
         out._keys[: len(keys)] = keys
         out._inverse[:n] = inverse[:n]
         out._counts[: len(keys)] = counts

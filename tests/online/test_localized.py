@@ -77,6 +77,29 @@ def test_the_intercept_belongs_to_the_first_range() -> None:
     assert out.bounds([0, 1, 256]).tolist() == [0, 1, 2]
 
 
+@pytest.mark.parametrize("intercept", [False, True])
+def test_keys_that_are_set_aside_stand_behind_those_that_are_shared(intercept: bool) -> None:
+    batch = minibatch(examples(60, 7, 90, 4))
+    out = Localizer(1 << 12).localize(batch, Localized(1 << 12), intercept=intercept)
+    keys, counts = out.keys.copy(), out.counts.copy()
+    assert out.shared == out.unique
+    aside = keys % np.uint64(3) == 0
+    aside[: int(intercept)] = False
+    out.set_aside(aside)
+    assert out.shared == out.unique - np.count_nonzero(aside)
+    assert out.keys.tolist() == [*keys[~aside].tolist(), *keys[aside].tolist()]
+    assert out.counts.tolist() == [*counts[~aside].tolist(), *counts[aside].tolist()]
+    assert (out.keys[out.inverse] == batch.keys[: batch.nnz]).all()
+    bounds = out.bounds((0, 100, 200, 256))
+    assert bounds[-1] == out.shared
+    for first, end, low in zip(bounds, bounds[1:], (0, 100, 200), strict=False):
+        prefixes = (out.keys[first:end] >> np.uint64(56)).tolist()
+        assert all(low <= prefix < low + 100 for prefix in prefixes)
+    again = Localizer(1 << 12).localize(batch, out, intercept=intercept)
+    check(batch, again, intercept=intercept)
+    assert again.shared == again.unique
+
+
 def test_a_minibatch_larger_than_the_buffers_is_refused() -> None:
     batch = minibatch([[1, 3, 5]])
     with pytest.raises(AssertionError, match="3 features, but room for 2"):
