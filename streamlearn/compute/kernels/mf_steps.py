@@ -18,8 +18,8 @@ rating and, of logistic loss, a quarter. The worker sends k and b = w_new - k w,
 just that to the row as it is there: w_new if nobody else has changed it; of what others did, the
 share k. So rows that are met once in a while add up, those that a minibatch settles are replaced,
 and nothing can overshoot. (RMSE of two workers of 4096 ratings, one minibatch late, on half a
-million ratings in the order of time: 0.9215; adding up all changes 0.986, of four workers 0.925 and
-not a number; one worker, nothing late: 0.9171.)
+million ratings in the order of time: 0.9217, of four 0.9253; adding up all changes 0.986, and not
+a number; one worker, nothing late: 0.9176.)
 """
 
 from __future__ import annotations
