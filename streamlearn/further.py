@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -32,8 +32,6 @@ from streamlearn.tables import ratings_bytes_max
 __all__ = ["FurtherPasses", "check_unchanged"]
 
 _log = logging.getLogger("streamlearn.training")
-
-_PIECE: Final = 4096
 
 
 class FurtherPasses:
@@ -261,10 +259,7 @@ class FurtherPasses:
         if not len(ratings):
             return None
         validation = new_validation(self._model, window)
-        for first in range(0, len(ratings), _PIECE):
-            part = slice(first, first + _PIECE)
-            scores = scored(self._solver, keys[part])
-            validation.update(scores, ratings[part], weights[part])
+        validation.update(scored(self._solver, keys), ratings, weights)
         return validation
 
     def scored(self, keys: U64) -> F32:

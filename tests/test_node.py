@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from streamlearn import node
-from streamlearn.config import JobConfig, load_job
+from streamlearn.config import JobConfig, MfConfig, SourceConfig, load_job
 from streamlearn.errors import SourceMissingError
 from tests.click_log import clicks, text, written
 
@@ -39,6 +39,17 @@ async def test_a_source_is_listed_with_size_and_version(tmp_path: Path) -> None:
     assert rows[0]["version"]
     with pytest.raises(SourceMissingError):
         [row async for row in node.source_list(job(tmp_path / "none"))]
+
+
+async def test_a_source_of_ratings_is_checked_as_it_would_be_learned(tmp_path: Path) -> None:
+    path = tmp_path / "ratings.csv"
+    path.write_text("u1,i1,4\nu2,i1,3\n")
+    source = SourceConfig(uri=(str(path),))
+    told = await node.source_check(JobConfig(source=source, model=MfConfig()))
+    assert told["ok"]
+    assert told["format"] == "ratings"
+    other = await node.source_check(JobConfig(source=source))
+    assert "auto cannot tell" in other["error"]
 
 
 async def test_a_source_is_checked_without_learning(tmp_path: Path) -> None:

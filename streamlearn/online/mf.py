@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from streamlearn.compute.kernels import factors as kernels
 from streamlearn.config import MfConfig
 from streamlearn.messages import F32, I64, U8, U32, U64
-from streamlearn.online.logistic import CutArguments
+from streamlearn.online.fm import Keeper
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
 
 __all__ = ["Learned", "MfScratch", "MfSolver", "numbers_of", "rates_of", "scored"]
@@ -18,19 +18,6 @@ __all__ = ["Learned", "MfScratch", "MfSolver", "numbers_of", "rates_of", "scored
 _NUMBERS: Final = np.uint64(32)  # of word 1: its upper half
 # Pairs that are scored at a time where there are many.
 _PIECE: Final = 4096
-
-
-class Keeper(Protocol):
-    """What keeps the old lines of a table and its factors for an open cut."""
-
-    @property
-    def vector_lines(self) -> Any:
-        """What keeps those of the factors."""
-        ...
-
-    def arguments(self, lines_max: int) -> CutArguments:
-        """Return what a learn kernel keeps lines with, room for so many more."""
-        ...
 
 
 class Learned(NamedTuple):
