@@ -12,6 +12,8 @@ mean of log(sum_k theta_k phi_kw) over the tokens at odd positions.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 
@@ -70,7 +72,7 @@ def log_likelihood(
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "arcp"})
-def _complete(phi, alpha, lens, w, iterations):
+def _complete(phi: Any, alpha: Any, lens: Any, w: Any, iterations: int) -> float:
     """Return the sum of the log-likelihoods of the tokens at odd positions.
 
     ``phi`` is float32[V, K]. Mixtures are float32, but for the prior; sums of logarithms float64.

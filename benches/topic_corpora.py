@@ -4,9 +4,10 @@
 
 What every contender learns is the same tokens. A corpus is prepared once: its text is cut into
 words of two letters ``a-z`` or more in lower case, documents are shuffled (IMDB's are sorted by
-label), the last HELD_OUT of them are set apart, and of the others words that stand in a quarter or
-more of the documents, or in fewer than ten (IMDB) or five (20news), are left out, and then
-documents without a word. Held-out documents have no other words than the others and two at least.
+label), HELD_OUT of them are set apart (the last of IMDB; of 20news those of its test part, which
+shares no thread with the rest), and of the others words that stand in a quarter or more of the
+documents, or in fewer than ten (IMDB) or five (20news), are left out, and then documents without a
+word. Held-out documents have no other words than the others and two at least.
 
 Two files come of it, NAME.txt (a document a line, for ours, which must leave nothing more out) and
 NAME.npz (for peers and the evaluator): ``lens`` (int32[D]: tokens of each document), ``w``
@@ -25,6 +26,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -108,8 +110,8 @@ def corpus(name: str, data: Path, folder: Path) -> Corpus:
     """
     path = folder / f"{name}.npz"
     if not path.exists():
-        texts = imdb(data) if name == "imdb" else news(data)
-        prepare(texts, path, documents_min=DOCUMENTS_MIN[name])
+        parts = [imdb(data)] if name == "imdb" else [news(data, "train"), news(data, "test")]
+        prepare(*parts, path=path, documents_min=DOCUMENTS_MIN[name])
     return read(path)
 
 
@@ -121,11 +123,11 @@ def imdb(data: Path) -> Iterator[str]:
                 yield line.split("\t", 3)[3].replace("<br />", " ")
 
 
-def news(data: Path) -> Iterator[str]:
-    """Yield the documents of the train part, headers and all."""
+def news(data: Path, part: str) -> Iterator[str]:
+    """Yield the documents of a part, train or test, headers and all."""
     with tarfile.open(data / NEWS) as archive:
         for member in archive:
-            if member.isfile() and "-train/" in member.name:
+            if member.isfile() and f"-{part}/" in member.name:
                 file = archive.extractfile(member)
                 assert file is not None
                 yield file.read().decode("latin-1")
@@ -133,8 +135,9 @@ def news(data: Path) -> Iterator[str]:
 
 def prepare(
     texts: Iterable[str],
-    path: Path,
+    others: Iterable[str] | None = None,
     *,
+    path: Path,
     documents_min: int = 1,
     share_max: float = SHARE_MAX,
     held_out: int = HELD_OUT,
@@ -144,7 +147,8 @@ def prepare(
 
     Parameters
     ----------
-    texts : iterable of str
+    texts, others : iterable of str
+        What is set apart is of the others, where there are any.
     path : Path
         Of the arrays.
     documents_min : int
@@ -152,18 +156,16 @@ def prepare(
     share_max : float
         And words of this share of the documents, or of more.
     held_out : int
-        Documents set apart.
+        Documents set apart, at most.
     seed : int
         Of the order.
     """
     numbers: dict[str, int] = {}
-    documents = []
-    for text in texts:
-        found = _WORD.findall(text.lower())
-        documents.append(np.array([numbers.setdefault(w, len(numbers)) for w in found], np.int32))
-    order = np.random.default_rng(seed).permutation(len(documents))
-    documents = [documents[i] for i in order]
-    learned, held = documents[: len(documents) - held_out], documents[len(documents) - held_out :]
+    learned = _shuffled(texts, numbers, seed)
+    if others is None:
+        learned, held = learned[: len(learned) - held_out], learned[len(learned) - held_out :]
+    else:
+        held = _shuffled(others, numbers, seed)[:held_out]
     counts: Counter[int] = Counter()
     for document in learned:
         counts.update(set(document.tolist()))
@@ -174,6 +176,15 @@ def prepare(
     place = np.full(len(numbers) + 1, -1, np.int32)
     place[[numbers[word] for word in chosen]] = np.arange(len(chosen))
     write(path, chosen, *(_numbered(part, place) for part in (learned, held)))
+
+
+def _shuffled(texts: Iterable[str], numbers: dict[str, int], seed: int) -> list[np.ndarray]:
+    """Cut texts into words, by numbers that are given to new ones; return them in another order."""
+    documents = []
+    for text in texts:
+        found = _WORD.findall(text.lower())
+        documents.append(np.array([numbers.setdefault(w, len(numbers)) for w in found], np.int32))
+    return [documents[i] for i in np.random.default_rng(seed).permutation(len(documents))]
 
 
 def _numbered(documents: list[np.ndarray], place: np.ndarray) -> list[np.ndarray]:
@@ -214,7 +225,7 @@ def write(
         for document in learned:
             out.write(" ".join([words[number] for number in document.tolist()]) + "\n")
     nothing = np.empty(0, np.int32)
-    arrays = {
+    arrays: dict[str, Any] = {
         "words": np.array(words),
         "V": np.int64(len(words)),
         "lens": np.array([len(document) for document in learned], np.int32),

@@ -82,7 +82,7 @@ After = Callable[[Callable[[], np.ndarray]], bool]
 
 
 def _tomotopy(corpus: Corpus, setting: Setting, begin: Callable[[], None], after: After) -> None:
-    import tomotopy  # type: ignore[import-not-found]
+    import tomotopy  # type: ignore[import-untyped]
 
     model = tomotopy.LDAModel(
         k=setting.topics, alpha=setting.alpha, eta=setting.beta, seed=setting.seed

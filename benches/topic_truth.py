@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -27,7 +28,7 @@ __all__ = ["draw", "generated"]
 
 EXPONENT = 1.05
 OFFSET = 5.0
-TOPIC_WORD = 0.05
+TOPIC_WORD = 0.01
 # Of the logarithm of a document's length.
 DEVIATION = 0.6
 
@@ -46,7 +47,7 @@ def generated(
 
     HELD_OUT further documents are set apart.
     """
-    path = folder / f"topics-{documents}-{words}-{topics}-{alpha:g}-{length:g}-{seed}.npz"
+    path = folder / f"drawn-{documents}-{words}-{topics}-{alpha:g}-{length:g}-{seed}.npz"
     if not path.exists():
         held_out = topic_corpora.HELD_OUT
         phi, drawn = draw(documents + held_out, words, topics, alpha, length, seed)
@@ -97,7 +98,7 @@ def draw(
 
 
 @njit(nogil=True, cache=True)
-def _draw(ends, lens, alpha, rng, drawn):
+def _draw(ends: Any, lens: Any, alpha: float, rng: Any, drawn: Any) -> None:
     """Draw the words of documents, into ``drawn`` (int32[N]).
 
     ``ends`` (float64[K, V]) are cumulated topics. O(N log V + D K).
