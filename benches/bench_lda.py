@@ -63,6 +63,8 @@ SAID = (10, 30)
 SWEEPS = (10, 30, 100)
 # The sum of alpha over topics, on each corpus.
 ALPHA_SUMS = {"imdb": 2.0, "news": 10.0}
+# CPU seconds at which likelihoods are compared.
+EQUAL = (1, 2, 5, 10, 20, 50, 100, 200)
 # Topics that are shown, and words of each.
 TOPICS_SHOWN = 20
 WORDS_SHOWN = 10
@@ -220,9 +222,10 @@ def compare(
     rounds : int
         Timed ones.
     """
-    if (OURS, 1) in who:
-        # kernels are compiled, or loaded, in a run of the same kind
-        who[OURS, 1](replace(setting, sweeps=(1,)))
+    for (name, _), run in who.items():
+        if name in (OURS, FITTED):
+            # kernels are compiled, or loaded, in a run of the same kind
+            run(replace(setting, sweeps=(1,)))
     quality = {}
     for (name, count), run in who.items():
         quality[name, count] = run(setting)
@@ -338,12 +341,24 @@ def seconds_to(curve: list[dict[str, Any]], target: float) -> float | None:
     return None
 
 
+def likelihood_at(curve: list[dict[str, Any]], seconds: float) -> float | None:
+    """Return the likelihood after so much CPU time, as `seconds_to`; None: nothing is judged there.
+
+    None too beyond the end.
+    """
+    times = [at["cpu_seconds"] for at in curve]
+    if not times or not times[0] <= seconds <= times[-1]:
+        return None
+    return float(np.interp(seconds, times, [at["log_likelihood"] for at in curve]))
+
+
 def show(corpus: Corpus, setting: Setting, rows: list[dict[str, Any]], truth: float | None) -> None:
     """Print the tables of one corpus and number of topics."""
     floor = "" if truth is None else f"; the truth has {truth:.4f}"
+    room = 4 * len(corpus.words) * setting.topics + 10 * len(corpus.w) + 300_000_000
     print(
         f"\n{corpus.name}: {corpus.size}; {setting.topics} topics, alpha {setting.alpha:g}, beta "
-        f"{setting.beta:g}{floor}; {machine()}\n"
+        f"{setting.beta:g}{floor}; memory for ours {room / 1e6:.0f} MB; {machine()}\n"
     )
     print(
         "| | lanes | sweeps | M tokens/s of CPU | of wall | at 10 | at 30 | x tomotopy | CPU s "
@@ -374,6 +389,14 @@ def show(corpus: Corpus, setting: Setting, rows: list[dict[str, Any]], truth: fl
             else ""
             for n in counts
         ]
+        print(f"| {row['name']} ({row['lanes']}) | " + " | ".join(cells) + " |")
+    reached = [[likelihood_at(row["curve"], at) for at in EQUAL] for row in rows]
+    known = [i for i in range(len(EQUAL)) if any(line[i] is not None for line in reached)]
+    print("\nAt equal CPU seconds of sweeps, between judged ones by a straight line:\n")
+    print("| CPU s | " + " | ".join(str(EQUAL[i]) for i in known) + " |")
+    print("|---|" + "---:|" * len(known))
+    for row, line in zip(rows, reached, strict=True):
+        cells = ["" if (found := line[i]) is None else f"{found:.4f}" for i in known]
         print(f"| {row['name']} ({row['lanes']}) | " + " | ".join(cells) + " |")
     print(f"\nTopics of {rows[0]['name']}:\n")
     for words in rows[0]["top_words"]:

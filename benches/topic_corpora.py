@@ -3,7 +3,7 @@
     python benches/topic_corpora.py ../shared/data --out .bench
 
 What every contender learns is the same tokens. A corpus is prepared once: its text is cut into
-words of two letters ``a-z`` or more in lower case, documents are shuffled (IMDB's are sorted by
+words of 2 to LETTERS_MAX letters ``a-z`` in lower case, documents are shuffled (IMDB's are sorted by
 label), HELD_OUT of them are set apart (the last of IMDB; of 20news those of its test part, which
 shares no thread with the rest), and of the others words that stand in a quarter or more of the
 documents, or in fewer than ten (IMDB) or five (20news), are left out, and then documents without a
@@ -39,6 +39,8 @@ SHARE_MAX = 0.25
 IMDB = ("imdb_train_labelled.tsv.gz", "imdb_train_unsup.tsv.gz")
 NEWS = "20news-bydate.tar.gz"
 DOCUMENTS_MIN = {"imdb": 10, "news": 5}
+# Longer words are noise, and tokenisers leave them out.
+LETTERS_MAX = 40
 _WORD = re.compile(r"[a-z]{2,}")
 
 
@@ -182,7 +184,7 @@ def _shuffled(texts: Iterable[str], numbers: dict[str, int], seed: int) -> list[
     """Cut texts into words, by numbers that are given to new ones; return them in another order."""
     documents = []
     for text in texts:
-        found = _WORD.findall(text.lower())
+        found = [word for word in _WORD.findall(text.lower()) if len(word) <= LETTERS_MAX]
         documents.append(np.array([numbers.setdefault(w, len(numbers)) for w in found], np.int32))
     return [documents[i] for i in np.random.default_rng(seed).permutation(len(documents))]
 

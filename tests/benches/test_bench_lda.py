@@ -194,7 +194,8 @@ def test_rounds_are_interleaved_after_quality_is_known(
     rows = bench_lda.compare(corpus, LONG, who, rounds=2)
     judged = [f"{name} {lanes} (10, 30)" for name, lanes in who]
     round_ = [f"{OURS} 1 (30,)", f"{OURS} 2 (30,)", "tomotopy 1 (30,)"]
-    assert order == [f"{OURS} 1 (1,)", *judged, *round_, *round_]
+    warm = [f"{OURS} 1 (1,)", f"{OURS} 2 (1,)", f"{FITTED} 1 (1,)"]
+    assert order == [*warm, *judged, *round_, *round_]
     assert [(row["name"], row["lanes"]) for row in rows] == list(who)
     json.dumps(rows)
 
@@ -247,12 +248,15 @@ def test_tables_have_a_line_for_each_row(
     bench_lda.show(corpus, LONG, rows, truth=-7.0)
     said = capsys.readouterr().out
     tables = [line for line in said.splitlines() if line.startswith("|")]
-    assert len(tables) == 2 * (2 + len(rows))
-    for table in (tables[: 2 + len(rows)], tables[2 + len(rows) :]):
-        assert len({line.count("|") for line in table}) == 1
+    height = 2 + len(rows)
+    assert len(tables) == 3 * height
+    for start in (0, height, 2 * height):
+        assert len({line.count("|") for line in tables[start : start + height]}) == 1
     assert "the truth has -7.0000" in said
     assert "| streamlearn (2) |  | -9.0000 (15.0 s) | -8.0000 (45.0 s) |" in said
     assert "| gensim | 1 | 30 " in said
+    assert "| CPU s | 10 | 20 | 50 | 100 |" in said
+    assert "| streamlearn (1) | -9.0000 | -8.5000 |  |  |" in said
     assert "| not |" in said
 
 

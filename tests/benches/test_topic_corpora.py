@@ -13,11 +13,11 @@ import topic_truth
 
 TEXTS = [
     "The cat, the Cat and a dog!",
-    "the dog's 2 bones; the end",
+    "the dog's 2 bones; the end " + 41 * "x",
     "the cat's end",
     "rare",
     "a",
-    "the cat dog end bones",
+    "the cat dog end bones " + 41 * "x",
 ]
 
 
