@@ -3,11 +3,11 @@
     python benches/topic_corpora.py ../shared/data --out .bench
 
 What every contender learns is the same tokens. A corpus is prepared once: its text is cut into
-words of 2 to LETTERS_MAX letters ``a-z`` in lower case, documents are shuffled (IMDB's are sorted by
-label), HELD_OUT of them are set apart (the last of IMDB; of 20news those of its test part, which
-shares no thread with the rest), and of the others words that stand in a quarter or more of the
-documents, or in fewer than ten (IMDB) or five (20news), are left out, and then documents without a
-word. Held-out documents have no other words than the others and two at least.
+words of 2 to LETTERS_MAX letters ``a-z`` in lower case, and documents are shuffled (IMDB's are
+sorted by label). HELD_OUT of them are set apart: the last of IMDB, and of 20news those of its test
+part, which shares no thread with the rest. Of the others, words that stand in a quarter or more of
+the documents, or in fewer than ten (IMDB) or five (20news), are left out, and then documents
+without a word. Held-out documents have no other words than the others and two at least.
 
 Two files come of it, NAME.txt (a document a line, for ours, which must leave nothing more out) and
 NAME.npz (for peers and the evaluator): ``lens`` (int32[D]: tokens of each document), ``w``
