@@ -82,6 +82,9 @@ SHARDS_MAX: Final = 256
 _MEANING: Final = (
     *(f"source.{name}" for name in ("format", "columns", "label", "cross", "fields", "header")),
     *(f"source.{name}" for name in ("delimiter", "quote", "trim", "negative_rate")),
+    *(f"source.{name}" for name in ("documents", "encoding", "undecodable", "markup", "digits")),
+    *(f"source.{name}" for name in ("word_length_min", "word_length_max", "stop_words")),
+    "source.vocabulary",
     "model",
     "tables.index",
 )
@@ -313,12 +316,19 @@ def _from_file(path: Path) -> Iterable[Given]:
             )
         for name, value in table.items():
             here = path.parent
-            said = _beside(here, value) if (section, name) == ("source", "uri") else value
+            full = f"{section}.{name}"
+            is_path = full in _PATHS and (full, value) not in _NAMES
+            said = _beside(here, value) if is_path else value
             yield Given(f"{section}.{name}", said, "job file", place, text=False)
 
 
+# Settings that are paths from where the job file is, but for names that mean something else.
+_PATHS: Final = ("source.uri", "source.vocabulary", "source.stop_words")
+_NAMES: Final = (("source.stop_words", "none"), ("source.stop_words", "english"))
+
+
 def _beside(folder: Path, value: Any) -> Any:
-    """Take relative paths among the URIs of a job file from where the job file is."""
+    """Take relative paths of a job file from where the job file is."""
     if isinstance(value, list):
         return [_beside(folder, one) for one in value]
     if not isinstance(value, str) or value in {"", "-"} or value.startswith("~") or "://" in value:

@@ -43,7 +43,10 @@ class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         str,
         about(
             "How records read; auto decides by suffix and first line.",
-            choices=("auto", "criteo", "delimited", "svmlight", "libffm", "jsonl", "ratings"),
+            choices=(
+                *("auto", "criteo", "delimited", "svmlight", "libffm", "jsonl", "ratings"),
+                *("documents", "ldac", "bow"),
+            ),
             common=True,
             inherited=True,
         ),
@@ -55,7 +58,8 @@ class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     delimiter: Annotated[
         str,
         about(
-            "The character between fields; of ratings the default is what the first line shows.",
+            "The character between fields; of ratings, and of documents in columns, the default is "
+            "what the first line shows.",
             min_length=1,
             max_length=1,
             character=True,
@@ -79,7 +83,8 @@ class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         dict[str, str],
         about(
             "Column name (or number from 0) = kind: label, weight, categorical, number, time, "
-            "ignore; of ratings: user, item, rating, time, weight, ignore.",
+            "ignore; of ratings: user, item, rating, time, weight, ignore; of documents: text, "
+            "ignore.",
             flag="--column",
             common=True,
             inherited=True,
@@ -101,6 +106,67 @@ class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         tuple[str, ...],
         about("jsonl: the fields to use; empty: all.", flag="--field", inherited=True),
     ] = ()
+    # --- documents
+    documents: Annotated[
+        str,
+        about(
+            "What a document is: a line, or a file, which is a member of a tar archive, too. auto: "
+            "members of archives, lines of all else.",
+            choices=("auto", "lines", "files"),
+            common=True,
+            inherited=True,
+        ),
+    ] = "auto"
+    encoding: Annotated[
+        str,
+        about("How documents are encoded.", choices=("utf-8", "latin-1"), inherited=True),
+    ] = "utf-8"
+    undecodable: Annotated[
+        str,
+        about(
+            "Bytes of documents that are no UTF-8: replace (they end words, as blanks do, and the "
+            "documents are counted), or bad (such a document is a bad record).",
+            choices=("replace", "bad"),
+            inherited=True,
+        ),
+    ] = "replace"
+    markup: Annotated[
+        str,
+        about(
+            "html: tags of HTML, comments and entities such as `&nbsp;` are no words of documents; "
+            "none: all is text.",
+            choices=("html", "none"),
+            inherited=True,
+        ),
+    ] = "html"
+    digits: Annotated[bool, about("Digits are parts of words.", inherited=True)] = False
+    word_length_min: Annotated[
+        int,
+        about("Words with fewer characters are left out.", ge=1, le=1024, inherited=True),
+    ] = 2
+    word_length_max: Annotated[
+        int,
+        about("Words with more characters are left out.", ge=1, le=1024, inherited=True),
+    ] = 64
+    stop_words: Annotated[
+        str,
+        about(
+            "Words that are left out: none, english, or a file with one a line.",
+            min_length=1,
+            expects="none, english, or the path of a file",
+            common=True,
+            inherited=True,
+        ),
+    ] = "none"
+    vocabulary: Annotated[
+        str,
+        about(
+            "ldac, bow: file with a word a line, which numbers stand for in their order; empty: "
+            "words are their numbers.",
+            common=True,
+            inherited=True,
+        ),
+    ] = ""
     bad_records_max: Annotated[
         float, about("Share of bad records above which the job stops.", ge=0, le=1)
     ] = 0.05

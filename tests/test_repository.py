@@ -33,7 +33,11 @@ VOCABULARY = (
     "streamlearn.embeddings",
 )
 MAY_IMPORT = {
-    "streamlearn.net": (*VOCABULARY, "streamlearn.compute.kernels.wire"),
+    "streamlearn.net": (
+        *VOCABULARY,
+        "streamlearn.compute.kernels.wire",
+        "streamlearn.compute.kernels.bags",
+    ),
     "streamlearn.shards": (*VOCABULARY, "streamlearn.compute.kernels"),
     "streamlearn.online": (*VOCABULARY, "streamlearn.compute.kernels"),
     "streamlearn.strata": (

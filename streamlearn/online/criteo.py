@@ -44,6 +44,7 @@ class CriteoFormat:
     name = "criteo"
     fields = FIELDS
     has_values = False
+    record_rows = 1
     has_header = False
     first_line = False
 

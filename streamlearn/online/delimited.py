@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from streamlearn.config import SourceConfig
     from streamlearn.messages import I64, U8, U64
 
-__all__ = ["DelimitedFormat", "DelimitedParser", "one_character"]
+__all__ = ["DelimitedFormat", "DelimitedParser", "one_character", "split_line"]
 
 _KINDS: Final[dict[tuple[Part, ...], int]] = {
     ("category",): kernels.CATEGORY,
@@ -64,6 +64,7 @@ class DelimitedFormat:
     """
 
     name = "delimited"
+    record_rows = 1
 
     def __init__(self, config: SourceConfig, *, labelled: bool = True) -> None:
         delimiter = config.delimiter
@@ -146,15 +147,7 @@ class DelimitedFormat:
         return (token.strip(" ") if self.trim else token).encode("latin-1")
 
     def _split(self, line: str) -> list[str]:
-        if not self.quote or self.quote not in line:
-            return line.split(self.delimiter)
-        reader = csv.reader(
-            [line],
-            delimiter=self.delimiter,
-            quotechar=self.quote,
-            skipinitialspace=self.trim,
-        )
-        return next(reader, [])
+        return split_line(line, self.delimiter, self.quote, trim=self.trim)
 
 
 class DelimitedParser:
@@ -333,6 +326,14 @@ class DelimitedParser:
         assert count == state[S_NNZ], "a feature has no text"
         used = int(text_ends[count - 1]) if count else 0
         return Described(keys[:count], fields[:count], text_ends[:count], text[:used])
+
+
+def split_line(line: str, delimiter: str, quote: str, *, trim: bool) -> list[str]:
+    """Return the fields of a line, as the kernels split it; ``quote`` may be empty."""
+    if not quote or quote not in line:
+        return line.split(delimiter)
+    reader = csv.reader([line], delimiter=delimiter, quotechar=quote, skipinitialspace=trim)
+    return next(reader, [])
 
 
 def one_character(setting: str, text: str) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from streamlearn.errors import ConfigError
 from streamlearn.online.layouts import looks_like_ratings
+from streamlearn.online.quoting import quoted
 
 if TYPE_CHECKING:
     from streamlearn.config import SourceConfig
@@ -25,9 +26,12 @@ __all__ = ["FORMATS", "Described", "Format", "Parser", "open_format"]
 # Name -> "module:class"; imported when asked for, since each brings kernels. The class takes a
 # SourceConfig.
 FORMATS: Final[dict[str, str]] = {
+    "bow": "streamlearn.online.bags:BowFormat",
     "criteo": "streamlearn.online.criteo:CriteoFormat",
     "delimited": "streamlearn.online.delimited:DelimitedFormat",
+    "documents": "streamlearn.online.documents:DocumentsFormat",
     "jsonl": "streamlearn.online.jsonl:JsonlFormat",
+    "ldac": "streamlearn.online.bags:LdacFormat",
     "libffm": "streamlearn.online.libffm:LibffmFormat",
     "ratings": "streamlearn.online.ratings:RatingsFormat",
     "svmlight": "streamlearn.online.svmlight:SvmlightFormat",
@@ -93,6 +97,8 @@ class Format(Protocol):
         Whether features carry values.
     has_header, first_line : bool
         Whether the first line of an object is no record; whether a parser needs to know it.
+    record_rows : int
+        Rows that one record may make, at most.
     """
 
     name: str
@@ -100,6 +106,7 @@ class Format(Protocol):
     has_values: bool
     has_header: bool
     first_line: bool
+    record_rows: int
 
     def parser(self, header: bytes | None) -> Parser:
         """Return a parser for an object with this first line (None where it needs to know none).
@@ -118,6 +125,8 @@ class Format(Protocol):
 
 # Formats whose label is a column like any other, so that it may be absent where none is wanted.
 _LABEL_OPTIONAL: Final = {"delimited", "ratings"}
+# What models of topics learn, and no other.
+_DOCUMENTS: Final = ("documents", "ldac", "bow")
 
 
 def open_format(
@@ -127,6 +136,7 @@ def open_format(
     labelled: bool = True,
     ratings: bool | None = None,
     clicks: bool = False,
+    documents: bool | None = None,
 ) -> Format:
     """Return the format that a source's settings ask for.
 
@@ -143,6 +153,10 @@ def open_format(
         some, and no other format will do; if not, they will not do. None: whatever it is.
     clicks : bool
         Whether a rating must be 0 or 1.
+    documents : bool, optional
+        Whether documents are what the model learns: if so, ``auto`` takes all lines for documents
+        but those of ``ldac``, and no other format will do; if not, they will not do. None:
+        whatever it is.
 
     Raises
     ------
@@ -153,7 +167,10 @@ def open_format(
     asked = config.format.lower()
     name = ALIASES.get(asked, asked)
     if name == "auto":
-        name = _recognise(config, sample, ratings=ratings is True)
+        if documents is True:
+            name = _recognise_documents(config, sample)
+        else:
+            name = _recognise(config, sample, ratings=ratings is True)
     if name not in FORMATS:
         near = get_close_matches(asked, ["auto", *FORMATS, *ALIASES], n=1, cutoff=0.5)
         names = ", ".join(["auto", *FORMATS])
@@ -171,6 +188,18 @@ def open_format(
             "source.format: expected records with labels, which the model learns, got 'ratings'",
             hint="--model mf learns ratings",
         )
+    if documents is True and name not in _DOCUMENTS:
+        raise ConfigError(
+            f"source.format: expected {', '.join(_DOCUMENTS)}, which the model learns, "
+            f"got {name!r}",
+            hint="say which column is text: --format documents --column NAME=text",
+        )
+    if documents is not True and name in _DOCUMENTS and (documents is False or ratings is not None):
+        what = "ratings" if ratings else "records with labels"
+        raise ConfigError(
+            f"source.format: expected {what}, which the model learns, got {name!r}",
+            hint="--model lda learns documents",
+        )
     module, _, attribute = FORMATS[name].partition(":")
     kind = getattr(import_module(module), attribute)
     options = {"labelled": False} if not labelled and name in _LABEL_OPTIONAL else {}
@@ -182,6 +211,31 @@ def open_format(
 _RATED: Final = {"user", "item", "rating"}  # kinds of columns that other formats do not have
 _PAIR = re.compile(rb"^[+-]?[\d.]\S*( +\d+:\S+)+\s*$")
 _TRIPLE = re.compile(rb"^[+-]?[\d.]\S*( +[^\s:]+:[^\s:]+:\S+)+\s*$")
+
+
+_LDAC = re.compile(rb"\s*(\d+)((?:\s+\d+:\d+)*)\s*$")
+
+
+def _recognise_documents(config: SourceConfig, sample: bytes | None) -> str:
+    """Name the format of documents that a sample's first line shows."""
+    line = next((one for one in (sample or b"").split(b"\n") if one.strip()), b"").rstrip(b"\r")
+    if config.columns or config.header:
+        return "documents"
+    counts = _LDAC.match(line)
+    if counts and counts[2] and len(counts[2].split()) == int(counts[1]):
+        return "ldac"
+    looks_like = ""
+    if counts and not counts[2]:
+        looks_like, hint = "as in UCI's docword", "--format bow"
+    elif line.lstrip().startswith(b"{") and line.rstrip().endswith(b"}"):
+        looks_like, hint = "which looks like JSON", "--column NAME=text, the field that is text,"
+    if looks_like:
+        raise ConfigError(
+            f"source.format: auto cannot tell the format: the first line is {quoted(line)}, "
+            f"{looks_like}",
+            hint=f"{hint} if it is that; --format documents if all of each line is text",
+        )
+    return "documents"
 
 
 def _recognise(config: SourceConfig, sample: bytes | None, *, ratings: bool) -> str:

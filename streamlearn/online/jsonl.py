@@ -86,6 +86,7 @@ class JsonlFormat:
     name = "jsonl"
     has_header = False
     first_line = False
+    record_rows = 1
 
     def __init__(self, config: SourceConfig) -> None:
         schema, self.by_type = _read_schema(config)

@@ -31,6 +31,7 @@ class LibffmFormat:
     has_values = True
     has_header = False
     first_line = False
+    record_rows = 1
 
     def __init__(self, config: SourceConfig) -> None:
         self._parser = PairsParser(fields=True)

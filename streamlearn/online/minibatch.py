@@ -10,15 +10,19 @@ from typing import Final
 
 import numpy as np
 
-from streamlearn.messages import F32, I32, I64, U64
+from streamlearn.messages import F32, I32, I64, RECORD_BYTES_MAX, U64
 
 __all__ = [
+    "DOCUMENT_ROWS_MAX",
     "FEATURES_PER_RECORD_MAX",
     "REASONS",
+    "ROW_WORDS_MAX",
     "S_BAD",
     "S_NNZ",
     "S_RECORDS",
+    "S_REPLACED",
     "S_ROWS",
+    "S_SPLIT",
     "Minibatch",
 ]
 
@@ -26,11 +30,19 @@ __all__ = [
 # one example.
 FEATURES_PER_RECORD_MAX: Final = 1 << 16
 
+# Words of a row of a document: one less, so that a count of them is a number of 16 bits. A longer
+# document has several rows. A record has at most a word for every two of its bytes.
+ROW_WORDS_MAX: Final = FEATURES_PER_RECORD_MAX - 1
+DOCUMENT_ROWS_MAX: Final = -(-(RECORD_BYTES_MAX // 2) // ROW_WORDS_MAX)
+
 # Indices into ``Minibatch.state``. Kernels receive the array and use the same numbers as literals.
 S_ROWS: Final = 0  # examples in the minibatch
 S_NNZ: Final = 1  # features in the minibatch
 S_BAD: Final = 2  # bad records noted in bad_*
 S_RECORDS: Final = 3  # records consumed, good and bad (not blank lines, comments, headers)
+# (4 counts examples that were subsampled away)
+S_SPLIT: Final = 5  # rows beyond the first of their documents, which were too long for one
+S_REPLACED: Final = 6  # documents with bytes that are no text, passed over
 
 # Reason codes that parse kernels write into ``bad_reason``; the names are metric labels and stand
 # in ``bad_records.jsonl``. Append only: the numbers are in compiled kernels.
@@ -46,6 +58,7 @@ REASONS: Final = (
     "feature_count",  # 8: more than FEATURES_PER_RECORD_MAX features
     "time",  # 9: not a time; bad_field = the column
     "weight",  # 10: negative or not finite weight
+    "word",  # 11: a word's number is beyond the vocabulary
 )
 
 
@@ -57,9 +70,12 @@ class Minibatch:
     rows_max : int
         Examples it can hold.
     nnz_max : int
-        Features it can hold, over all examples; at least :data:`FEATURES_PER_RECORD_MAX`.
+        Features it can hold, over all examples; at least :data:`FEATURES_PER_RECORD_MAX` for each
+        row of a record.
     has_values : bool
         Whether features carry values; if not, every value is one and ``values`` is empty.
+    record_rows : int
+        Rows that one record may make: it is full where there is no room for these.
 
     Attributes
     ----------
@@ -92,15 +108,19 @@ class Minibatch:
         "labels",
         "lines",
         "nnz_max",
+        "record_rows",
         "rows_max",
         "state",
         "values",
         "weights",
     )
 
-    def __init__(self, rows_max: int, nnz_max: int, *, has_values: bool) -> None:
-        assert rows_max > 0
-        assert nnz_max >= FEATURES_PER_RECORD_MAX
+    def __init__(
+        self, rows_max: int, nnz_max: int, *, has_values: bool, record_rows: int = 1
+    ) -> None:
+        assert rows_max >= record_rows > 0
+        assert nnz_max >= record_rows * FEATURES_PER_RECORD_MAX
+        self.record_rows = record_rows
         self.rows_max = rows_max
         self.nnz_max = nnz_max
         self.has_values = has_values
@@ -145,7 +165,7 @@ class Minibatch:
     def full(self) -> bool:
         """Whether the next record might not fit (then parse kernels stop)."""
         return (
-            self.rows >= self.rows_max
+            self.rows + self.record_rows > self.rows_max
             or self.bad >= self.rows_max
-            or self.nnz + FEATURES_PER_RECORD_MAX > self.nnz_max
+            or self.nnz + self.record_rows * FEATURES_PER_RECORD_MAX > self.nnz_max
         )

@@ -56,6 +56,7 @@ class RatingsFormat:
     name = "ratings"
     fields: tuple[str, ...] = FIELDS
     has_values = False
+    record_rows = 1
 
     def __init__(
         self, config: SourceConfig, *, labelled: bool = True, clicks: bool = False

@@ -32,6 +32,7 @@ class SvmlightFormat:
     has_values = True
     has_header = False
     first_line = False
+    record_rows = 1
 
     def __init__(self, config: SourceConfig) -> None:
         self._parser = PairsParser(fields=False)

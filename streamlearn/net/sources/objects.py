@@ -19,9 +19,16 @@ import numpy as np
 from streamlearn.errors import SourceError, SourceMissingError, StreamlearnError
 from streamlearn.messages import I64, RECORD_BYTES_MAX, Block, Partition, Position
 from streamlearn.net.sources.blocks import BlockPool, Offload, settle
-from streamlearn.net.sources.compression import CODECS, MAGIC_BYTES, Inflater, recognise
+from streamlearn.net.sources.compression import MAGIC_BYTES, recognise
 from streamlearn.net.sources.reading import BOM, Plan, Reading, Todo
 from streamlearn.net.sources.source import NothingMatchedError, Store, StoredObject
+from streamlearn.net.sources.unpacking import (
+    HEAD_BYTES,
+    Decoder,
+    Splits,
+    open_decoder,
+    unpacking_of,
+)
 
 __all__ = ["Arrivals", "Mount", "ObjectSource"]
 
@@ -99,6 +106,9 @@ class ObjectSource:
         Plain objects larger than this are split; rounded up to whole blocks.
     compression : str
         ``auto``, ``none`` or the name of a codec.
+    unpacking : str
+        How plain bytes become records: ``none``, ``docword``, or what a document is: ``auto``,
+        ``lines`` or ``files``; see :mod:`streamlearn.net.sources.unpacking`.
     follow : bool
         Whether an empty place is no error, and objects that may still be written to are left to
         :meth:`follow`.
@@ -110,6 +120,11 @@ class ObjectSource:
         Runs blocking and computing work in lanes.
     sleep, clock : callable
         Time, for tests.
+
+    Attributes
+    ----------
+    splits : Splits
+        Documents that were too long for one record.
     """
 
     def __init__(
@@ -119,6 +134,7 @@ class ObjectSource:
         pool: BlockPool,
         range_bytes: int,
         compression: str = "auto",
+        unpacking: str = "none",
         follow: bool = False,
         follow_seconds: float = 5.0,
         arrivals: Arrivals | None = None,
@@ -132,6 +148,8 @@ class ObjectSource:
         self._mounts = tuple(mounts)
         self._range_bytes = -(-range_bytes // pool.block_bytes) * pool.block_bytes
         self._compression = "" if compression == "auto" else compression
+        self._unpacking = unpacking
+        self.splits = Splits()
         self._follows = follow
         self._follow_seconds = follow_seconds
         self._arrivals = arrivals
@@ -299,11 +317,14 @@ class ObjectSource:
         gate = asyncio.Semaphore(_PEEKS_MAX)
 
         async def is_plain(stored: StoredObject) -> bool:
-            if self._compression:
+            if self._unpacking in {"files", "docword"}:
+                return False
+            if self._compression and self._unpacking == "none":
                 return self._compression == "none"
             async with gate:
                 try:
-                    return await self._peek(self._store_of(stored.uri), stored) == "none"
+                    found = await self._peek(self._store_of(stored.uri), stored)
+                    return found == ("none", "none")
                 except SourceError:
                     return False  # whoever reads it is told what is wrong
 
@@ -339,24 +360,34 @@ class ObjectSource:
     async def _plan(self, partition: Partition, position: Position) -> Plan:
         store = self._store_of(partition.uri)
         stored = _stored(partition)
-        compression = self._compression
+        compression, unpacking = self._compression, self._unpacking
+        known = compression and unpacking == "none"
         if partition.start > 0 or partition.end >= 0:
-            compression = "none"
-        elif not compression and position.offset > 0 and store.ranged and stored.size > 0:
+            compression = unpacking = "none"
+        elif not known and position.offset > 0 and store.ranged and stored.size > 0:
             # The bytes that are read first will not be those that tell.
-            compression = await self._peek(store, stored)
-        return Plan(partition, position, stored, store, compression)
+            compression, unpacking = await self._peek(store, stored)
+        return Plan(partition, position, stored, store, compression, unpacking, self.splits)
 
-    async def _peek(self, store: Store, stored: StoredObject) -> str:
-        head = bytearray(min(MAGIC_BYTES, stored.size))
+    async def _peek(self, store: Store, stored: StoredObject) -> tuple[str, str]:
+        """Return an object's compression, and how it is unpacked, ``none`` where it is not."""
+        want = MAGIC_BYTES if self._unpacking == "none" else HEAD_BYTES
+        head = bytearray(min(want, stored.size))
         count = await store.fetch(stored, 0, memoryview(head))
-        return recognise(bytes(head[:count]))
+        return self._recognise(bytes(head[:count]))
+
+    def _recognise(self, head: bytes) -> tuple[str, str]:
+        compression = self._compression or recognise(head)
+        unpacking = self._unpacking
+        if compression == "none" and unpacking_of(unpacking, head) == "none":
+            unpacking = "none"  # of what is compressed it shows once it is inflated
+        return compression, unpacking
 
     async def _first_line(self, partition: Partition) -> bytes:
         store, stored = self._store_of(partition.uri), _stored(partition)
         line = bytearray()
         raw = memoryview(bytearray(_HEADER_STEP_BYTES))
-        inflater: Inflater | None = None
+        decoder: Decoder | None = None
         at, over = 0, False
         while not over:
             want = _HEADER_STEP_BYTES
@@ -365,14 +396,18 @@ class ObjectSource:
             count = await store.fetch(stored, at, raw[:want]) if want else 0
             over = count < want or at + count == stored.size
             if at == 0:
-                codec = CODECS.get(self._compression or recognise(bytes(raw[: min(count, 4)])))
-                inflater = Inflater(codec, stored.uri) if codec and count else None
+                compression, unpacking = self._recognise(bytes(raw[: min(count, HEAD_BYTES)]))
+                if unpacking != "none" or (compression != "none" and count):
+                    decoder = open_decoder(compression, unpacking, stored.uri, self.splits)
             at += count
-            if inflater is None:
+            if decoder is None:
                 line += raw[:count]
             else:
-                inflater.give(raw[:count])
-                await settle(self._offload(_inflate_line, inflater, line))
+                decoder.give(raw[:count])
+                await settle(self._offload(_inflate_line, decoder, line))
+                if over and b"\n" not in line:
+                    decoder.finish()
+                    await settle(self._offload(_inflate_line, decoder, line))
             if b"\n" in line:
                 break
             if len(line) > RECORD_BYTES_MAX:
@@ -380,10 +415,8 @@ class ObjectSource:
                     f"the first line of {stored.uri} is longer than {RECORD_BYTES_MAX} bytes",
                     hint="is this a text file?",
                 )
-            if inflater is not None and over:
-                inflater.finish()
-            if inflater is not None and inflater.damage is not None:
-                raise inflater.damage
+            if decoder is not None and decoder.damage is not None:
+                raise decoder.damage
         return bytes(line).partition(b"\n")[0].removeprefix(BOM).removesuffix(b"\r")
 
 
@@ -393,7 +426,7 @@ def _stored(partition: Partition) -> StoredObject:
     )
 
 
-def _inflate_line(inflater: Inflater, line: bytearray) -> None:
+def _inflate_line(inflater: Decoder, line: bytearray) -> None:
     """Inflate what was given, until it is used up or there is enough to know the first line."""
     scratch = memoryview(bytearray(_HEADER_STEP_BYTES))
     while True:

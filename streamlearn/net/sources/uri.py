@@ -82,6 +82,7 @@ def open_source(config: SourceConfig, *, offload: Offload = asyncio.to_thread) -
         pool=BlockPool(block_bytes, config.read_ahead_bytes),
         range_bytes=config.range_bytes,
         compression=config.compression,
+        unpacking=_unpacking(config),
         follow=config.follow,
         follow_seconds=config.follow_seconds,
         arrivals=_arrivals(config),
@@ -92,6 +93,13 @@ def open_source(config: SourceConfig, *, offload: Offload = asyncio.to_thread) -
 def _block_bytes(uris: tuple[str, ...]) -> int:
     on_network = any(uri.startswith(("s3://", "http://", "https://")) for uri in uris)
     return _NETWORK_BLOCK_BYTES if on_network else _DISK_BLOCK_BYTES
+
+
+def _unpacking(config: SourceConfig) -> str:
+    """Return how bytes become records: documents may be files, those of docword are many lines."""
+    if config.format == "bow":
+        return "docword"
+    return config.documents if config.format in {"auto", "documents"} else "none"
 
 
 def _arrivals(config: SourceConfig) -> Arrivals | None:
