@@ -40,7 +40,7 @@ from streamlearn.model import Model, ModelCut, Progressed
 from streamlearn.notices import Notices
 from streamlearn.online.formats import Format
 from streamlearn.online.losses import new_validation
-from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
+from streamlearn.online.minibatch import Minibatch, room_of
 from streamlearn.online.names import Sampler
 from streamlearn.quarantine import Quarantine
 from streamlearn.shards.cut import Cut, Nothing
@@ -145,8 +145,8 @@ class Learner:
         self._rate = model.job.source.negative_rate if teach else 1.0
         self._bad_share_max = model.job.source.bad_records_max
         self._loop = asyncio.get_running_loop()
-        rows, nnz = compute.minibatch, compute.minibatch * _FEATURES_PER_ROW
-        nnz = max(nnz, 4096) + FEATURES_PER_RECORD_MAX
+        nnz = max(compute.minibatch * _FEATURES_PER_ROW, 4096)
+        rows, nnz = room_of(compute.minibatch, nnz, format.record_rows)
         # The roles of lanes where the table is divided between them: workers and shards.
         roles = split(model.job) if teach and isinstance(model.table, ExactTable) else None
         count = roles[0] if roles else compute.learn_lanes
@@ -173,7 +173,9 @@ class Learner:
         for _ in range(count):
             stock: SimpleQueue[Minibatch] = SimpleQueue()
             for _ in range(_MINIBATCHES if two else PARCELS if roles else 1):
-                stock.put(Minibatch(rows, nnz, has_values=format.has_values))
+                stock.put(Minibatch(
+                    rows, nnz, has_values=format.has_values, record_rows=format.record_rows
+                ))  # fmt: skip
             self._stocks.append(stock)
         # Which rows a table forgets depends on what has been learned when it does: then nothing is
         # found ahead.
@@ -442,6 +444,7 @@ class Learner:
         dropped, worker.scratch.state[4] = int(worker.scratch.state[4]), 0
         first = work.base + int(batch.lines[0]) if rows else 0
         self.notices.note_dropped(dropped, work.stream.partition.uri, first, work.base + work.end)
+        self.notices.note_documents(batch, work.stream.partition.uri)
         self.notices.look_at(self._arena)
         worker.validation.update(scores, batch.labels[:rows], batch.weights[:rows])
         if self._teach and worker.sampler is not None and rows:

@@ -118,6 +118,16 @@ STORED_BYTES = Metric("source_stored_bytes_total", "counter", "Bytes read as the
 REJECTED = Metric(
     "source_rejected_total", "counter", "Records skipped and kept aside, by reason.", ("reason",)
 )
+DOCUMENTS_SPLIT = Metric(
+    "documents_split_total",
+    "counter",
+    "Documents that were too long for one record, and rows beyond the first of one record.",
+)
+DOCUMENTS_UNDECODABLE = Metric(
+    "documents_undecodable_total",
+    "counter",
+    "Documents with bytes that are no text, which were passed over.",
+)
 RETRIES = Metric(
     "source_retries_total", "counter", "Reads of storage tried again, by reason.", ("reason",)
 )

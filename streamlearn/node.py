@@ -207,7 +207,10 @@ async def source_check(job: JobConfig) -> dict[str, Any]:
             line = await source.header(partitions[0])
             told["first_line"] = line[:200].decode(errors="replace")
             ratings = True if job.model.kind == "mf" else None  # of others whatever it is
-            told["format"] = open_format(job.source, line, ratings=ratings).name
+            documents = True if job.model.kind == "lda" else None
+            told["format"] = open_format(
+                job.source, line, ratings=ratings, documents=documents
+            ).name
         told["ok"] = True
     except StreamlearnError as error:
         told |= {"ok": False, "error": error.message, "cause": error.cause, "hint": error.hint}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any, Final
 
+from streamlearn.online.minibatch import ROW_WORDS_MAX, S_REPLACED, S_SPLIT, Minibatch
+
 __all__ = ["Notices"]
 
 _log = logging.getLogger("streamlearn.learner")
@@ -20,10 +22,12 @@ class Notices:
     ----------
     dropped : int
         Examples whose score was not finite, of which nothing was learned.
+    rows_split, replaced : int
+        Rows of documents beyond the first of each; documents with bytes that are no text.
     """
 
     def __init__(self) -> None:
-        self.dropped = 0
+        self.dropped = self.rows_split = self.replaced = 0
         self._told = 0
         self._full = self._diverged = False
 
@@ -51,6 +55,28 @@ class Notices:
             )
         self._diverged |= count > 0
         self.dropped += count
+
+    def note_documents(self, batch: Minibatch, uri: str) -> None:
+        """Note which documents of an object were split into rows, or have bytes that are no text.
+
+        A document of words that are given as counts, or a long line, may be more than one row.
+        """
+        rows, replaced = int(batch.state[S_SPLIT]), int(batch.state[S_REPLACED])
+        if rows and not self.rows_split:
+            _log.warning(
+                "a document of %s has more than %s words: it is learned as several; further ones "
+                "are counted only",
+                uri, f"{ROW_WORDS_MAX:,}",
+            )  # fmt: skip
+        if replaced and not self.replaced:
+            _log.warning(
+                "a document of %s has bytes that are no UTF-8, which end words as blanks do "
+                "(source.undecodable; is it latin-1? source.encoding says so); further ones are "
+                "counted only",
+                uri,
+            )
+        self.rows_split += rows
+        self.replaced += replaced
 
     def look_at(self, arena: Any) -> None:
         """Say once that a table's embeddings have reached their limit."""

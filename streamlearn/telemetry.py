@@ -181,6 +181,9 @@ class Telemetry:
         model = learner.model
         m.set_validation(model.validation.totals(), self.summary)
         m.set(metrics.DROPPED, learner.notices.dropped)
+        splits = source.splits.count if source is not None else 0
+        m.set(metrics.DOCUMENTS_SPLIT, splits + learner.notices.rows_split)
+        m.set(metrics.DOCUMENTS_UNDECODABLE, learner.notices.replaced)
         m.set(metrics.RECORDS, learner.records)
         m.set(metrics.BYTES, model.counts.bytes)
         m.set(metrics.STORED_BYTES, model.counts.stored_bytes)

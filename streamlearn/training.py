@@ -481,7 +481,8 @@ async def prepare_format(
     ratings = job.model.kind == "mf"
     clicks = ratings and labelled and loss_of(job.model) == "logistic"
     format_ = open_format(
-        job.source, sample, labelled=labelled, ratings=ratings, clicks=clicks
+        job.source, sample, labelled=labelled, ratings=ratings, clicks=clicks,
+        documents=job.model.kind == "lda",
     )  # fmt: skip
     named = msgspec.structs.replace(job.source, format=format_.name)
     return format_, msgspec.structs.replace(job, source=named)

@@ -19,7 +19,7 @@ from streamlearn.lanes import split
 from streamlearn.messages import BLOCK_TAILROOM_BYTES
 from streamlearn.model import Model
 from streamlearn.online.formats import Format
-from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
+from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch, room_of
 from streamlearn.shards.cut import Cut, Nothing
 from streamlearn.shards.resolver import Resolver
 from streamlearn.shards.table import ExactTable
@@ -54,12 +54,13 @@ def warm_up(
         tables=msgspec.structs.replace(job.tables, bits=8, features_max=1 << 16),
         output=msgspec.structs.replace(job.output, names_max=1024),
     )
-    batch = Minibatch(_ROWS, FEATURES_PER_RECORD_MAX * 2, has_values=format.has_values)
+    rows, nnz = room_of(_ROWS, FEATURES_PER_RECORD_MAX, format.record_rows)
+    batch = Minibatch(rows, nnz, has_values=format.has_values, record_rows=format.record_rows)
     buffer = np.zeros(len(records) + BLOCK_TAILROOM_BYTES, np.uint8)
     buffer[: len(records)] = np.frombuffer(records, np.uint8)
     parser = format.parser(header)
     model = Model.new(small, tuple(format.fields))
-    scratch = model.solver.scratch(_ROWS, batch.nnz_max)
+    scratch = model.solver.scratch(rows, batch.nnz_max)
 
     def parse() -> None:
         end = last_newline(buffer, 0, len(records)) + 1

@@ -100,7 +100,11 @@ class Flight:
         """Return buffers of a minibatch, those of an earlier partition where there are some."""
         worker = self._worker
         while len(worker.pool) <= number:
-            batch = Minibatch(worker.rows, worker.nnz, has_values=worker.format.has_values)
+            format = worker.format
+            batch = Minibatch(
+                worker.rows, worker.nnz, has_values=format.has_values,
+                record_rows=format.record_rows,
+            )  # fmt: skip
             worker.pool.append(Buffers(batch, Localized(worker.nnz)))
         return worker.pool[number]
 
@@ -291,6 +295,7 @@ class Flight:
         first = int(batch.lines[0]) if batch.rows else cut.offset
         dropped = worker.stepper.dropped - worker.notices.dropped
         worker.notices.note_dropped(dropped, self._partition.uri, first, cut.offset)
+        worker.notices.note_documents(batch, self._partition.uri)
 
     def _note_bad(self, cut: Cut, *, first_pass: bool) -> None:
         """Keep bad records aside before the shards are told that they are dealt with."""

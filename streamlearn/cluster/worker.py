@@ -33,7 +33,7 @@ from streamlearn.errors import (
 from streamlearn.messages import Partition, Position
 from streamlearn.notices import Notices
 from streamlearn.online.formats import Format
-from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX
+from streamlearn.online.minibatch import room_of
 from streamlearn.online.names import Names, Sampler
 from streamlearn.online.progressive import Validation
 from streamlearn.protocol import (
@@ -159,9 +159,9 @@ class Worker:
         self.quarantine = quarantine
         self.window = job.tables.minibatches_in_flight
         rows = job.compute.minibatch
-        self.nnz = max(rows * _FEATURES_PER_ROW, 4096) + FEATURES_PER_RECORD_MAX
-        self.rows = rows
-        self.stepper = Stepper(job, rows, validation)
+        nnz = max(rows * _FEATURES_PER_ROW, 4096)
+        self.rows, self.nnz = room_of(rows, nnz, format.record_rows)
+        self.stepper = Stepper(job, self.rows, validation)
         self.copies = Copies(copies_max(job), job.tables.tau)
         self.users: Users | None = None
         self._keeping = keeping

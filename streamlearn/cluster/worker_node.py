@@ -42,7 +42,7 @@ from streamlearn.net.sources.uri import open_source
 from streamlearn.online.formats import Format
 from streamlearn.online.localized import Localized, Localizer
 from streamlearn.online.losses import new_validation
-from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
+from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch, room_of
 from streamlearn.online.names import Names
 from streamlearn.online.progressive import Validation
 from streamlearn.online.validation import BinaryValidation
@@ -407,6 +407,8 @@ class WorkerNode:
         show_wire(m, self._counters)
         m.set_validation(worker.validation.totals(), worker.validation.summary())
         m.set(metrics.DROPPED, worker.notices.dropped)
+        m.set(metrics.DOCUMENTS_SPLIT, worker.notices.rows_split)
+        m.set(metrics.DOCUMENTS_UNDECODABLE, worker.notices.replaced)
         m.set(metrics.RECORDS, worker.records)
         m.set(metrics.BYTES, worker.bytes)
         m.set(metrics.STORED_BYTES, worker.stored_bytes)
@@ -454,7 +456,8 @@ def _histogram(validation: Validation) -> dict[str, list[float]]:
 def warm_up_worker(job: JobConfig, format: Format, header: bytes | None, records: bytes) -> None:
     """Compile what a worker runs, on some of its records."""
     columns.warm_up()
-    batch = Minibatch(64, FEATURES_PER_RECORD_MAX * 2, has_values=format.has_values)
+    rows, nnz = room_of(64, FEATURES_PER_RECORD_MAX, format.record_rows)
+    batch = Minibatch(rows, nnz, has_values=format.has_values, record_rows=format.record_rows)
     buffer = np.zeros(len(records) + BLOCK_TAILROOM_BYTES, np.uint8)
     buffer[: len(records)] = np.frombuffer(records, np.uint8)
     parser = format.parser(header)
@@ -466,7 +469,7 @@ def warm_up_worker(job: JobConfig, format: Format, header: bytes | None, records
     localized = Localized(batch.nnz_max)
     intercept = bool(job.model.intercept)
     Localizer(batch.nnz_max).localize(batch, localized, intercept=intercept)
-    stepper = Stepper(job, 64, new_validation(job.model, 64))
+    stepper = Stepper(job, rows, new_validation(job.model, 64))
     stepper.try_out(batch, localized)
 
 

@@ -26,7 +26,7 @@ from streamlearn.online.minibatch import (
     Minibatch,
 )
 from streamlearn.online.quoting import quoted
-from streamlearn.online.words import WORD, read_words, word_keys
+from streamlearn.online.tokens import WORD, read_words, word_keys
 
 if TYPE_CHECKING:
     from streamlearn.config import SourceConfig

@@ -6,7 +6,7 @@ r"""Documents: what topics are learned from, a text each; their words are the fe
 * What separates fields is ``source.delimiter`` where that is no comma (the default); else a tab if
   the first line has enough of them, else a comma. Between tabs quotes are ordinary characters, as
   texts are full of them; else fields may be quoted as in :mod:`streamlearn.online.delimited`.
-* What a word is, and which are left out, says :mod:`streamlearn.online.words`. A document of no
+* What a word is, and which are left out, says :mod:`streamlearn.online.tokens`. A document of no
   words is one all the same.
 * A document of more than ``ROW_WORDS_MAX`` words has several rows.
 """
@@ -32,7 +32,7 @@ from streamlearn.online.minibatch import (
     Minibatch,
 )
 from streamlearn.online.quoting import quoted
-from streamlearn.online.words import Tokeniser
+from streamlearn.online.tokens import Tokeniser
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -117,9 +117,9 @@ def letter_table() -> tuple[NDArray[np.uint16], I32]:
         step = 2 if ";" in run else 1
         gap, _, rest = run.replace(";", ":").partition(":")
         sign = 1 if "+" in rest else -1
-        length, _, added = rest.replace("-", "+").partition("+")
+        count, _, added = rest.replace("-", "+").partition("+")
         at += int(gap, 36)
-        flat[at : at + step * int(length, 36) : step] += 4 * sign * int(added, 36)
+        flat[at : at + step * int(count, 36) : step] += 4 * sign * int(added, 36)
     # most pages have nothing, or nothing but letters: each kind of page is kept once
     number: dict[bytes, int] = {}
     pages = [number.setdefault(page.tobytes(), len(number)) for page in flat.reshape(-1, _PAGE)]

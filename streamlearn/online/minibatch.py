@@ -24,6 +24,7 @@ __all__ = [
     "S_ROWS",
     "S_SPLIT",
     "Minibatch",
+    "room_of",
 ]
 
 # A record with more features than this is a bad record: it bounds the scratch that kernels keep for
@@ -60,6 +61,19 @@ REASONS: Final = (
     "weight",  # 10: negative or not finite weight
     "word",  # 11: a word's number is beyond the vocabulary
 )
+
+
+def room_of(rows: int, features: int, record_rows: int) -> tuple[int, int]:
+    """Return rows and features that a minibatch of ``rows`` records needs room for.
+
+    Parameters
+    ----------
+    features : int
+        What it should hold before it is full.
+    record_rows : int
+        Rows that one record may make (``Format.record_rows``).
+    """
+    return rows + record_rows - 1, features + record_rows * FEATURES_PER_RECORD_MAX
 
 
 class Minibatch:

@@ -15,7 +15,7 @@ from streamlearn.compute.kernels.bits import ctz, load8, mask_eq2
 from streamlearn.compute.kernels.delimited import unquote
 from streamlearn.compute.kernels.json_documents import ABSENT, gather_texts
 from streamlearn.compute.kernels.text import line_end
-from streamlearn.compute.kernels.words import R_STRICT, key_words, spell_words
+from streamlearn.compute.kernels.tokens import R_STRICT, key_words, spell_words
 
 __all__ = ["FIELDS", "JSON", "LINES", "N_SETTINGS", "add_rows", "describe_records", "parse_records"]
 
@@ -180,7 +180,7 @@ def parse_records(
     columns, paths : int64[k], uint64[j]
         Which fields are text: their places; ``jsonl.path_hash`` of their names.
     rules, seed, pages, cells, stops, tags, scratch, barren
-        See ``words.key_words``.
+        See ``tokens.key_words``.
     bounds, path, levels, spare, texts
         Working space: int64[fields + 1], uint8[record bytes + 128], int64[64], as path, and
         int64[2 k], at least 2.
@@ -270,7 +270,7 @@ def describe_records(
     starts, ends : int64[r]
         The records in it, without newline; one follows each.
     keys, word_ends, text
-        Written, see ``words.spell_words``; the others are as for :func:`parse_records`.
+        Written, see ``tokens.spell_words``; the others are as for :func:`parse_records`.
 
     Returns
     -------

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from streamlearn.compute.kernels import words as kernels
+from streamlearn.compute.kernels import tokens as kernels
 from streamlearn.errors import ConfigError
 from streamlearn.online.features import field_seed
 from streamlearn.online.letters import letter_table
