@@ -22,7 +22,7 @@ import msgspec
 
 from streamlearn.embeddings import Tiers
 from streamlearn.errors import ConfigError
-from streamlearn.kinds import MODELS, FmConfig, LrConfig, MfConfig, ModelConfig
+from streamlearn.kinds import MODELS, FmConfig, LdaConfig, LrConfig, MfConfig, ModelConfig
 from streamlearn.privacy import check_private
 from streamlearn.sections import (
     ClusterConfig,
@@ -57,6 +57,7 @@ __all__ = [
     "FmConfig",
     "HttpConfig",
     "JobConfig",
+    "LdaConfig",
     "LrConfig",
     "MfConfig",
     "ModelConfig",
@@ -186,7 +187,12 @@ def check_job(job: JobConfig) -> None:
 
 
 def loss_of(model: ModelConfig) -> str:
-    """Return what a model makes small: ``logistic`` (labels are 0 or 1), or ``squared`` (any)."""
+    """Return by what a model is judged.
+
+    ``logistic``: labels are 0 or 1; ``squared``: they are any; ``likelihood``: there are none.
+    """
+    if isinstance(model, LdaConfig):
+        return "likelihood"
     return model.loss if isinstance(model, MfConfig) else "logistic"
 
 
@@ -463,6 +469,11 @@ def _check_together(job: JobConfig) -> None:
             hint="leave out one of the two",
         )
     _check_tiers(job.model)
+    if isinstance(job.model, LdaConfig) and job.source.negative_rate < 1:
+        raise ConfigError(
+            f"`source.negative_rate` is {job.source.negative_rate}, but documents have no labels",
+            hint="leave it out",
+        )
     if loss_of(job.model) == "squared" and job.source.negative_rate < 1:
         raise ConfigError(
             f"`source.negative_rate` is {job.source.negative_rate}, but of ratings "
@@ -476,8 +487,8 @@ def _check_together(job: JobConfig) -> None:
         )
     _check_lanes(job)
     check_private(job)
-    if isinstance(job.model, MfConfig):
-        _check_factorization(job)
+    if isinstance(job.model, MfConfig | LdaConfig):
+        _check_dense_rows(job)
     files = {name: getattr(cluster, name) for name in ("certificate", "key", "authority")}
     if any(files.values()) and not all(files.values()):
         given, missing = ([n for n in files if bool(files[n]) == said] for said in (True, False))
@@ -487,11 +498,11 @@ def _check_together(job: JobConfig) -> None:
         )
 
 
-def _check_factorization(job: JobConfig) -> None:
-    """Refuse what matrix factorization has no use for."""
+def _check_dense_rows(job: JobConfig) -> None:
+    """Refuse what matrix factorization and topics have no use for."""
     tables, compute = job.tables, job.compute
     refused = {
-        "tables.index": (tables.index == "hashed", "its users and items have rows of their own"),
+        "tables.index": (tables.index == "hashed", "each of its rows is somebody's own"),
         "tables.kkt": (tables.kkt > 0, "its rows have no weights of zero"),
         "compute.learn_lanes": (compute.learn_lanes > 1, "its first pass has one learning lane"),
         "compute.shard_lanes": (compute.shard_lanes > 0, "its first pass has one learning lane"),
@@ -501,7 +512,7 @@ def _check_factorization(job: JobConfig) -> None:
             section, _, name = path.partition(".")
             raise ConfigError(
                 f"`{path}` is {shown(getattr(getattr(job, section), name))}, which is not for "
-                f'`model.kind = "mf"`: {why}',
+                f'`model.kind = "{job.model.kind}"`: {why}',
                 hint="leave it out; compute.lanes is how many lanes make the further passes"
                 if section == "compute"
                 else "leave it out",
@@ -531,7 +542,7 @@ def _check_lanes(job: JobConfig) -> None:
             "work",
             hint="a worker lane takes about twice as long as all shard lanes for the same records",
         )
-    if (lanes <= 2 and not shards) or isinstance(job.model, MfConfig):
+    if (lanes <= 2 and not shards) or isinstance(job.model, MfConfig | LdaConfig):
         return
     setting = "`compute.shard_lanes`" if shards else f"`compute.lanes` = {lanes}"
     if job.tables.index == "hashed":

@@ -18,13 +18,15 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
-__all__ = ["DIM_MAX", "FACTORS_MAX", "TIERS_MAX", "Tiers"]
+__all__ = ["DIM_MAX", "FACTORS_MAX", "TIERS_MAX", "TOPICS_MAX", "Tiers"]
 
 # Numbers in an embedding for each order: at 512 of third order a row is 8 KB, a quarter of a first
 # cache.
 DIM_MAX: Final = 512
 # Numbers in a row of a factorized matrix, which is alone in its cache: 16 KB.
 FACTORS_MAX: Final = 4096
+# Counts of a word, one for each topic; a token's topic is a number of 16 bits.
+TOPICS_MAX: Final = (1 << 16) - 1
 # Lengths that embeddings of one table may have.
 TIERS_MAX: Final = 8
 _COUNT_MAX: Final = (1 << 32) - 1
@@ -61,7 +63,7 @@ class Tiers:
             raise ValueError(f"tiers {dict(tiers)} are not 1 to {TIERS_MAX}, ascending")
         if not (self.counts[0] >= 0 and self.counts[-1] <= _COUNT_MAX):
             raise ValueError(f"counts {self.counts} are not from 0 to {_COUNT_MAX}")
-        most = DIM_MAX if self.sums else FACTORS_MAX
+        most = DIM_MAX if self.sums else TOPICS_MAX
         if not 1 <= self.dims[0] <= self.dims[-1] <= most:
             raise ValueError(f"dims {self.dims} are not from 1 to {most}")
         if self.order not in (2, 3):

@@ -31,7 +31,7 @@ import numpy as np
 
 from streamlearn.compute.kernels.rules import v_rates_of
 from streamlearn.compute.pool import Lane
-from streamlearn.config import JobConfig, MfConfig, ModelConfig
+from streamlearn.config import JobConfig, LdaConfig, MfConfig, ModelConfig
 from streamlearn.gate import Youth
 from streamlearn.messages import F32, I64, U8, U64
 from streamlearn.model import Model
@@ -55,7 +55,7 @@ _EVICTED_SHARE: Final = 1 / 64
 def split(job: JobConfig) -> tuple[int, int] | None:
     """Return how many lanes are worker lanes and how many shard lanes; None where none is either.
 
-    Of matrix factorization none is: its lanes are for further passes.
+    Of matrix factorization and of topics none is: their lanes are for further passes.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def split(job: JobConfig) -> tuple[int, int] | None:
         ``compute.lanes`` is decided (not 0).
     """
     compute = job.compute
-    if isinstance(job.model, MfConfig):
+    if isinstance(job.model, MfConfig | LdaConfig):
         return None
     if compute.learn_lanes > 1 or (compute.lanes <= 2 and not compute.shard_lanes):
         return None

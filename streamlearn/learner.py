@@ -67,7 +67,7 @@ class _Worker:
 
     def __init__(self, model: Model, fresh_names: bool, rows_max: int, nnz_max: int) -> None:
         self.scratch = model.solver.scratch(rows_max, nnz_max)
-        every = model.job.model.kind == "mf"
+        every = model.job.model.kind in ("mf", "lda")
         self.sampler = Sampler(model.counts.examples, every=every) if fresh_names else None
         job = model.job
         own = model.validation if fresh_names else None

@@ -94,6 +94,17 @@ MAE = Metric(
     "Mean absolute error of ratings before learning; span is run or window.",
     ("span",),
 )
+PERPLEXITY = Metric(
+    "progressive_perplexity",
+    "gauge",
+    "One over the geometric mean of tokens' probabilities; span is run or window.",
+    ("span",),
+)
+TOPIC_TOKENS = Metric(
+    "topic_tokens",
+    "gauge",
+    "Tokens that topics are counted of; in further passes always those that are kept.",
+)
 AUC = Metric(
     "progressive_auc",
     "gauge",
@@ -264,7 +275,13 @@ METRICS: Final[tuple[Metric, ...]] = tuple(
 )
 
 
-_FIGURES: Final = {"auc": AUC, "auc_error": AUC_ERROR, "rmse": RMSE, "mae": MAE}
+_FIGURES: Final = {
+    "auc": AUC,
+    "auc_error": AUC_ERROR,
+    "rmse": RMSE,
+    "mae": MAE,
+    "perplexity": PERPLEXITY,
+}
 
 
 class Metrics:
@@ -323,9 +340,9 @@ class Metrics:
         self.set(LOSS_SUM, totals.loss)
         if "absolute_error" in sums:  # ratings may be negative: the sum of theirs is no counter
             self.set(ABSOLUTE_ERROR_SUM, sums["absolute_error"])
-        else:
-            self.set(LABEL_SUM, totals.label)
-            self.set(PREDICTION_SUM, totals.prediction)
+        elif "label" in sums:
+            self.set(LABEL_SUM, sums["label"])
+            self.set(PREDICTION_SUM, sums["prediction"])
         self.set_figures(figures)
 
     def set_figures(self, figures: Mapping[str, float]) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 import msgspec
 import numpy as np
 
-from streamlearn.config import BINDING, JobConfig
+from streamlearn.config import BINDING, JobConfig, LdaConfig
 from streamlearn.errors import (
     ConfigError,
     ObjectChangedError,
@@ -25,12 +25,13 @@ from streamlearn.errors import (
     StreamlearnError,
 )
 from streamlearn.messages import F32, U64, Partition, Position
+from streamlearn.online.lda import LdaSolver
 from streamlearn.online.losses import new_validation
 from streamlearn.online.names import Names
 from streamlearn.online.progressive import Validation
 from streamlearn.online.solvers import Solver, new_solver
 from streamlearn.shards.arena import Geometry
-from streamlearn.shards.cut import Cut, Part, Table
+from streamlearn.shards.cut import Cut, Part, Table, WholeCut
 from streamlearn.shards.image import read_parts, write_part
 from streamlearn.shards.snapshot import SnapshotReader, SnapshotWriter, newest, next_sequence, prune
 from streamlearn.shards.table import ExactTable
@@ -39,6 +40,8 @@ from streamlearn.tables import new_table
 __all__ = ["Counts", "Held", "Model", "ModelCut", "load", "stored_job"]
 
 _NO_VECTORS: Final[F32] = np.zeros(0, np.float32)
+# Names of arrays of a snapshot that only further passes need.
+_TOPICS: Final = "topics."
 
 
 @dataclass(slots=True)
@@ -117,6 +120,8 @@ class Model:
         Of a further pass over kept ratings: buckets of users that are done; -1: all.
     resumed_from : str or None
         The snapshot that it was loaded from.
+    stored_topics : mapping or None
+        Topics of tokens, by block, where a snapshot was loaded with them.
     sealed : bool
         Whether snapshots say who there is and what of them is learned, but nothing of how many
         ratings there were, nor how well they are predicted: of a private model.
@@ -137,6 +142,7 @@ class Model:
     skipped: list[str] = field(default_factory=list)
     new_cut: Callable[[Table], TableCut] = Cut
     sealed: bool = False
+    stored_topics: Mapping[str, Any] | None = None
 
     @classmethod
     def new(
@@ -148,12 +154,16 @@ class Model:
     ) -> Model:
         """Return an empty model, its table laid out for ``rows`` rows."""
         table = new_table(job, rows, clock)
+        solver = new_solver(job.model, table, shared=job.compute.learn_lanes > 1)
+        if isinstance(solver, LdaSolver):
+            solver.online = solver.online or job.source.follow
         return cls(
             job=job,
             table=table,
-            solver=new_solver(job.model, table, shared=job.compute.learn_lanes > 1),
+            solver=solver,
             validation=new_validation(job.model, job.output.window),
             names=Names(fields, max(1, job.output.names_max)),
+            new_cut=WholeCut if isinstance(job.model, LdaConfig) else Cut,
         )
 
     @property
@@ -348,6 +358,10 @@ class ModelCut:
         self._arrays = {f"names.{k}": v for k, v in _copied(model.names.state()).items()}
         self._arrays |= {f"validation.{k}": v for k, v in _copied(model.validation.state()).items()}
         self._arrays["intercept"] = self.cut.intercept
+        if isinstance(model.solver, LdaSolver):
+            self._arrays |= {f"solver.{k}": v for k, v in model.solver.state().items()}
+            held = model.solver.topics_of() if model.solver.topics_of else {}
+            self._arrays |= {f"{_TOPICS}{k}": v for k, v in held.items()}
         self._rows = 0
         self._meta: dict[str, Any] = {
             "kind": model.job.model.kind,
@@ -441,6 +455,7 @@ def load(
     clock: Callable[[], float] | None = None,
     *,
     mended: bool = False,
+    topics: bool = False,
 ) -> Model:
     """Load the newest whole snapshot of an output directory.
 
@@ -452,6 +467,8 @@ def load(
         Seconds, for how long the table takes to grow.
     mended : bool
         Whether ``job`` may read records otherwise than before.
+    topics : bool
+        Whether the topics of tokens are wanted, for further passes.
 
     Raises
     ------
@@ -486,11 +503,15 @@ def load(
         arrays = {
             name: reader.read(name).view(np.dtype(dtype)).reshape(shape)
             for name, (dtype, shape) in meta["arrays"].items()
+            if topics or not name.startswith(_TOPICS)
         }
         model.validation.restore(_part(arrays, "validation."))
         model.names.restore(_part(arrays, "names."))
         model.table.intercept[:] = arrays["intercept"]
         _load_rows(model.table, reader)
+        if isinstance(model.solver, LdaSolver):
+            model.solver.restore(_part(arrays, "solver."))
+            model.stored_topics = _part(arrays, _TOPICS)
         model.counts = Counts(**meta["counts"])
         model.epoch = int(meta["epoch"])
         model.swept = int(meta.get("swept", 0))

@@ -71,6 +71,7 @@ class _Shown:
 _SHOWN: Final = {
     "logloss": _Shown("loss", ("AUC", "auc"), 1),
     "rmse": _Shown("rmse", ("MAE", "mae"), 2),
+    "nll": _Shown("nll", ("perplex", "perplexity"), 1),
 }
 
 _STATES_TOLD: Final = frozenset({"following", "draining", "failed"})
@@ -390,7 +391,7 @@ class LiveBoard:
             f"  examples    {progress.examples:,}{bad}   "
             f"{short_count(progress.features)} features   "
             f"{_number(progress.bytes_per_second / 1e6, '.1f')} MB/s",
-            *(_ratings(progress) if progress.measure == "rmse" else _clicks(progress)),
+            *_LINES[progress.measure](progress),
             f"  last        {last}",
         ]
 
@@ -424,6 +425,21 @@ def _ratings(progress: Progress) -> list[str]:
         f"  MAE         {_number(figures['mae'], '.5f')}   "
         f"window {_number(figures['mae_window'], '.5f')}",
     ]
+
+
+def _topics(progress: Progress) -> list[str]:
+    """Return the board's lines about topics of documents."""
+    figures = progress.figures
+    return [
+        f"  nll         {_number(progress.loss, '.5f')}   "
+        f"window {_number(progress.loss_window, '.5f')}",
+        f"  perplexity  {_number(figures['perplexity'], '.1f')}   "
+        f"window {_number(figures['perplexity_window'], '.1f')}   "
+        f"{short_count(figures['tokens'])} tokens",
+    ]
+
+
+_LINES: Final = {"logloss": _clicks, "rmse": _ratings, "nll": _topics}
 
 
 def _losses(progress: Progress) -> str:

@@ -294,6 +294,15 @@ class TablesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             ge=0,
         ),
     ] = 0
+    tokens_bytes_max: Annotated[
+        int,
+        about(
+            "lda: memory of the tokens that are kept for further passes, 4 bytes each; beyond it "
+            "they are kept in a file in the output directory. 0: a quarter of this machine's "
+            "memory.",
+            ge=0,
+        ),
+    ] = 0
     when_full: Annotated[
         str,
         about("What a full table does: stop, or forget old features.", choices=("error", "evict")),

@@ -7,13 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal, cast
 
-from streamlearn.config import FmConfig, JobConfig, MfConfig, ModelConfig
+from streamlearn.config import FmConfig, JobConfig, LdaConfig, MfConfig, ModelConfig
 from streamlearn.shards.arena import Arena, split_slots
 from streamlearn.shards.cut import Table
 from streamlearn.shards.hashed import HashedTable
 from streamlearn.shards.table import ExactTable
 
-__all__ = ["embeddings_bytes_max", "features_max", "new_table", "ratings_bytes_max"]
+__all__ = [
+    "embeddings_bytes_max",
+    "features_max",
+    "new_table",
+    "ratings_bytes_max",
+    "tokens_bytes_max",
+]
 
 _MEMORY_SHARE: Final = 0.8  # of this machine's memory, for all of a table
 _FEATURE_BYTES: Final = 56  # at most, between two growths
@@ -29,7 +35,7 @@ def features_max(job: JobConfig) -> int:
     """Return how many features a job's table may hold, of all shards together."""
     if job.tables.features_max:
         return job.tables.features_max
-    share = _FEATURES_SHARE if isinstance(job.model, FmConfig | MfConfig) else 1.0
+    share = _FEATURES_SHARE if isinstance(job.model, FmConfig | MfConfig | LdaConfig) else 1.0
     return min(int(_memory_bytes() * _MEMORY_SHARE * share / _FEATURE_BYTES), _FEATURES_MAX)
 
 
@@ -45,6 +51,11 @@ def embeddings_bytes_max(job: JobConfig) -> int:
 def ratings_bytes_max(job: JobConfig) -> int:
     """Return how many bytes the ratings that are kept for further passes may take."""
     return job.tables.ratings_bytes_max or int(_memory_bytes() * _RATINGS_SHARE)
+
+
+def tokens_bytes_max(job: JobConfig) -> int:
+    """Return how many bytes the tokens that are kept for further passes may take."""
+    return job.tables.tokens_bytes_max or int(_memory_bytes() * _RATINGS_SHARE)
 
 
 def new_table(job: JobConfig, rows: int = 0, clock: Callable[[], float] | None = None) -> Table:
@@ -64,7 +75,7 @@ def new_table(job: JobConfig, rows: int = 0, clock: Callable[[], float] | None =
         table = ExactTable.sized(rows, most, when_full, clock, split_slots=slots)
     else:
         table = ExactTable(most, when_full, clock)
-    if isinstance(job.model, FmConfig | MfConfig):
+    if isinstance(job.model, FmConfig | MfConfig | LdaConfig):
         Arena.of(table, job.model, embeddings_bytes_max(job))
     return table
 

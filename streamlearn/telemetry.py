@@ -15,6 +15,7 @@ from streamlearn.messages import Partition, Progress
 from streamlearn.metrics import Metrics
 from streamlearn.model import Model
 from streamlearn.net.sources.objects import ObjectSource
+from streamlearn.online.lda import LdaSolver
 from streamlearn.online.losses import validation_of
 from streamlearn.shards.table import ExactTable
 
@@ -210,6 +211,8 @@ class Telemetry:
         m.set(metrics.READ_AHEAD_BYTES_MAX, model.job.source.read_ahead_bytes)
         table = model.table
         m.set(metrics.TABLE_BYTES, table.nbytes)
+        if isinstance(model.solver, LdaSolver):
+            m.set(metrics.TOPIC_TOKENS, int(model.solver.priors.totals.sum()))
         if isinstance(table, ExactTable):
             m.set(metrics.FEATURES, table.features)
             m.set(metrics.FEATURES_MAX, table.features_max)

@@ -20,7 +20,7 @@ from typing import Any, Final
 import msgspec
 
 from streamlearn.compute.leftovers import few_arenas, give_back
-from streamlearn.config import JobConfig, MfConfig, loss_of, start_seconds
+from streamlearn.config import JobConfig, LdaConfig, MfConfig, loss_of, start_seconds
 from streamlearn.errors import DataError, DivergedError, RunError, StreamlearnError
 from streamlearn.further import FurtherPasses, check_unchanged
 from streamlearn.inspection import sizes
@@ -40,6 +40,7 @@ from streamlearn.serving import Serving
 from streamlearn.shards.directory import DirectoryLock
 from streamlearn.shards.snapshot import listing
 from streamlearn.signals import taken
+from streamlearn.sweeping import FurtherSweeps
 from streamlearn.telemetry import Telemetry
 from streamlearn.warmup import warm_up, whole_records
 
@@ -83,7 +84,7 @@ class TrainingRun:
         self._cut_started = 0.0
         self._snapshot_error: StreamlearnError | None = None
         self._records_kept = -1  # of this run, in its newest snapshot
-        self._further: FurtherPasses | None = None
+        self._further: FurtherPasses | FurtherSweeps | None = None
         self._serving = Serving(lambda: self.telemetry.age_seconds)
 
     async def run(self) -> dict[str, Any]:
@@ -203,7 +204,7 @@ class TrainingRun:
         """Load the newest snapshot, if there is one."""
         if not listing(self.directory / "model"):  # what a dead writer left half done is none
             return None
-        model = load(self.directory, self.job, clock=time.monotonic)
+        model = load(self.directory, self.job, clock=time.monotonic, topics=True)
         refuse_more(model.job.model, self.directory)
         for sentence in model.skipped:
             _log.warning("passed over a damaged snapshot: %s", sentence)
@@ -227,6 +228,11 @@ class TrainingRun:
                 self.job, learner, lambda what: self.telemetry.tell("learning", what)
             )
             self._serving.scored = self._further.scored
+        if FurtherSweeps.wanted(self.job):
+            self._further = FurtherSweeps(
+                self.job, learner, lambda what: self.telemetry.tell("learning", what)
+            )
+        if self._further is not None:
             await learner.run(self._todo(learner, source, partitions))
             await self._further.run(lambda told: self._read_again(learner, partitions, told))
             return
@@ -461,7 +467,7 @@ def with_lanes(job: JobConfig) -> JobConfig:
         return job
     cores, shards = len(os.sched_getaffinity(0)), job.compute.shard_lanes
     lanes = max(cores, shards + 1) if shards else min(cores, 2)
-    if isinstance(job.model, MfConfig):
+    if isinstance(job.model, MfConfig | LdaConfig):
         lanes = cores  # those of further passes; the first has a parse and a learn lane
     compute = msgspec.structs.replace(job.compute, lanes=lanes)
     return msgspec.structs.replace(job, compute=compute)

@@ -24,6 +24,7 @@ from streamlearn.shards.cut import Cut, Nothing
 from streamlearn.shards.resolver import Resolver
 from streamlearn.shards.table import ExactTable
 from streamlearn.strata.rehearsal import rehearse_passes
+from streamlearn.topics.rehearsal import rehearse_sweeps
 from streamlearn.window import rehearse
 
 __all__ = ["warm_up", "whole_records"]
@@ -111,6 +112,8 @@ def warm_up(
     ]  # fmt: skip
     if job.model.kind == "mf":
         steps.append(("passes", lambda: rehearse_passes(model, batch)))
+    if job.model.kind == "lda":
+        steps.append(("sweeps", lambda: rehearse_sweeps(model, batch)))
     for number, (what, step) in enumerate(steps, 1):
         told(f"compiling kernels: {what}, {number} of {len(steps)}")
         step()

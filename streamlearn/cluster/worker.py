@@ -168,7 +168,7 @@ class Worker:
         self._keeping_users = asyncio.Lock()
         self.notices = Notices()
         self.preparer: Preparer
-        self.sampler = Sampler(every=job.model.kind == "mf")
+        self.sampler = Sampler(every=job.model.kind in ("mf", "lda"))
         self._listed: dict[str, Partition] = {}
         self.clock = 0
         self._flying: set[int] = set()

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeAlias
 
 from streamlearn.config import ModelConfig, loss_of
 from streamlearn.online.progressive import Validation
 from streamlearn.online.rating_validation import RatingValidation
+from streamlearn.online.topic_validation import TopicValidation
 from streamlearn.online.validation import BinaryValidation
 
 __all__ = ["new_validation", "validation_of"]
 
-_BY_LOSS: Final[dict[str, type[BinaryValidation] | type[RatingValidation]]] = {
+_Validations: TypeAlias = type[BinaryValidation] | type[RatingValidation] | type[TopicValidation]
+
+_BY_LOSS: Final[dict[str, _Validations]] = {
     "logistic": BinaryValidation,
     "squared": RatingValidation,
+    "likelihood": TopicValidation,
 }
 
 
-def validation_of(model: ModelConfig) -> type[BinaryValidation] | type[RatingValidation]:
+def validation_of(model: ModelConfig) -> _Validations:
     """Return the kind of validation that a model's loss asks for."""
     return _BY_LOSS[loss_of(model)]
 

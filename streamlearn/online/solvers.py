@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from streamlearn.config import FmConfig, MfConfig, ModelConfig
+from streamlearn.config import FmConfig, LdaConfig, MfConfig, ModelConfig
 from streamlearn.messages import F32, U32, U64
 from streamlearn.online.fm import FmSolver
+from streamlearn.online.lda import LdaSolver
 from streamlearn.online.logistic import LogisticSolver
 from streamlearn.online.mf import MfSolver
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
@@ -75,4 +76,6 @@ def new_solver(model: ModelConfig, table: Any, *, shared: bool = False) -> Solve
         return FmSolver(model, table, shared=shared)
     if isinstance(model, MfConfig):
         return MfSolver(model, table)
+    if isinstance(model, LdaConfig):
+        return LdaSolver(model, table)
     return LogisticSolver(model, table, shared=shared)

@@ -7,9 +7,9 @@ lanes, workers and marks; the difference of two moments is what came between.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
-__all__ = ["AnyTotals", "RatingTotals", "Totals"]
+__all__ = ["AnyTotals", "RatingTotals", "TopicTotals", "Totals"]
 
 
 class Totals(NamedTuple):
@@ -103,7 +103,42 @@ class RatingTotals(NamedTuple):
         }
 
 
-AnyTotals: TypeAlias = Totals | RatingTotals
+class TopicTotals(NamedTuple):
+    """Sums over documents: ``loss`` of minus the logarithms of their tokens' probabilities."""
+
+    loss: float
+    weight: float
+    examples: int
+
+    @property
+    def nll(self) -> float:
+        """Mean of minus the logarithm of a token's probability; NaN of nothing."""
+        return _ratio(self.loss, self.weight)
+
+    @property
+    def perplexity(self) -> float:
+        """One over the geometric mean of the tokens' probabilities; NaN of nothing."""
+        nll = self.nll
+        return math.exp(nll) if nll < _NLL_MAX else nll
+
+    def figures(self) -> dict[str, float]:
+        """Return all that these sums tell, by name, NaN where it is not defined."""
+        return {
+            "loss": self.nll,
+            "nll": self.nll,
+            "log_likelihood_per_token": -self.nll,
+            "perplexity": self.perplexity,
+            "baseline_loss": math.nan,
+            "tokens": self.weight,
+            "examples": float(self.examples),
+            "weight": self.weight,
+        }
+
+
+AnyTotals: TypeAlias = Totals | RatingTotals | TopicTotals
+
+# Beyond it there is no power of e that is a float.
+_NLL_MAX: Final = 700.0
 
 
 def _ratio(part: float, whole: float) -> float:

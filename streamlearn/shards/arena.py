@@ -15,7 +15,7 @@ import numpy as np
 
 from streamlearn.compute.kernels import embeddings as kernels
 from streamlearn.compute.kernels import factors
-from streamlearn.config import FmConfig, MfConfig
+from streamlearn.config import FmConfig, LdaConfig, MfConfig
 from streamlearn.embeddings import Tiers
 from streamlearn.errors import TableFullError
 from streamlearn.messages import F32, I64, U8, U32, U64
@@ -206,7 +206,7 @@ class Arena:
         table.after_change = self._relocate
 
     @classmethod
-    def of(cls, table: ExactTable, model: FmConfig | MfConfig, bytes_max: int) -> Arena:
+    def of(cls, table: ExactTable, model: FmConfig | MfConfig | LdaConfig, bytes_max: int) -> Arena:
         """Return the arena of a model's table."""
         return cls(
             table, model.tiers, l1_shrk=model.l1_shrk, bytes_max=bytes_max, scale=model.v_init_scale

@@ -270,6 +270,18 @@ class Cut:
         return Part(part, rows, vectors.view(np.float32).reshape(-1))
 
 
+class WholeCut(Cut):
+    """The same, all parts of which are taken before anything changes.
+
+    Attributes
+    ----------
+    at_once : bool
+        True.
+    """
+
+    at_once: Final = True
+
+
 def _part_rows(table: HashedTable) -> int:
     """Return the rows of a part of a hashed table: a power of two, whole lines."""
     rows = _PART_BYTES // (8 + table.embeddings_bytes // len(table.words))

@@ -15,7 +15,7 @@ import numpy as np
 
 from streamlearn import columns
 from streamlearn.compute.kernels.rules import v_rates_of
-from streamlearn.config import FmConfig, JobConfig, MfConfig
+from streamlearn.config import FmConfig, JobConfig, LdaConfig, MfConfig
 from streamlearn.errors import ColumnError, RefusedError
 from streamlearn.messages import F32, I64, U8, U32, U64
 from streamlearn.protocol import Join, Leave, Mark, Push, PushFactors, Tick
@@ -162,9 +162,11 @@ class Shard:
         self.spec = spec
         self.table = table if table is not None else self.new_table(spec)
         self.updater = Updater.of(job.model)
-        self._tiers = job.model.tiers if isinstance(job.model, FmConfig | MfConfig) else None
+        self._tiers = (
+            job.model.tiers if isinstance(job.model, FmConfig | MfConfig | LdaConfig) else None
+        )
         self._v_rates = _NO_VECTORS
-        if isinstance(job.model, FmConfig | MfConfig):
+        if isinstance(job.model, FmConfig | MfConfig | LdaConfig):
             self._v_rates = v_rates_of(*job.model.v_rates)
         self.marks: dict[str, Mark] = {}
         self.clocks = Clocks()
@@ -188,7 +190,7 @@ class Shard:
         else:
             table = ExactTable(spec.features_max, when_full, prefixes=spec.prefixes)
         table.features_min = tables.features_min // spec.of
-        if isinstance(spec.job.model, FmConfig | MfConfig):
+        if isinstance(spec.job.model, FmConfig | MfConfig | LdaConfig):
             Arena.of(table, spec.job.model, spec.embeddings_bytes_max)
         return table
 

@@ -34,6 +34,7 @@ __all__ = [
     "mix",
     "popcount",
     "prefetch",
+    "prefetch_read",
     "store64",
     "token_key",
 ]
@@ -81,21 +82,29 @@ def store64(_context: Any, address: Any, value: Any) -> Any:
     return types.void(types.int64, types.uint64), generate
 
 
-@intrinsic
-def prefetch(_context: Any, address: Any) -> Any:
-    """Ask for the cache line of an address, to be written soon; never faults."""
+def _prefetch(write: int, says: str) -> Callable[..., Any]:
+    @intrinsic
+    def prefetch(_context: Any, address: Any) -> Any:
+        def generate(ctx: Any, builder: Any, _sig: Any, args: Any) -> Any:
+            pointer = _I8.as_pointer()
+            function = cgutils.get_or_insert_function(
+                builder.module,
+                ir.FunctionType(ir.VoidType(), [pointer, _I32, _I32, _I32]),
+                "llvm.prefetch.p0",
+            )
+            address = builder.inttoptr(args[0], pointer)
+            builder.call(function, [address, _I32(write), _I32(3), _I32(1)])
+            return ctx.get_dummy_value()
 
-    def generate(ctx: Any, builder: Any, _sig: Any, args: Any) -> Any:
-        pointer = _I8.as_pointer()
-        function = cgutils.get_or_insert_function(
-            builder.module,
-            ir.FunctionType(ir.VoidType(), [pointer, _I32, _I32, _I32]),
-            "llvm.prefetch.p0",
-        )
-        builder.call(function, [builder.inttoptr(args[0], pointer), _I32(1), _I32(3), _I32(1)])
-        return ctx.get_dummy_value()
+        return types.void(types.int64), generate
 
-    return types.void(types.int64), generate
+    prefetch.__doc__ = says
+    return prefetch
+
+
+prefetch = _prefetch(1, "Ask for the cache line of an address, to be written soon; never faults.")
+# (A line that was asked for to be written is no longer in another core's cache.)
+prefetch_read = _prefetch(0, "Ask for the cache line of an address, to be read; never faults.")
 
 
 def _unary(name: str) -> Callable[..., Any]:
