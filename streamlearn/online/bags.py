@@ -113,10 +113,9 @@ class _BagsFormat:
                 return f"count {_token(record, arg)} at byte {arg} is not a whole number above 0"
             case 5:
                 return f"record of {arg} bytes is longer than the {RECORD_BYTES_MAX} allowed"
-            case 7 if arg == 0:
-                return f"expected a whole number first, found {_token(record, arg)}"
             case 7:
-                return f"expected word:count at byte {arg}, found {_token(record, arg)}"
+                what = "a whole number first" if arg & 1 else f"word:count at byte {arg >> 1}"
+                return f"expected {what}, found {_token(record, arg >> 1)}"
             case 8:
                 return (
                     f"document of {arg:,} words is longer than the {DOCUMENT_WORDS_MAX:,} allowed"

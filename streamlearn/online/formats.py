@@ -190,8 +190,7 @@ def open_format(
         )
     if documents is True and name not in _DOCUMENTS:
         raise ConfigError(
-            f"source.format: expected {', '.join(_DOCUMENTS)}, which the model learns, "
-            f"got {name!r}",
+            f"source.format: expected documents, ldac or bow, which the model learns, got {name!r}",
             hint="say which column is text: --format documents --column NAME=text",
         )
     if documents is not True and name in _DOCUMENTS and (documents is False or ratings is not None):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from streamlearn.config import SourceConfig
     from streamlearn.messages import I32, I64, U8, U64
 
-__all__ = ["WORD", "Tokeniser", "read_words", "word_keys"]
+__all__ = ["WORD", "Tokeniser", "key_table", "read_words", "word_keys"]
 
 # The field whose tokens words are: what is learned from text predicts a column of that name.
 WORD: Final = field_seed("word")
@@ -74,10 +74,10 @@ class Tokeniser:
             config.word_length_min,
             config.word_length_max,
         )
-        self.stops = _table(())
+        self.stops = key_table(())
         self._pages, self._cells = letter_table()
-        self._tags = _table(word_keys(sorted(ELEMENTS)))
-        self.stops = _table(self._stop_keys(config.stop_words))
+        self._tags = key_table(word_keys(sorted(ELEMENTS)))
+        self.stops = key_table(self._stop_keys(config.stop_words))
 
     @property
     def tables(
@@ -171,7 +171,7 @@ def read_words(setting: str, path: str) -> list[str]:
     return lines
 
 
-def _table(keys: Iterable[int]) -> U64:
+def key_table(keys: Iterable[int]) -> U64:
     """Return an open-addressing table, an eighth full; of one place where there is nothing."""
     known = sorted({int(key) for key in keys})
     size = 1

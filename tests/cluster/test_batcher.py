@@ -22,7 +22,7 @@ from streamlearn.messages import (
     Partition,
 )
 from streamlearn.online.formats import open_format
-from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
+from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch, room_of
 from streamlearn.online.names import Names, Sampler
 from streamlearn.stream import Stream
 
@@ -32,6 +32,9 @@ ROWS = 5
 SVMLIGHT = SourceConfig(format="svmlight")
 DELIMITED = SourceConfig(format="delimited", header=True, columns={"y": "label"})
 RATINGS = SourceConfig(format="ratings")
+DOCUMENTS = SourceConfig(format="documents")
+COLUMNS = SourceConfig(format="documents", header=True, columns={"text": "text"})
+COUNTS = SourceConfig(format="ldac")
 
 
 def blocks(data: bytes, offset: int, cuts: Sequence[int], start: int = 0) -> Iterable[Block]:
@@ -92,7 +95,9 @@ def batched(
         records=records,
         counted=offset,
     )
-    stock = [Minibatch(rows, nnz_max, has_values=format.has_values) for _ in range(2)]
+    room = room_of(rows, nnz_max - FEATURES_PER_RECORD_MAX, format.record_rows)
+    options = {"has_values": format.has_values, "record_rows": format.record_rows}
+    stock = [Minibatch(*room, **options) for _ in range(2)]
 
     def take() -> Minibatch:
         # what another minibatch may have left there
@@ -177,6 +182,39 @@ def test_layout_is_the_first_lines_wherever_reading_begins(records, cuts):
     whole = check(data, RATINGS, cuts)
     assert sum(one["records"] for one in whole) == len(records) + 1
     assert sum(one["rows"] for one in whole) == 1 + records.count(b"u::i::4.5::978300760")
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                "Ein Text",
+                "",
+                " ",
+                "größe,2",
+                'x,"a b"',
+                "<br /> &amp; b",
+                "2 1:1 7:3",
+                "\r",
+                "1,2,3",
+            ]
+        ),
+        max_size=30,
+    ),
+    st.lists(st.integers(1, 600), max_size=10),
+    st.sampled_from([DOCUMENTS, COLUMNS, COUNTS]),
+)
+def test_documents_are_the_same_in_any_blocks(records, cuts, source):
+    data = "\n".join(["id,text", *records]).encode()
+    check(data, source, cuts)
+
+
+def test_documents_of_several_rows_are_the_same_in_any_blocks():
+    data = b"one\n" + b"ab " * 70_000 + b"\ntwo\n" + b"ab cd " * 40_000 + b"\nthree four"
+    whole = check(data, DOCUMENTS, (2, 100, 100_000, 210_003, 210_010, 300_000))
+    assert [one["rows"] for one in whole] == [3, 3, 1]
+    assert [one["records"] for one in whole] == [2, 2, 1]
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 7])

@@ -39,8 +39,8 @@ def test_an_unknown_format_names_the_nearest():
     with pytest.raises(ConfigError) as error:
         open_format(SourceConfig(format="delimted"))
     assert error.value.message == (
-        "source.format: expected one of auto, criteo, delimited, jsonl, libffm, ratings, svmlight, "
-        "got 'delimted'"
+        "source.format: expected one of auto, bow, criteo, delimited, documents, jsonl, ldac, "
+        "libffm, ratings, svmlight, got 'delimted'"
     )
     assert error.value.hint == "did you mean 'delimited'?"
 
@@ -108,3 +108,53 @@ def test_a_parser_that_needs_the_first_line_says_so():
     others = [SourceConfig(format=name) for name in ("criteo", "jsonl", "libffm", "svmlight")]
     others.append(SourceConfig(format="csv", columns={"0": "label"}))
     assert not any(open_format(config).first_line for config in others)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sample", "name"),
+    [
+        ({}, b"It was the best of times\n", "documents"),
+        ({}, b"\n\n", "documents"),
+        ({}, b"3 1:2\n", "documents"),
+        ({}, b"2 1:2 17:1\n", "ldac"),
+        ({}, b"{braces} of a poem\n", "documents"),
+        ({"columns": {"text": "text"}}, b'{"text": ""}\n', "documents"),
+        ({"columns": {"t": "text"}, "header": True}, b"t,u\n", "documents"),
+        ({"format": "bow"}, None, "bow"),
+        ({"format": "ldac"}, None, "ldac"),
+    ],
+)
+def test_a_model_of_documents_takes_lines_for_documents(settings, sample, name):
+    source = SourceConfig(**settings)
+    assert open_format(source, sample, ratings=False, documents=True).name == name
+
+
+@pytest.mark.parametrize(
+    ("sample", "hint"),
+    [
+        (b"39861\n", "--format bow if it is that; --format documents if all of each line is text"),
+        (b'{"text": "a"}\n', "--column NAME=text, the field that is text, if it is that"),
+    ],
+)
+def test_lines_that_are_hardly_documents_are_asked_about(sample, hint):
+    with pytest.raises(ConfigError, match="auto cannot tell the format") as error:
+        open_format(SourceConfig(), sample, documents=True)
+    assert error.value.hint.startswith(hint)
+
+
+@pytest.mark.parametrize("name", ["criteo", "ratings", "jsonl"])
+def test_a_model_of_documents_takes_nothing_else(name):
+    with pytest.raises(ConfigError) as error:
+        open_format(SourceConfig(format=name), documents=True)
+    assert error.value.message == (
+        f"source.format: expected documents, ldac or bow, which the model learns, got '{name}'"
+    )
+
+
+@pytest.mark.parametrize("name", ["documents", "ldac", "bow"])
+def test_other_models_take_no_documents(name):
+    source = SourceConfig(format=name)
+    for options in ({"ratings": False}, {"documents": False}, {"ratings": True}):
+        with pytest.raises(ConfigError, match=r"expected .*, which the model learns, got"):
+            open_format(source, **options)
+    assert open_format(source).name == name

@@ -31,7 +31,7 @@ N_SETTINGS = 6
 
 # Indices into ``state`` (int64[N_STATE]) of ``regroup``: the document that lines are of now, and
 # whether its record has begun; bytes and words of that; documents there should be; entries so far;
-# further records of documents that were split; bytes written.
+# whether it stopped since it split a document; bytes written.
 R_DOCUMENT, R_OPEN, R_BYTES, R_WORDS, R_DOCUMENTS, R_ENTRIES, R_SPLIT, R_TO = 0, 1, 2, 3, 4, 5, 6, 7
 N_STATE = 8
 
@@ -84,7 +84,7 @@ def _pairs(line, stop, settings, vocabulary, seed, keys, nnz):
     at = _blank(line, stop)
     said, at = _whole(at, stop)
     if said < 0 or (at < stop and load8(at) > _SPACE):
-        return nnz, _SYNTAX, _blank(line, stop) - line
+        return nnz, _SYNTAX, (_blank(line, stop) - line) << 1 | 1
     found = 0
     crowded = int64(0)  # words, where they are too many
     while True:
@@ -94,7 +94,7 @@ def _pairs(line, stop, settings, vocabulary, seed, keys, nnz):
         begin = at
         number, at = _whole(at, stop)
         if number < 0 or at >= stop or load8(at) != _COLON:
-            return nnz, _SYNTAX, begin - line
+            return nnz, _SYNTAX, (begin - line) << 1
         end = at
         count, at = _whole(at + 1, stop)
         if count < 1 or (at < stop and load8(at) > _SPACE):
@@ -156,7 +156,8 @@ def parse_records(
 
     Notes
     -----
-    ``bad_arg`` is where in the record it is wrong; of ``field_count`` the pairs found, in 21 bits,
+    ``bad_arg`` is where in the record it is wrong, of ``syntax`` twice that, and one more where it
+    should be the record's first number; of ``field_count`` the pairs found, in 21 bits,
     and those promised above; of ``feature_count`` the words; of ``too_long`` the bytes. O(bytes +
     words).
     """
@@ -308,7 +309,7 @@ def regroup(data, at, stop, final, state, out, room, record_max, words_max):
     out : uint8[m]
         Written from ``state[R_TO]`` on.
     room : int
-        Stops where less than this is left of ``out``.
+        Stops where less than this is left of ``out``, and where it has split a document.
     record_max, words_max : int
         Bytes and words of a record; a document of more has several.
 
@@ -363,9 +364,11 @@ def regroup(data, at, stop, final, state, out, room, record_max, words_max):
             full = state[R_BYTES] + size > record_max
             full |= state[R_WORDS] > 0 and count > words_max - state[R_WORDS]
             if state[R_OPEN] == 0 or full:
-                state[R_SPLIT] += state[R_OPEN]
+                state[R_SPLIT] = state[R_OPEN]
                 _close(state, out)
                 _begin(document, state, out)
+                if state[R_SPLIT] != 0:
+                    return at
         to = state[R_TO]
         out[to] = 32
         to = _write(word_at, word_end, out, to + 1)

@@ -81,7 +81,7 @@ def gather_texts(begin, fields, path, levels, text):
 
     Notes
     -----
-    A number is the text that it is written with; null, true and false are empty.
+    A number is the text that it is written with; null, true, false and an empty array are empty.
     """
     base = int64(path.ctypes.data)
     to = int64(0)
@@ -128,7 +128,7 @@ def gather_texts(begin, fields, path, levels, text):
             wanted = _wanted(path_at, path_length, fields)
         if not closing:
             opened = False
-            present |= wanted
+            present |= wanted and byte != _OPEN
             if byte == _QUOTE:
                 at += 1
                 stop = plain_end(at)

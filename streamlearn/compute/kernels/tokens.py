@@ -223,6 +223,11 @@ def _spell(at, stop, rules, pages, cells, text, to):
     return at, to, characters
 
 
+@njit(nogil=True, cache=True, inline="always")
+def _alphanumeric(byte):
+    return (byte | uint64(32)) - uint64(97) < uint64(26) or byte - uint64(48) < uint64(10)
+
+
 @njit(nogil=True, cache=True)
 def _after_markup(at, stop, tags, seed, barren):
     """Return what follows the tag, comment or entity at ``at``; ``at + 1`` where there is none.
@@ -237,8 +242,7 @@ def _after_markup(at, stop, tags, seed, barren):
             name += 1
         i = name
         while i < stop and i - name < _NAME_MAX:
-            byte = load8(i) | uint64(32)
-            if byte - uint64(97) >= uint64(26) and byte - uint64(48) >= uint64(10):
+            if not _alphanumeric(load8(i)):
                 break
             i += 1
         return i + 1 if name < i < stop and load8(i) == uint64(59) else at + 1
@@ -257,8 +261,7 @@ def _after_markup(at, stop, tags, seed, barren):
         name += 1
     i = name
     while i < stop and i - name <= _NAME_MAX:
-        byte = load8(i)
-        if (byte | uint64(32)) - uint64(97) >= uint64(26) and byte - uint64(48) >= uint64(10):
+        if not _alphanumeric(load8(i)):
             break
         i += 1
     if i == name or i >= stop or i - name > _NAME_MAX:

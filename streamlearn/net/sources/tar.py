@@ -191,9 +191,9 @@ class TarReader:
         while data:
             length, blank, _ = data.partition(b" ")
             size = int(length) if length.isdigit() else 0
-            if not blank or not len(length) + 3 <= size <= len(data):
+            key, equals, value = data[len(length) + 1 : size - 1].partition(b"=")
+            if not (blank and equals and data[size - 1 : size] == b"\n"):
                 raise self._damaged(offset, "has an extended header that cannot be read")
-            key, _, value = data[len(length) + 1 : size].removesuffix(b"\n").partition(b"=")
             data = data[size:]
             if key == b"path":
                 self._name = value.decode(errors="replace")

@@ -413,7 +413,7 @@ class _Docword:
                 f"{self._uri}: the line at plain byte {self._at + end} is longer than "
                 f"{_LINE_BYTES_MAX} bytes, expected document, word and count"
             )
-        return self._lines(data[:end])
+        yield from self._lines(data[:end])
 
     def finish(self) -> Iterator[bytes]:
         yield from self._lines(self._rest + b"\n" if self._rest else b"")
@@ -451,13 +451,13 @@ class _Docword:
         data = np.frombuffer(lines + bytes(64), np.uint8)
         at, state = 0, self._state
         while at >= 0 and (final or at < len(lines)):
-            split = int(state[bags.R_SPLIT])
             at = bags.regroup(
                 data, at, len(lines), final, state, self._out, _ROOM_BYTES, RECORD_BYTES_MAX,
                 _WORDS_MAX,
             )  # fmt: skip
-            if state[bags.R_SPLIT] > split:
+            if state[bags.R_SPLIT]:
                 self._splits.note(f"{self._uri}: document {state[bags.R_DOCUMENT]}")
+                state[bags.R_SPLIT] = 0
             made = int(state[bags.R_TO])
             state[bags.R_TO] = 0
             yield self._out[:made].tobytes()
