@@ -89,7 +89,7 @@ class Tokeniser:
     def scratch(self) -> U8:
         """Return room for a word."""
         longest = int(self.rules[kernels.R_LONGEST])
-        return np.zeros(_CHARACTER_BYTES * (longest + 2), np.uint8)
+        return np.zeros(_CHARACTER_BYTES * (longest + 4), np.uint8)
 
     def keys(self, text: str) -> U64:
         """Return the keys of a text's words, in their order."""

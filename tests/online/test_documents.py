@@ -145,7 +145,7 @@ def test_columns_by_name_of_a_header():
     assert [(start, reason) for start, reason, _ in bad] == [
         (28, "field_count"),
         (36, "quote"),
-        (47, "quote"),
+        (45, "quote"),
     ]
     assert bad[0][2] == "expected 3 fields, found 2"
 

@@ -30,6 +30,7 @@ from streamlearn.compute.kernels.bits import (
     mask_eq2,
     mask_high,
     mix,
+    store64,
     token_key,
 )
 
@@ -61,6 +62,7 @@ _LETTER, _MARK, _DIGIT = 1, 2, 3
 
 _ONE, _LOWER = uint64(1), uint64(0x2020202020202020)
 _LESS, _AND, _SPACE = uint64(60), uint64(38), uint64(32)
+_TAIL, _SIX = uint64(0x80), uint64(0x3F)
 _SIGMA, _CAPITAL_I_DOT = 0x3A3, 0x130
 _M1 = np.uint64(0x9E3779B97F4A7C15)
 _M2 = np.uint64(0xBF58476D1CE4E5B9)
@@ -122,55 +124,66 @@ def _among(key, table):
 
 
 @njit(nogil=True, cache=True)
-def _decode(at, stop, encoding):
-    """Return a character and its bytes; -1 and 1 where the bytes are no UTF-8 (table 3-7)."""
+def _decode_long(at, stop):
+    """Return a character of three or four bytes and their number; -1 and 1 where there is none."""
     lead = int64(load8(at))
-    if lead < 0x80 or encoding == LATIN_1:
-        return lead, 1
-    if lead < 0xC2 or lead > 0xF4:
-        return -1, 1
-    size = 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4
+    if lead < 0xE0 or lead > 0xF4:
+        return int64(-1), 1
+    size = 3 if lead < 0xF0 else 4
     if at + size > stop:
-        return -1, 1
+        return int64(-1), 1
     point = lead & (0x7F >> size)
     for i in range(1, size):
         byte = int64(load8(at + i))
         if byte & 0xC0 != 0x80:
-            return -1, 1
+            return int64(-1), 1
         point = point << 6 | byte & 0x3F
     # overlong forms, surrogates, and what lies above all characters
     if size == 3 and (point < 0x800 or 0xD800 <= point < 0xE000):
-        return -1, 1
+        return int64(-1), 1
     if size == 4 and (point < 0x10000 or point > 0x10FFFF):
-        return -1, 1
+        return int64(-1), 1
     return point, size
 
 
-@njit(nogil=True, cache=True)
-def _encode(point, text, to):
-    """Write a character to ``text[to:]`` in UTF-8; return where it ends."""
+@njit(nogil=True, cache=True, inline="always")
+def _decode(at, stop, encoding):
+    """Return a character and its bytes; -1 and 1 where the bytes are no UTF-8 (table 3-7)."""
+    lead, second = int64(load8(at)), int64(load8(at + 1))
+    if lead < 0x80 or encoding == LATIN_1:
+        point, size = lead, 1
+    elif 0xC2 <= lead < 0xE0 and second & 0xC0 == 0x80 and at + 1 < stop:
+        point, size = (lead & 0x1F) << 6 | second & 0x3F, 2
+    else:
+        point, size = _decode_long(at, stop)
+    return point, size
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _encode(point, to):
+    """Write a character in UTF-8 to address ``to``, eight bytes in all; return where it ends."""
+    p = uint64(point)
+    last = _TAIL | p & _SIX
     if point < 0x80:
-        text[to] = point
-        return to + 1
-    if point < 0x800:
-        text[to] = 0xC0 | point >> 6
-        text[to + 1] = 0x80 | point & 63
-        return to + 2
-    if point < 0x10000:
-        text[to] = 0xE0 | point >> 12
-        text[to + 1] = 0x80 | point >> 6 & 63
-        text[to + 2] = 0x80 | point & 63
-        return to + 3
-    text[to] = 0xF0 | point >> 18
-    text[to + 1] = 0x80 | point >> 12 & 63
-    text[to + 2] = 0x80 | point >> 6 & 63
-    text[to + 3] = 0x80 | point & 63
-    return to + 4
+        word, size = p, 1
+    elif point < 0x800:
+        word, size = uint64(0xC0) | p >> uint64(6) | last << uint64(8), 2
+    elif point < 0x10000:
+        word = uint64(0xE0) | p >> uint64(12) | (_TAIL | p >> uint64(6) & _SIX) << uint64(8)
+        word, size = word | last << uint64(16), 3
+    else:
+        word = uint64(0xF0) | p >> uint64(18) | (_TAIL | p >> uint64(12) & _SIX) << uint64(8)
+        word |= (_TAIL | p >> uint64(6) & _SIX) << uint64(16)
+        word, size = word | last << uint64(24), 4
+    store64(to, word)
+    return to + size
 
 
 @njit(nogil=True, cache=True, inline="always")
 def _cell(point, pages, cells):
-    return int64(cells[256 * int64(pages[point >> 8]) + (point & 255)])
+    # an index without a sign is not looked at for being negative
+    p = uint64(point)
+    return int64(cells[uint64(pages[p >> uint64(8)]) << uint64(8) | p & uint64(255)])
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -179,8 +192,8 @@ def _begins(kind, digits):
 
 
 @njit(nogil=True, cache=True)
-def _spell(at, stop, rules, pages, cells, text, to):
-    """Write the lower case of the word at ``at`` to ``text[to:]``, up to one character too many.
+def _spell(at, stop, rules, pages, cells, to):
+    """Write the lower case of the word at ``at`` to address ``to``; may write seven bytes more.
 
     Returns
     -------
@@ -198,7 +211,7 @@ def _spell(at, stop, rules, pages, cells, text, to):
     encoding, longest = rules[R_ENCODING], rules[R_LONGEST]
     digits = rules[R_DIGITS] != 0
     characters = 0
-    sigma = -1  # where the last letter was written, if it was a capital sigma
+    sigma = int64(0)  # where the last letter was written, if it was a capital sigma
     while at < stop:
         point, size = _decode(at, stop, encoding)
         if point < 0:
@@ -210,16 +223,17 @@ def _spell(at, stop, rules, pages, cells, text, to):
         at += size
         characters += 1
         if kind != _MARK:
-            sigma = to if point == _SIGMA and characters > 1 else -1
+            sigma = to if point == _SIGMA and characters > 1 else int64(0)
         if characters > longest:
             continue
-        to = _encode(point + (cell >> 2), text, to)
+        to = _encode(point + (cell >> 2), to)
         if point == _CAPITAL_I_DOT:
             # the one letter whose lower case is two characters: i and a combining dot
             characters += 1
-            to = _encode(0x307, text, to)
-    if sigma >= 0 and characters <= longest:
-        text[sigma + 1] = 0x82
+            to = _encode(0x307, to)
+    if sigma != 0 and characters <= longest:
+        # of its two bytes the second is one less
+        store64(sigma, load64(sigma) - uint64(0x100))
     return at, to, characters
 
 
@@ -279,14 +293,54 @@ def _after_markup(at, stop, tags, seed, barren):
 
 
 @njit(nogil=True, cache=True)
-def _slow_word(at, stop, rules, pages, cells, scratch, seed):
-    """Return what follows the word at ``at``, its key, and its characters."""
+def _slow_words(at, inside, stop, rules, seed, pages, cells, stops, scratch, keys, nnz):
+    """Append words character by character, up to the next that begins with ASCII, or to markup.
+
+    ``inside`` says that a word with characters beyond ASCII begins at ``at``.
+
+    Returns
+    -------
+    at : int64
+        Where it stopped.
+    nnz : int64
+    wrong : int64
+        Address of the first byte that is no text, else 0; where that is an error it stops there.
+    """
     apart()
-    after, end, characters = _spell(at, stop, rules, pages, cells, scratch, 0)
-    key = uint64(0)
-    if 0 < characters <= rules[R_LONGEST]:
-        key = token_key(int64(scratch.ctypes.data), end, seed)
-    return after, key, characters
+    encoding, markup = rules[R_ENCODING], rules[R_MARKUP] != 0
+    digits = rules[R_DIGITS] != 0
+    text = int64(scratch.ctypes.data)
+    wrong = int64(0)
+    while at < stop:
+        if not inside:
+            byte = load8(at)
+            if byte < uint64(0x80):
+                if (byte | uint64(32)) - uint64(97) < uint64(26):
+                    break
+                if (digits and byte - uint64(48) < uint64(10)) or (
+                    markup and byte in (_LESS, _AND)
+                ):
+                    break
+                at += 1
+                continue
+            point, size = _decode(at, stop, encoding)
+            if point < 0:
+                wrong = at if wrong == 0 else wrong
+                if rules[R_STRICT] != 0:
+                    break
+            if point < 0 or not _begins(_cell(point, pages, cells) & 3, digits):
+                at += size
+                continue
+        inside = False
+        at, end, characters = _spell(at, stop, rules, pages, cells, text)
+        if characters < rules[R_SHORTEST] or characters > rules[R_LONGEST]:
+            continue
+        key = token_key(text, end - text, seed)
+        if stops.size > 1 and _among(key, stops):
+            continue
+        keys[nnz] = key
+        nnz += 1
+    return at, nnz, wrong
 
 
 @njit(nogil=True, cache=True)
@@ -366,30 +420,29 @@ def key_words(at, stop, rules, seed, pages, cells, stops, tags, scratch, barren,
             continue
         at = window + special
         byte = load8(at)
-        kind = 0
+        inside = False
+        if byte not in (_LESS, _AND) and open != uint64(0):
+            point, _ = _decode(at, stop, encoding)
+            kind = _cell(point, pages, cells) & 3 if point >= 0 else 0
+            inside = kind == _MARK or _begins(kind, digits != uint64(0))
+        if open != uint64(0) and not inside:
+            length = at - begin
+            key = _ascii_key(begin, length, seed)
+            if length >= shortest and length <= longest and not (sieved and _among(key, stops)):
+                keys[nnz] = key
+                nnz += 1
         if byte in (_LESS, _AND):
             window = _after_markup(at, stop, tags, seed, barren)
         else:
-            point, size = _decode(at, stop, encoding)
-            window = at + size
-            if point >= 0:
-                kind = _cell(point, pages, cells) & 3
-            elif wrong == 0:
-                wrong = at
+            window, nnz, astray = _slow_words(
+                begin if inside else at, inside, stop, rules, seed, pages, cells, stops, scratch,
+                keys, nnz,
+            )  # fmt: skip
+            if astray != 0 and wrong == 0:
+                wrong = astray
                 if strict:
                     return nnz, wrong
-        if _begins(kind, digits != uint64(0)) or (kind == _MARK and open != uint64(0)):
-            first = begin if open != uint64(0) else at
-            window, key, length = _slow_word(first, stop, rules, pages, cells, scratch, seed)
-        elif open != uint64(0):
-            length = at - begin
-            key = _ascii_key(begin, length, seed)
-        else:
-            continue
         open = uint64(0)
-        if length >= shortest and length <= longest and not (sieved and _among(key, stops)):
-            keys[nnz] = key
-            nnz += 1
     if open != uint64(0):
         length = stop - begin
         key = _ascii_key(begin, length, seed)
@@ -409,7 +462,7 @@ def spell_words(
     ----------
     keys, ends, text : uint64[n], int64[n], uint8[t]
         Written from ``count`` and ``to`` on: word ``i`` is ``text[ends[i - 1]:ends[i]]``. Room for
-        twice the bytes of the text, and for a word that is too long.
+        twice the bytes of the text, and for a word that is too long and eight bytes.
 
     Returns
     -------
@@ -428,14 +481,15 @@ def spell_words(
         if point < 0 or not _begins(_cell(point, pages, cells) & 3, digits):
             at += size
             continue
-        at, end, characters = _spell(at, stop, rules, pages, cells, text, to)
+        at, end, characters = _spell(at, stop, rules, pages, cells, base + to)
         if characters < shortest or characters > longest:
             continue
-        key = token_key(base + to, end - to, seed)
+        key = token_key(base + to, end - base - to, seed)
         if stops.size > 1 and _among(key, stops):
             continue
         keys[count] = key
-        ends[count] = to = end
+        to = end - base
+        ends[count] = to
         count += 1
     return count, to
 

@@ -43,11 +43,11 @@ def found(
     rules = np.array([encoding, strict, digits, markup, shortest, longest], np.int64)
     fixed = (rules, WORD, _PAGES, _CELLS, stops, _TAGS)
     keys = np.zeros(len(data) // 2 + 3, np.uint64)
-    scratch, barren = np.zeros(4 * longest + 8, np.uint8), np.zeros(1, np.bool_)
+    scratch, barren = np.zeros(4 * longest + 16, np.uint8), np.zeros(1, np.bool_)
     at = buffer.ctypes.data + before
     count, wrong = kernels.key_words(at, at + len(data), *fixed, scratch, barren, keys, 1)
     spelt, ends = np.zeros(len(data) + 2, np.uint64), np.zeros(len(data) + 2, np.int64)
-    text = np.zeros(2 * len(data) + 4 * longest + 8, np.uint8)
+    text = np.zeros(2 * len(data) + 4 * longest + 16, np.uint8)
     words, used = kernels.spell_words(at, at + len(data), *fixed, barren, spelt, ends, text, 0, 0)
     edges = [0, *ends[:words].tolist()]
     assert edges[-1] == used
