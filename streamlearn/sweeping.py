@@ -91,8 +91,9 @@ class FurtherSweeps:
         if state.epoch == 0:
             await learner.next_pass(keep_positions=True)
         while True:
-            await self._pass(sweeps)
-            if learner.stopped.is_set() and state.swept >= 0:
+            if state.swept >= 0:
+                await self._pass(sweeps)
+            if learner.stopped.is_set():
                 return
             if state.epoch + 1 >= self._model.epochs or self._ended():
                 return
