@@ -288,7 +288,8 @@ _MODEL_KIND: Final = Setting(
     shape="text",
     type=str,
     default="lr",
-    description="What is learned: lr (sparse logistic regression), fm (factorization machines).",
+    description="What is learned: lr (sparse logistic regression), fm (factorization machines), mf "
+    "(matrix factorization of ratings), lda (topics of documents).",
     limits={},
     choices=tuple(MODELS),
     flag="--model",

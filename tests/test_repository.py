@@ -44,6 +44,10 @@ MAY_IMPORT = {
         *(*VOCABULARY, "streamlearn.compute.kernels", "streamlearn.shards", "streamlearn.online"),
         *("streamlearn.model", "streamlearn.privacy"),
     ),
+    "streamlearn.topics": (
+        *(*VOCABULARY, "streamlearn.compute.kernels", "streamlearn.shards", "streamlearn.online"),
+        "streamlearn.model",
+    ),
     "streamlearn.compute": VOCABULARY,
     "streamlearn.compute.kernels": (),
     "streamlearn.messages": (),
@@ -93,6 +97,7 @@ WIRING = (
     "streamlearn.scoring",
     "streamlearn.training",
     "streamlearn.further",
+    "streamlearn.sweeping",
     "streamlearn.telemetry",
     "streamlearn.learner",
 )
