@@ -1,4 +1,4 @@
-"""What a run tells of embeddings: examples that taught nothing, and features refused for memory."""
+"""What a run warns of: examples that taught nothing, full embeddings, documents cut or unreadable."""
 
 from __future__ import annotations
 

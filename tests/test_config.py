@@ -149,6 +149,16 @@ def test_relative_paths_of_a_job_file_start_where_it_is(tmp_path: Path) -> None:
     assert load_job(path, ["source.uri=a.csv"]).job.source.uri == ("a.csv",)
 
 
+@pytest.mark.parametrize("name", ["none", "english"])
+def test_files_of_words_are_taken_from_where_the_job_file_is(tmp_path: Path, name: str) -> None:
+    text = '[source]\nvocabulary = "words.txt"\nstop_words = "{}"\n'
+    path = write_job(tmp_path, text.format("stops.txt"))
+    source = load_job(path).job.source
+    assert source.vocabulary == str(tmp_path / "words.txt")
+    assert source.stop_words == str(tmp_path / "stops.txt")
+    assert load_job(write_job(tmp_path, text.format(name))).job.source.stop_words == name
+
+
 @pytest.mark.parametrize(
     ("text", "path", "value"),
     [

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from streamlearn.notices import Notices
+from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, S_REPLACED, S_SPLIT, Minibatch
 
 if TYPE_CHECKING:
     import pytest
@@ -36,3 +37,18 @@ def test_a_full_arena_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
         notices.look_at(None)
     assert len(caplog.messages) == 1
     assert "64,000,000 bytes (tables.embeddings_bytes_max)" in caplog.messages[0]
+
+
+def test_documents_that_were_split_or_are_no_text_are_counted_and_told_of_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    notices = Notices()
+    batch = Minibatch(1, FEATURES_PER_RECORD_MAX, has_values=False)
+    for split, replaced in ((0, 0), (2, 0), (1, 3), (0, 4)):
+        batch.state[S_SPLIT], batch.state[S_REPLACED] = split, replaced
+        notices.note_documents(batch, "a.tar")
+    assert (notices.rows_split, notices.replaced) == (3, 7)
+    assert [message.partition(":")[0].partition(",")[0] for message in caplog.messages] == [
+        "a document of a.tar has more than 65",
+        "a document of a.tar has bytes that are no UTF-8",
+    ]

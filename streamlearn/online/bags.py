@@ -26,7 +26,7 @@ from streamlearn.online.minibatch import (
     Minibatch,
 )
 from streamlearn.online.quoting import quoted
-from streamlearn.online.tokens import WORD, read_words, word_keys
+from streamlearn.online.tokens import WORD, digest_of, read_words, word_keys
 
 if TYPE_CHECKING:
     from streamlearn.config import SourceConfig
@@ -125,6 +125,11 @@ class _BagsFormat:
                 return f"word {word} at byte {arg} is not one of {self._range}"
             case _:
                 raise AssertionError(reason)
+
+    @property
+    def digest(self) -> str:
+        """What its numbers mean: a digest of the vocabulary, empty where there is none."""
+        return digest_of(self.vocabulary.keys)
 
     @property
     def _words(self) -> int:

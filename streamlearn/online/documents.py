@@ -32,7 +32,7 @@ from streamlearn.online.minibatch import (
     Minibatch,
 )
 from streamlearn.online.quoting import quoted
-from streamlearn.online.tokens import Tokeniser
+from streamlearn.online.tokens import Tokeniser, digest_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,6 +79,12 @@ class DocumentsFormat:
         self.columns = _text_columns(config)
         self.has_header = config.header
         self.first_line = bool(self.columns)
+
+    @property
+    def digest(self) -> str:
+        """What is left out: a digest of the stop words, empty where there are none."""
+        stops = self.words.stops
+        return digest_of(stops[stops != 0])
 
     def parser(self, header: bytes | None) -> DocumentsParser:
         """Return a parser for an object with this first line; see ``Format``."""

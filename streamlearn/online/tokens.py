@@ -9,6 +9,7 @@ makes a word of its own of each possessive and each typing error.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from streamlearn.config import SourceConfig
     from streamlearn.messages import I32, I64, U8, U64
 
-__all__ = ["WORD", "Tokeniser", "key_table", "read_words", "word_keys"]
+__all__ = ["WORD", "Tokeniser", "digest_of", "key_table", "read_words", "word_keys"]
 
 # The field whose tokens words are: what is learned from text predicts a column of that name.
 WORD: Final = field_seed("word")
@@ -137,6 +138,14 @@ def word_keys(words: Sequence[str]) -> U64:
     keys = np.zeros(len(encoded), np.uint64)
     kernels.word_keys(text, ends, WORD, keys)
     return keys
+
+
+def digest_of(keys: U64) -> str:
+    """Return a digest of words by their keys, in order; empty where there are none.
+
+    A file of words is known by its path alone in a job: this tells whether it has changed.
+    """
+    return hashlib.blake2b(keys.tobytes(), digest_size=8).hexdigest() if keys.size else ""
 
 
 def read_words(setting: str, path: str) -> list[str]:

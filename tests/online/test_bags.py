@@ -188,3 +188,14 @@ def test_the_key_of_a_word_is_never_0_and_odd():
     keys = np.array(keys_of(*map(str, range(1000))), np.uint64)
     assert (keys & np.uint64(1)).all()
     assert len(set(keys.tolist())) == 1000
+
+
+def test_a_changed_vocabulary_has_another_digest(vocabulary, tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_text("banana\napple\nchérry\n")
+    digests = {
+        open_format(SourceConfig(format="ldac", vocabulary=path)).digest
+        for path in ("", vocabulary, str(other))
+    }
+    assert len(digests) == 3
+    assert "" in digests
