@@ -1,4 +1,4 @@
-"""What a run warns of: examples that taught nothing, full embeddings, documents cut or unreadable."""
+"""What a run warns of: examples that taught nothing, full embeddings, documents that were split."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ BLOCK_BYTES: Final = 512
 
 # Names and extended headers at most: they are kept in memory.
 _EXTENDED_BYTES_MAX: Final = 1 << 20
+_DIGITS_MAX: Final = 18
 _FILES: Final = b"\x000 7"
 _EXTENDED: Final = b"xgXLKNV"  # describe the member that follows, or all of them
 _SPARSE: Final = b"S"
@@ -190,7 +191,7 @@ class TarReader:
         offset = self.member.offset
         while data:
             length, blank, _ = data.partition(b" ")
-            size = int(length) if length.isdigit() else 0
+            size = int(length) if length.isdigit() and len(length) <= _DIGITS_MAX else 0
             key, equals, value = data[len(length) + 1 : size - 1].partition(b"=")
             if not (blank and equals and data[size - 1 : size] == b"\n"):
                 raise self._damaged(offset, "has an extended header that cannot be read")
@@ -198,7 +199,7 @@ class TarReader:
             if key == b"path":
                 self._name = value.decode(errors="replace")
             elif key == b"size":
-                if not value.isdigit():
+                if not value.isdigit() or len(value) > _DIGITS_MAX:
                     raise self._damaged(offset, f"has an extended header with the size {value!r}")
                 self._size = int(value)
             elif key.startswith(b"GNU.sparse."):

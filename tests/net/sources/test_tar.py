@@ -202,3 +202,22 @@ def _with_pax(headers: dict[str, str]) -> bytes:
         info.size = 3
         tar.addfile(info, io.BytesIO(b"abc"))
     return out.getvalue()
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 8 * 512), st.integers(0, 255)), max_size=6),
+    st.booleans(),
+    st.integers(1, 700),
+)
+def test_any_damage_is_a_clear_error_or_another_archive(changes, seal, step):
+    data = bytearray(_with_pax({"path": "größe" * 30, "size": "3"}))
+    for at, byte in changes:
+        data[at] = byte
+    if seal:
+        for at in range(0, 3 * 512, 512):
+            _seal(data, at)
+    try:
+        read(bytes(data), step)
+    except DataError as error:
+        assert error.message.startswith("x.tar: the tar archive ")  # noqa: PT017
