@@ -20,8 +20,10 @@ from streamlearn import __version__
 from streamlearn.cluster_cli import cluster_app
 from streamlearn.command import Call, option, sources, verb
 from streamlearn.errors import ConfigError, ResourceError
+from streamlearn.mixed import MixtureLines
 from streamlearn.recommended import asked_users, recommended_json, recommended_text
 from streamlearn.report import report_json, report_text, table_text
+from streamlearn.topic_asked import asked_topics, judging_of
 from streamlearn.verbs import (
     finish,
     need_sources,
@@ -69,8 +71,8 @@ def _directory() -> inspect.Parameter:
     )
 
 
-def _top() -> inspect.Parameter:
-    return option("top", int, typer.Option(20, "--top", "-n", min=0, help="Weights shown."))
+def _top(default: int | None, about: str) -> inspect.Parameter:
+    return option("top", int | None, typer.Option(default, "--top", "-n", min=0, help=about))
 
 
 def _predictions(default: str) -> inspect.Parameter:
@@ -137,10 +139,33 @@ def train(call: Call) -> None:
         sources(),
         progress_spacing(),
         _predictions("Also write one prediction a line (reads the sources a second time)."),
+        option(
+            "method",
+            str | None,
+            typer.Option(
+                None,
+                "--method",
+                help="Of topics (lda): completion (every other token of a document is predicted "
+                "from the rest, the default), or left-to-right (all of them, each from those "
+                "before, by particles).",
+            ),
+        ),
+        option(
+            "particles",
+            int | None,
+            typer.Option(
+                None,
+                "--particles",
+                min=1,
+                max=10_000,
+                help="left-to-right: how many particles read each document. Default: 20.",
+            ),
+        ),
     ],
     examples=(
         "streamlearn evaluate model day_23.gz",
         "streamlearn evaluate model day_23.gz --json | jq .logloss",
+        "streamlearn evaluate topics news.txt --method left-to-right",
     ),
 )
 def evaluate(call: Call) -> None:
@@ -155,33 +180,44 @@ def evaluate(call: Call) -> None:
             "evaluate -p reads the sources twice, and standard input can be read once",
             hint="streamlearn predict DIR - -p FILE",
         )
+    judging = judging_of(job, call["method"], call["particles"])
     with shown_progress(call, job) as view:
-        report = node.evaluate(directory, job, view)
+        report = node.evaluate(directory, job, view, **judging)
     if call["predictions"]:
-        with _lines(call["predictions"]) as out:
-            node.predict(directory, job, out)
+        _predict(call, job, call["predictions"])
     finish(call, report, to_stderr=call["predictions"] == "-")
 
 
 @verb(
     app,
     _READING,
-    [_directory(), sources(), _predictions("Write to this file. Default: standard output.")],
+    [
+        _directory(),
+        sources(),
+        _predictions("Write to this file. Default: standard output."),
+        _top(
+            None,
+            "Of topics (lda): those of largest share of each document; 0: all, in the order of "
+            "their numbers. Default: 10.",
+        ),
+    ],
     examples=(
         "streamlearn predict model today.csv > predictions.txt",
         "streamlearn predict model 's3://logs/today/*' -p predictions.txt --json",
+        "streamlearn predict topics news.txt --top 3",
     ),
 )
 def predict(call: Call) -> None:
-    """Write one prediction a record, in the records' order."""
-    node = wiring()
+    """Write one prediction a record, in the records' order.
+
+    Of topics (lda): those of each document, with their shares.
+    """
     directory: Path = call["directory"]
     resolved = resolve(call, directory)
     need_sources(resolved)
     job = resolved.job
     target = call["predictions"] or "-"
-    with _lines(target) as out:
-        report = node.predict(directory, job, out)
+    report = _predict(call, job, target)
     # predictions are the result: where they take stdout, what is said about them does not
     finish(call, report, to_stderr=target == "-")
 
@@ -244,13 +280,49 @@ def replay(call: Call) -> None:
 
 @verb(
     app,
-    (),
-    [_directory(), _top()],
-    examples=("streamlearn inspect model --top 50",),
+    _READING,
+    [
+        _directory(),
+        sources(": documents by which the coherence of topics is told", needed=False),
+        _top(None, "Weights shown. Default: 20. Of topics: words of each, or topics; 10."),
+        option(
+            "topics",
+            bool,
+            typer.Option(False, "--topics", help="Of lda: what each topic is made of."),
+        ),
+        option(
+            "words",
+            list[str] | None,
+            typer.Option(
+                None, "--words", "-w", metavar="WORD", help="Of lda: a word's topics. Repeatable."
+            ),
+        ),
+        option(
+            "html",
+            Path | None,
+            typer.Option(None, "--html", metavar="FILE", help="Write the topics as a page."),
+        ),
+    ],
+    examples=(
+        "streamlearn inspect model --top 50",
+        "streamlearn inspect topics --topics",
+        "streamlearn inspect topics news.txt --topics --html topics.html",
+        "streamlearn inspect topics --words game --words team",
+    ),
 )
 def inspect_(call: Call) -> None:
-    """Show what is in a model: counts, sparsity, the largest weights by name."""
-    finish(call, wiring().inspect(call["directory"], call["top"]))
+    """Show what is in a model: counts, sparsity, the largest weights by name.
+
+    Of a topic model (lda) its sizes and priors; with --topics its topics, with --words those of
+    words.
+    """
+    directory: Path = call["directory"]
+    job = resolve(call, directory).job
+    wanted = asked_topics(call, job)
+    if wanted is None:
+        finish(call, wiring().inspect(directory, 20 if call["top"] is None else call["top"]))
+    else:
+        finish(call, wiring().inspect_topics(directory, job, wanted))
 
 
 @verb(
@@ -423,24 +495,50 @@ def version(call: Call) -> None:
     print_out(report_json(told) + "\n" if call["json"] else f"streamlearn {__version__}\n")
 
 
-@contextmanager
-def _lines(target: str) -> Iterator[Callable[[Sequence[float]], None]]:
-    """Open where predictions go; give a function that writes them, one a line."""
-    try:
-        # no with statement: standard output stays open
-        path = Path(target)
-        file = sys.stdout if target == "-" else path.open("w", encoding="ascii")
-    except OSError as error:
-        raise ConfigError(f"{target} cannot be written", cause=error.strerror) from error
+def _predict(call: Call, job: JobConfig, target: str) -> dict[str, Any]:
+    """Write the predictions of records, a line each; return the report."""
+    node, directory = wiring(), call["directory"]
+    topics = job.model.kind == "lda"
+    if call["top"] is not None and not topics:
+        raise ConfigError(f"--top is for topics (lda), but the model is {job.model.kind}")
+    report: dict[str, Any]
+    with _opened(target, "utf-8" if topics else "ascii") as write:
+        if topics:
+            top = 10 if call["top"] is None else call["top"]
+            lines = MixtureLines(write, top, as_json=call["json"])
+            report = node.predict_topics(directory, job, lines)
+        else:
+            report = node.predict(directory, job, _lines(write))
+    return report
+
+
+def _lines(write: Callable[[str], None]) -> Callable[[Sequence[float]], None]:
+    """Return a function that writes predictions, one a line."""
 
     def out(values: Sequence[float]) -> None:
         # one format for the whole minibatch: three times as fast as one a value
         plain = values.tolist() if hasattr(values, "tolist") else values
+        write(("%.6g\n" * len(plain)) % tuple(plain))
+
+    return out
+
+
+@contextmanager
+def _opened(target: str, encoding: str) -> Iterator[Callable[[str], None]]:
+    """Open where predictions go; give a function that writes text there."""
+    try:
+        # no with statement: standard output stays open
+        path = Path(target)
+        file = sys.stdout if target == "-" else path.open("w", encoding=encoding)
+    except OSError as error:
+        raise ConfigError(f"{target} cannot be written", cause=error.strerror) from error
+
+    def write(text: str) -> None:
         with _written(target):
-            file.write(("%.6g\n" * len(plain)) % tuple(plain))
+            file.write(text)
 
     try:
-        yield out
+        yield write
     finally:
         with _written(target):
             file.flush() if target == "-" else file.close()

@@ -14,6 +14,7 @@ from streamlearn.factorized import Factorized, factorized, ids_of
 from streamlearn.inspection import columns_of, name_keys
 from streamlearn.messages import F32, I64, U32, U64
 from streamlearn.model import Model, load
+from streamlearn.topic_exports import export_topics
 
 __all__ = ["export"]
 
@@ -100,6 +101,8 @@ def export(directory: Path, target: Path) -> dict[str, Any]:
     try:
         if model.job.model.kind == "mf":
             return _export_factors(model, target)
+        if model.job.model.kind == "lda":
+            return export_topics(model, target, _pyarrow)
         exported = _Exported.of(model)
         writers[target.suffix](target, exported)
     except OSError as error:

@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -15,8 +15,12 @@ from streamlearn.messages import F32, I64, U32, U64
 from streamlearn.model import Held, Model, load
 from streamlearn.shards.arena import dims_of
 from streamlearn.shards.table import ExactTable
+from streamlearn.topic_model import topics_told
 
 __all__ = ["Columns", "columns_of", "inspect", "name_keys", "sizes", "strongest"]
+
+
+_TOPIC_SIZES: Final = ("vocabulary", "words", "table_bytes", "counts_bytes", "names")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,8 @@ class Columns:
 def inspect(directory: Path, top: int) -> dict[str, Any]:
     """Say what is in a model: counts, sparsity, embeddings, and the largest weights by name.
 
-    Of a factorization: users, items, and the items of highest and lowest bias and most ratings.
+    Of a factorization: users, items, and the items of highest and lowest bias and most ratings; of
+    topics: how many, of how many words, documents and tokens, and the priors.
     """
     model = load(directory)
     report: dict[str, Any] = {
@@ -55,6 +60,8 @@ def inspect(directory: Path, top: int) -> dict[str, Any]:
     figures = model.validation.headlines(model.validation.summary())
     if model.job.model.kind == "mf":
         return report | factors_told(model) | figures | extremes(model, top)
+    if model.job.model.kind == "lda":
+        return report | topics_told(model) | figures
     report |= {**sizes(model), "intercept": model.solver.intercept, **figures}
     if model.has_embeddings:
         report["dimensions"] = dimensions(model)
@@ -120,7 +127,10 @@ def dimensions(model: Model) -> list[dict[str, Any]]:
 
 
 def sizes(model: Model) -> dict[str, Any]:
-    """Say how large a model is, by a scan of its table."""
+    """Say how large a model is; by a scan of its table, where that is of features."""
+    if model.job.model.kind == "lda":
+        told = topics_told(model)
+        return {name: told[name] for name in _TOPIC_SIZES}
     features = nonzeros = embeddings = 0
     for part in _columns(model):
         features += len(part.weights)

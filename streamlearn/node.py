@@ -21,9 +21,13 @@ from streamlearn.online.formats import open_format
 from streamlearn.recommending import Recommended
 from streamlearn.recommending import recommend as _recommend
 from streamlearn.replay import replay as _replay
-from streamlearn.scoring import score
+from streamlearn.scoring import read_records, score
 from streamlearn.shards.directory import DirectoryLock
 from streamlearn.shards.snapshot import listing
+from streamlearn.topic_asked import AskedTopics
+from streamlearn.topic_inference import Judging
+from streamlearn.topic_inspection import TopicInspection
+from streamlearn.topic_mixtures import MixturesOut
 from streamlearn.training import TrainingRun
 
 __all__ = [
@@ -32,7 +36,9 @@ __all__ = [
     "follower",
     "gather",
     "inspect",
+    "inspect_topics",
     "predict",
+    "predict_topics",
     "recommend",
     "replay",
     "shard",
@@ -54,9 +60,11 @@ def train(job: JobConfig, progress: ProgressSink) -> dict[str, Any]:
     return uvloop.run(TrainingRun(job, progress).run())
 
 
-def evaluate(directory: Path, job: JobConfig, progress: ProgressSink) -> dict[str, Any]:
+def evaluate(
+    directory: Path, job: JobConfig, progress: ProgressSink, judging: Judging | None = None
+) -> dict[str, Any]:
     """Score a source with a model without learning; return the report."""
-    return uvloop.run(score(directory, job, progress, None))
+    return uvloop.run(score(directory, job, progress, None, judging=judging))
 
 
 def predict(
@@ -64,6 +72,19 @@ def predict(
 ) -> dict[str, Any]:
     """Hand the prediction of each record to ``out``, in order; NaN for a bad record."""
     return uvloop.run(score(directory, job, lambda _: None, out))
+
+
+def predict_topics(directory: Path, job: JobConfig, out: MixturesOut) -> dict[str, Any]:
+    """Hand the topics of each document to ``out``, in order; None for a bad record."""
+    return uvloop.run(score(directory, job, lambda _: None, None, mixtures=out))
+
+
+def inspect_topics(directory: Path, job: JobConfig, asked: AskedTopics) -> dict[str, Any]:
+    """Say what topics, or those of words, are made of, and how coherent in a job's documents."""
+    inspection = TopicInspection(directory, job, asked)
+    if job.source.uri:
+        uvloop.run(read_records(inspection.job, inspection.model, inspection.count))
+    return inspection.report()
 
 
 def recommend(

@@ -16,16 +16,15 @@ import numpy as np
 from streamlearn.config import JobConfig
 from streamlearn.errors import ResourceError
 from streamlearn.factorized import Places, Side, factorized, ids_of, need_factorization
-from streamlearn.learner import Learner
 from streamlearn.messages import F32, U64
 from streamlearn.model import Model, load
-from streamlearn.net.sources.uri import open_source
 from streamlearn.online.losses import validation_of
 from streamlearn.online.minibatch import Minibatch
 from streamlearn.online.ratings import rating_keys
 from streamlearn.ranking import Ranking, seen_by
+from streamlearn.scoring import read_records
 from streamlearn.tables import ratings_bytes_max
-from streamlearn.training import failed, prepare_format, todo_all, with_lanes
+from streamlearn.training import with_lanes
 
 __all__ = ["Recommended", "recommend"]
 
@@ -84,7 +83,7 @@ async def recommend(
     pairs = np.zeros(0, np.uint64)
     if job.source.uri:
         rated = _Rated(keys, known.items, ratings_bytes_max(job))
-        await _read(job, model, rated.add)
+        await read_records(job, model, rated.add)
         pairs = rated.pairs()
     told = {
         "users": len(asked),
@@ -177,24 +176,3 @@ class _Rated:
     def pairs(self) -> U64:
         """Return users (upper half) and items (lower half), uint64[n], by their places."""
         return np.concatenate([np.zeros(0, np.uint64), *self._found])
-
-
-async def _read(job: JobConfig, model: Model, told: Callable[[F32, Minibatch], None]) -> None:
-    """Tell of every minibatch of a source; nothing is learned."""
-    source = open_source(job.source)
-    try:
-        partitions = await source.partitions()
-        format_, _ = await prepare_format(job, source, partitions, labelled=False)
-        learner = Learner(
-            model, format_, source, quarantine=None, cpu_clock=time.thread_time, tick=lambda: 0,
-            teach=False, positions=False, on_scores=told,
-        )  # fmt: skip
-        try:
-            await learner.run(todo_all(partitions))
-            learner.check_bad_share()
-        finally:
-            learner.close()
-    finally:
-        await source.aclose()
-    if (error := failed(learner)) is not None:
-        raise error

@@ -1,4 +1,4 @@
-"""Scoring without learning: ``evaluate`` and ``predict``."""
+"""Scoring without learning: ``evaluate`` and ``predict``; and reading for who wants records."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,15 @@ import msgspec
 from streamlearn.config import JobConfig
 from streamlearn.learner import Learner
 from streamlearn.messages import F32, F64, Progress
-from streamlearn.model import load
+from streamlearn.model import Model, load
 from streamlearn.net.sources.uri import open_source
+from streamlearn.online.lda import LdaSolver
 from streamlearn.online.losses import new_validation
 from streamlearn.online.mf import MfSolver
 from streamlearn.online.minibatch import Minibatch
 from streamlearn.telemetry import Telemetry
+from streamlearn.topic_inference import Judging, TopicReader
+from streamlearn.topic_mixtures import MixturesOut, mixtures_of
 from streamlearn.training import (
     Started,
     compile_kernels,
@@ -31,7 +34,7 @@ from streamlearn.training import (
     with_lanes,
 )
 
-__all__ = ["score"]
+__all__ = ["read_records", "score"]
 
 _log = logging.getLogger("streamlearn.scoring")
 
@@ -41,6 +44,9 @@ async def score(
     job: JobConfig,
     sink: Callable[[Progress], None],
     out: Callable[[Sequence[float]], None] | None,
+    *,
+    judging: Judging | None = None,
+    mixtures: MixturesOut | None = None,
 ) -> dict[str, Any]:
     """Score a source with the newest snapshot of an output directory.
 
@@ -49,11 +55,17 @@ async def score(
     out : callable or None
         Receives the prediction of each record in order (a probability, or a rating), NaN for a bad
         one.
+    judging : Judging, optional
+        Of a topic model: how documents are judged.
+    mixtures : callable, optional
+        Of a topic model, in the place of ``out``: receives the topics of each document in order,
+        None for a bad one; documents are not judged then.
     """
     compute = msgspec.structs.replace(job.compute, learn_lanes=1)
     job = with_lanes(msgspec.structs.replace(job, compute=compute))
     telemetry = Telemetry(time.monotonic, sink, job.model)
     source = open_source(job.source)
+    reader: TopicReader | None = None
     try:
         partitions = await source.partitions()
         format_, job = await prepare_format(job, source, partitions, labelled=out is None)
@@ -61,6 +73,10 @@ async def score(
         await compile_kernels(job, format_, source, partitions, telemetry)
         model.validation = new_validation(job.model, job.output.window)
         model.counts = type(model.counts)()
+        if isinstance(model.solver, LdaSolver):
+            model.solver = reader = TopicReader(
+                model.solver, job.compute.lanes or 1, None if mixtures else judging or Judging()
+            )
         learner = Learner(
             model,
             format_,
@@ -69,7 +85,7 @@ async def score(
             cpu_clock=time.thread_time,
             tick=lambda: 0,
             teach=False,
-            on_scores=None if out is None else _printer(out, model.validation.predictions),
+            on_scores=_told(model.validation.predictions, out, reader, mixtures),
         )
         telemetry.attach(learner, source)
         for partition in partitions:
@@ -87,17 +103,45 @@ async def score(
             learner.close()
     finally:
         await source.aclose()
+        if reader is not None:
+            reader.close()
     report = run_report(learner, started, telemetry)
     report.pop("examples_dropped", None)  # none is to teach anything
     if isinstance(model.solver, MfSolver):
         report |= _unknown(model.solver, model.counts.examples)
-    if out is not None:  # of records that need no labels, nothing is known about these
+    if reader is not None:
+        report |= _left_out(reader)
+    # of records that need no labels, nothing is known about these
+    if out is not None or mixtures is not None:
         for figure in model.validation.reported:
             report.pop(figure, None)
     telemetry.tell("done")
     if (error := failed(learner)) is not None:
         raise error
     return report
+
+
+async def read_records(
+    job: JobConfig, model: Model, told: Callable[[F32, Minibatch], None]
+) -> None:
+    """Tell of every minibatch of a source; nothing is learned."""
+    source = open_source(job.source)
+    try:
+        partitions = await source.partitions()
+        format_, _ = await prepare_format(job, source, partitions, labelled=False)
+        learner = Learner(
+            model, format_, source, quarantine=None, cpu_clock=time.thread_time, tick=lambda: 0,
+            teach=False, positions=False, on_scores=told,
+        )  # fmt: skip
+        try:
+            await learner.run(todo_all(partitions))
+            learner.check_bad_share()
+        finally:
+            learner.close()
+    finally:
+        await source.aclose()
+    if (error := failed(learner)) is not None:
+        raise error
 
 
 def _unknown(solver: MfSolver, examples: int) -> dict[str, int]:
@@ -112,6 +156,17 @@ def _unknown(solver: MfSolver, examples: int) -> dict[str, int]:
     return {"unknown_users": users, "unknown_items": items}
 
 
+def _left_out(reader: TopicReader) -> dict[str, int]:
+    """Say how many tokens were left out, as their words have no topics; return it."""
+    unknown, known = reader.unknown_tokens, reader.known_tokens
+    if unknown > known:
+        _log.warning(
+            "of %s tokens, %s are of words that the model has no topics for: they are left out",
+            f"{unknown + known:,}", f"{unknown:,}",
+        )  # fmt: skip
+    return {"known_tokens": known, "unknown_tokens": unknown}
+
+
 async def _show(telemetry: Telemetry, learner: Learner) -> None:
     while True:
         await asyncio.sleep(0.5)
@@ -119,25 +174,42 @@ async def _show(telemetry: Telemetry, learner: Learner) -> None:
         telemetry.show()
 
 
+def _told(
+    predictions: Callable[[F32], F64],
+    out: Callable[[Sequence[float]], None] | None,
+    reader: TopicReader | None,
+    mixtures: MixturesOut | None,
+) -> Callable[[F32, Minibatch], None] | None:
+    """Return what is to be told of each minibatch; None: nothing."""
+    if reader is not None and mixtures is not None:
+        return lambda _, batch: mixtures(
+            list(_merged(*mixtures_of(reader, batch, mixtures.top), batch, None))
+        )
+    return None if out is None else _printer(out, predictions)
+
+
 def _printer(
     out: Callable[[Sequence[float]], None], predictions: Callable[[F32], F64]
 ) -> Callable[[F32, Minibatch], None]:
     def on_scores(scores: F32, batch: Minibatch) -> None:
         predicted: list[float] = predictions(scores).tolist()
-        out(list(_merged(predicted, batch)) if batch.bad else predicted)
+        starts = batch.lines[: batch.rows].tolist()
+        out(list(_merged(predicted, starts, batch, math.nan)) if batch.bad else predicted)
 
     return on_scores
 
 
-def _merged(predictions: list[float], batch: Minibatch) -> Iterator[float]:
-    """Yield the predictions of good records and NaN for bad ones, in the order of the records."""
+def _merged(
+    predicted: Iterable[Any], starts: list[int], batch: Minibatch, missing: Any
+) -> Iterator[Any]:
+    """Yield what is predicted of good records, and ``missing`` for bad ones, in their order."""
     bad = iter(batch.bad_start[: batch.bad].tolist())
     coming = next(bad, math.inf)
-    for start, prediction in zip(batch.lines[: batch.rows].tolist(), predictions, strict=True):
+    for start, prediction in zip(starts, predicted, strict=True):
         while coming < start:
-            yield math.nan
+            yield missing
             coming = next(bad, math.inf)
         yield prediction
     while coming < math.inf:
-        yield math.nan
+        yield missing
         coming = next(bad, math.inf)
