@@ -314,9 +314,12 @@ def test_one_pass_learns_as_documents_come(tmp_path: Path) -> None:
     assert report["examples"] == 3000
 
 
-def test_one_pass_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("half_life", [0, 150])
+def test_one_pass_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, half_life: int
+) -> None:
     texts = written(tmp_path / "many.txt", 800)
-    arguments = (texts, "--epochs", 1, "--minibatch", 64, "--out")
+    arguments = (texts, "--epochs", 1, "--minibatch", 64, "--half-life", half_life, "--out")
     assert train(*arguments, tmp_path / "whole").code == 0
     learn, done = LdaSolver.learn_resolved, [0]
 
@@ -342,7 +345,7 @@ def test_what_is_old_is_forgotten(tmp_path: Path) -> None:
     solver = solver_of(load(tmp_path / "out"))
     np.testing.assert_array_equal(solver.priors.totals, solver.recount())
     tokens = sum(len(line.split()) for line in texts.read_text().splitlines())
-    # of the last documents a geometric series is left: half_life / log 2 of them
-    expected = tokens / 2000 * 200 / np.log(2)
+    # the last quarter of a half-life whole, and of those before a geometric series
+    expected = tokens / 2000 * (200 / 4 + 200 / np.log(2))
     assert solver.priors.totals.sum() == pytest.approx(expected, rel=0.1)
     assert report["examples"] == 2000

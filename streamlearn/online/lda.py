@@ -7,13 +7,14 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from streamlearn.compute.kernels import esca, mixtures, words
+from streamlearn.compute.kernels import mixtures, words
 from streamlearn.compute.kernels.esca import DOCUMENTS_MAX, GONE, SPREAD
 from streamlearn.config import LdaConfig
 from streamlearn.errors import ResourceError, SnapshotError, TableFullError
 from streamlearn.messages import F32, I32, I64, U8, U32, U64
 from streamlearn.online.fm import Keeper
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
+from streamlearn.online.recent import Recent
 from streamlearn.online.topic_blocks import Priors, Sweeper, arranged, room
 
 __all__ = ["LdaScratch", "LdaSolver", "ReadDocuments", "numbers_of"]
@@ -26,6 +27,8 @@ _LINE: Final = np.uint64((1 << 48) - 1)
 _DIM: Final = np.uint64(48)
 # Documents after which the share of those that have a word is taken for what it is.
 _DF_KNOWN: Final = 100
+# Of a half-life: how long documents are drawn again, of which nothing is forgotten meanwhile.
+_RECENT_SHARE: Final = 0.25
 # Half-lives that pass before counts are thinned: a pass over all of them.
 _THINNED_AT_ONCE: Final = 0.02
 # What draws are keyed by: beside it the number of what is drawn.
@@ -129,7 +132,12 @@ class LdaSolver:
         self._stamps: U32 = np.zeros(1024, np.uint32)
         self._numbered = False
         self._sweeper: Sweeper | None = None
-        self._blocks = 0
+        self._drawn = 0
+        self._recent = Recent(
+            model.draws,
+            int(model.half_life * _RECENT_SHARE),
+            lambda keys: self.places_at(table.find(keys)),
+        )
         self._thinned = 0.0
         self._evicted = 0
 
@@ -313,7 +321,9 @@ class LdaSolver:
             "beta": np.array([priors.beta]),
             "totals": priors.totals.copy(),
             "sums": self._sums.copy(),
-            "drawn": np.array([self._blocks, priors.words], np.int64),
+            "drawn": np.array([self._drawn, priors.words], np.int64),
+            "thinned": np.array([self._thinned]),
+            **self._recent.state(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -325,7 +335,7 @@ class LdaSolver:
             An array is missing or has another size.
         """
         topics = self._model.topics
-        sizes = {"alpha": topics, "beta": 1, "totals": topics, "sums": 4, "drawn": 2}
+        sizes = {"alpha": topics, "beta": 1, "totals": topics, "sums": 4, "drawn": 2, "thinned": 1}
         for name, size in sizes.items():
             if name not in state or state[name].size != size:
                 raise SnapshotError(f"solver's {name!r} is missing or not of {size} numbers")
@@ -335,7 +345,9 @@ class LdaSolver:
         )
         self._sums[:] = state["sums"]
         self._sums[3] = 0
-        self._blocks, self.priors.words = (int(number) for number in state["drawn"])
+        self._drawn, self.priors.words = (int(number) for number in state["drawn"])
+        self._thinned = float(state["thinned"][0])
+        self._recent.restore(state)
 
     def look_up(self, batch: Minibatch) -> tuple[ReadDocuments, int]:
         """Return a minibatch as :attr:`recorder` was told of it when it was learned.
@@ -420,13 +432,12 @@ class LdaSolver:
         self._forget(rows)
         wanted = (df >= self._model.min_df) & (df <= self._df_most())
         self._admit(chosen[wanted], df[wanted])
-        places = self.places_at(chosen)
-        known = wanted & (places >= 0)
+        known = wanted & (self.places_at(chosen) >= 0)
         if not known.any():
             return
-        places = places[known]
+        keys = table.words[chosen[known] * 4]
         dense: U32 = np.full(int(numbers[-1]) + 1, GONE, np.uint32)
-        dense[numbers[known]] = np.arange(len(places), dtype=np.uint32)
+        dense[numbers[known]] = np.arange(len(keys), dtype=np.uint32)
         if self._sweeper is None:
             self._sweeper = Sweeper(1)
         tokens = np.where(mine, dense[np.where(mine, s.numbers[:count], numbers[0])], GONE)
@@ -436,22 +447,18 @@ class LdaSolver:
         for start in range(0, rows, DOCUMENTS_MAX):
             end = min(start + DOCUMENTS_MAX, rows)
             part = words_of[bounds[start] : bounds[end]]
-            self._draw(part, sizes[start:end].astype(np.int32), places)
+            self._draw(part, sizes[start:end].astype(np.int32), keys)
 
-    def _draw(self, tokens: U32, sizes: I32, places: I64) -> None:
+    def _draw(self, tokens: U32, sizes: I32, keys: U64) -> None:
+        """Draw topics of documents, uint32[n] places in ``keys``, and count them."""
         assert self._sweeper is not None
-        block = arranged(tokens, sizes, len(places), 0)
+        block = arranged(tokens, sizes, len(keys), 0)
         block.divide(1)
-        counts, priors = self.counts, self.priors
-        number = self._blocks * (self._model.draws + 1)
-        self._blocks += 1
-        self._sweeper.begin(block, priors, counts, places, self.key(number))
-        esca.add_counts(
-            block.tokens, block.present, block.starts, counts, places, priors.topics,
-            priors.totals, 1,
-        )  # fmt: skip
-        for draw in range(self._model.draws):
-            self._sweeper.sweep(block, priors, counts, places, self.key(number + 1 + draw))
+        self._recent.add(block, keys, self.priors, self.counts, self._sweeper, self._next_key)
+
+    def _next_key(self) -> int:
+        self._drawn += 1
+        return self.key(self._drawn)
 
     def _df_most(self) -> float:
         """Return in how many documents a word may stand; all, while there are few."""
@@ -477,7 +484,8 @@ class LdaSolver:
         evicted = int(self.table.evicted)
         if evicted != self._evicted:
             self._evicted = evicted
-            self.priors.totals = self.recount()
+            self._recent.drop_words()
+            self.priors.totals[:] = self.recount()
             self.priors.words = len(self.vocabulary()[0])
         if not self._model.half_life:
             return
@@ -487,7 +495,9 @@ class LdaSolver:
         kept = 2.0**-self._thinned
         self._thinned = 0.0
         _, slots = self.vocabulary()
+        self._recent.take_off(self.priors, self.counts)
         words.thin(
             self.counts, self.places_at(slots), self._model.topics, np.float32(kept),
-            np.uint64(self.key(self._blocks) ^ 0x7411), self.priors.totals,
+            np.uint64(self._next_key()), self.priors.totals,
         )  # fmt: skip
+        self._recent.put_back(self.priors, self.counts)
