@@ -43,6 +43,7 @@ from streamlearn.settings import (
     start_seconds,
     struct_settings,
 )
+from streamlearn.topic_checks import check_topics_for_shards
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -209,6 +210,8 @@ def check_for_shards(job: JobConfig) -> None:
             hint="a hashed table has no keys by which shards could divide it: leave out one of the "
             "two",
         )
+    if isinstance(job.model, LdaConfig):
+        check_topics_for_shards(job, job.model)
     if not isinstance(job.model, MfConfig):
         return
     for name in ("held_out", "patience"):

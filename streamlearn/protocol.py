@@ -23,6 +23,7 @@ __all__ = [
     "WAIT",
     "Answer",
     "AnyMark",
+    "Choose",
     "Claim",
     "Claimed",
     "Done",
@@ -32,6 +33,7 @@ __all__ = [
     "FollowCut",
     "FollowPart",
     "FollowRecord",
+    "FollowTopics",
     "Join",
     "Joined",
     "KeyMiss",
@@ -42,10 +44,13 @@ __all__ = [
     "Ping",
     "Pull",
     "PullFactors",
+    "PullTopics",
     "Pulled",
     "PulledFactors",
+    "PulledTopics",
     "Push",
     "PushFactors",
+    "PushTopics",
     "Pushed",
     "RatingMark",
     "Register",
@@ -126,7 +131,11 @@ class RatingMark(Mark, frozen=True, tag=2):
 
 AnyMark: TypeAlias = Mark | RatingMark
 # By ``config.loss_of``: the marks that workers push.
-MARKS: Final[dict[str, type[AnyMark]]] = {"logistic": Mark, "squared": RatingMark}
+MARKS: Final[dict[str, type[AnyMark]]] = {
+    "logistic": Mark,
+    "squared": RatingMark,
+    "likelihood": Mark,
+}
 
 
 class Join(_Message, frozen=True, tag=10):
@@ -298,6 +307,67 @@ class PushFactors(Push, frozen=True, tag=28):
     shares: Column = _EMPTY
 
 
+class PullTopics(Pull, frozen=True, tag=35):
+    """A pull of a topic model, answered by PulledTopics; ``coding`` says nothing.
+
+    Attributes
+    ----------
+    partition : str
+    epoch, sequence : int
+        The minibatch that it is for, as its mark will say.
+    """
+
+    partition: Name = ""
+    epoch: Count = 0
+    sequence: Count = 0
+
+
+class PulledTopics(Pulled, frozen=True, tag=36):
+    """Answer to PullTopics. ``values`` is empty; all is, where words are only counted.
+
+    Attributes
+    ----------
+    lengths : column
+        Words that have topics (``columns.encode_lengths``, the one length being their number).
+    vectors : column
+        The counts of those (rows of ``topic_columns``).
+    words : int
+        With topics, of the whole shard.
+    totals : column
+        Tokens of each topic, of the whole shard.
+    topics : column
+        The topics that the minibatch's tokens have now, of words with topics, in their order, of
+        each word as its documents stand in the minibatch; empty: none has one.
+    """
+
+    words: Count = 0
+    totals: Column = _EMPTY
+    topics: Column = _EMPTY
+
+
+class PushTopics(Push, frozen=True, tag=37):
+    """A push of a topic model: words to be counted, or topics of tokens, or both.
+
+    ``values`` and ``vectors`` are empty; ``counts`` are the tokens of each word in the minibatch.
+
+    Attributes
+    ----------
+    documents : column
+        In how many documents of the minibatch each word stands (``columns.encode_counts``); empty:
+        nothing is to be counted.
+    topics : column
+        The topics of the tokens of the words that ``lengths`` name, laid out as in PulledTopics,
+        each with one.
+    """
+
+    documents: Column = _EMPTY
+    topics: Column = _EMPTY
+
+
+class Choose(_Message, frozen=True, tag=38):
+    """All words are counted: those that may have topics get them. A log record only."""
+
+
 class Pushed(_Message, frozen=True, tag=23):
     """Answer to Push, once it is durable: applied now, or (``duplicate``) before."""
 
@@ -404,6 +474,25 @@ class FollowRecord(_Message, frozen=True, tag=43):
     body: Column
 
 
+class FollowTopics(_Message, frozen=True, tag=44):
+    """A part of the state: topics of tokens of some minibatches of a partition.
+
+    Attributes
+    ----------
+    first : int
+        Sequence of the first of them.
+    prefixes : column
+        Of each minibatch, how many tokens have keys of each of the shard's prefixes (uint32).
+    topics : column
+        Topics (uint16), minibatch after minibatch, each laid out as in PulledTopics.
+    """
+
+    partition: Name
+    first: Count
+    prefixes: Column
+    topics: Column
+
+
 class State(_Message, frozen=True, tag=50):
     """Ask where a shard is; with ``partition``, of the marks only that one."""
 
@@ -453,10 +542,11 @@ Message: TypeAlias = (
     Join | Joined | Leave | Done | Pull | Pulled | Push | Pushed | KeyMiss | Tick | PullFactors
     | PulledFactors | PushFactors | Register | Claim | Claimed | Finished | Reopen | Follow
     | FollowPart | FollowCut | FollowRecord | State | StateIs | TakeSnapshot | Ping | Fault
+    | PullTopics | PulledTopics | PushTopics | Choose | FollowTopics
 )  # fmt: skip
 Answer: TypeAlias = (
-    Joined | Done | Pulled | PulledFactors | Pushed | KeyMiss | Claimed | StateIs | Fault
-    | FollowPart | FollowCut | FollowRecord
+    Joined | Done | Pulled | PulledFactors | PulledTopics | Pushed | KeyMiss | Claimed | StateIs
+    | Fault | FollowPart | FollowCut | FollowRecord | FollowTopics
 )  # fmt: skip
 
 _ENCODER: Final = msgspec.msgpack.Encoder()

@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from streamlearn.errors import LogError
-from streamlearn.protocol import Answer, Fault, FollowCut, FollowPart, FollowRecord
+from streamlearn.protocol import Answer, Fault, FollowCut, FollowPart, FollowRecord, FollowTopics
 from streamlearn.shards.arena import Part, sliced
 from streamlearn.shards.image import ImageMeta, Imaging
 from streamlearn.shards.shard import Shard
@@ -64,6 +64,10 @@ class _Feed:
             piece = sliced(part, first, min(first + most, len(part.rows)), tiers)
             rows, vectors = piece.rows.reshape(-1).view("u1"), piece.vectors.view("u1")
             self._feeds.say(self, FollowPart(rows.data, vectors.data))
+
+    def topics(self, piece: FollowTopics) -> None:
+        """Take topics of tokens, and send them."""
+        self._feeds.say(self, piece)
 
     def end(self) -> None:
         """Have all of the image: records behind it follow once they are durable."""

@@ -20,12 +20,23 @@ from streamlearn import columns
 from streamlearn.cluster.batcher import Batcher, Cut
 from streamlearn.cluster.preparing import Buffers, Part, Prepared, Pushed, codings, marked
 from streamlearn.cluster.remote import RewindError, Ticket
+from streamlearn.config import LdaConfig
 from streamlearn.errors import DataError, RefusedError, StreamlearnError, TableFullError
 from streamlearn.messages import U8, Block, Partition, Position
 from streamlearn.online.formats import Described
 from streamlearn.online.localized import Localized
 from streamlearn.online.minibatch import Minibatch
-from streamlearn.protocol import Mark, Pull, Pulled, PulledFactors, PullFactors, Push, PushFactors
+from streamlearn.protocol import (
+    Mark,
+    Pull,
+    Pulled,
+    PulledFactors,
+    PullFactors,
+    PullTopics,
+    Push,
+    PushFactors,
+    PushTopics,
+)
 from streamlearn.stream import Stream
 
 if TYPE_CHECKING:
@@ -64,6 +75,8 @@ class Flight:
         self._begun = mark
         self._mark = mark  # behind the last minibatch that was stepped
         self._stored_bytes = 0  # read, and not yet in a mark
+        self._topical = isinstance(worker.job.model, LdaConfig)
+        self._asked = mark.sequence  # of the last minibatch that was pulled for
         self._pull_coding, self._push_coding = codings(worker.job)
         self._free: asyncio.Queue[Buffers] = asyncio.Queue()
         self._ahead: asyncio.Queue[Prepared | None] = asyncio.Queue(_AHEAD)
@@ -203,6 +216,8 @@ class Flight:
                 await self._landed()
                 await worker.take_part()
             clock = worker.start_minibatch()
+            self._asked += 1
+            prepared.place = (self._partition.name, self._begun.epoch, self._asked)
             prepared.plan = worker.copies.plan(
                 prepared.buffers.localized.keys, prepared.items, clock
             )
@@ -219,11 +234,14 @@ class Flight:
 
     def _pull(self, prepared: Prepared, part: Part, clock: int) -> Pull:
         incarnation, coding = self._worker.who.incarnation, self._pull_coding
+        told = (0, incarnation, clock, part.count, part.keys, coding)
+        if self._topical:
+            return PullTopics(*told, *prepared.place)
         if part.items is None:
-            return Pull(0, incarnation, clock, part.count, part.keys, coding)
+            return Pull(*told)
         used = (prepared.plan.used[part.first : part.end] >= 0).astype(np.int64)
         copied = columns.encode_lengths(used, (1,)).data
-        return PullFactors(0, incarnation, clock, part.count, part.keys, coding, copied)
+        return PullFactors(*told, copied)
 
     def _answered(self, prepared: Prepared, pulled: Sequence[Pulled]) -> None:
         """Note how fresh the copies are that are made of what came."""
@@ -287,6 +305,8 @@ class Flight:
             0, who.name, who.incarnation, clock, 0, part.signature, part.count, part.keys,
             self._push_coding, pushed.values, pushed.counts, mark, pushed.lengths, pushed.vectors,
         )  # fmt: skip
+        if self._topical:
+            return PushTopics(*told, pushed.documents, pushed.topics)
         return Push(*told) if part.items is None else PushFactors(*told, part.items, pushed.shares)
 
     def _note_dropped(self, cut: Cut) -> None:

@@ -30,11 +30,13 @@ from streamlearn.net.security import Secrets
 from streamlearn.net.server import Server
 from streamlearn.protocol import (
     Answer,
+    Choose,
     Fault,
     Follow,
     FollowCut,
     FollowPart,
     FollowRecord,
+    FollowTopics,
     Join,
     Leave,
     Message,
@@ -286,7 +288,7 @@ class FollowerHost:
     def _apply(self, leading: Leading, answer: Answer) -> None:
         if isinstance(answer, FollowRecord):
             record = decode(answer.body)
-            assert isinstance(record, Push | Join | Leave | Tick), record
+            assert isinstance(record, Push | Join | Leave | Tick | Choose), record
             self.shard.apply(answer.lsn, record)
         elif isinstance(answer, FollowPart):
             if self._fresh is None:
@@ -298,6 +300,12 @@ class FollowerHost:
                 raise ProtocolError(
                     "a part of the state cannot be read", cause=str(error)
                 ) from error
+        elif isinstance(answer, FollowTopics):
+            if self._fresh is None:
+                self._fresh = Shard(self.spec)
+            if self._fresh.topics is None:
+                raise ProtocolError("topics came, but the model has none")
+            self._fresh.topics.put(answer)
         elif isinstance(answer, FollowCut):
             shard, self._fresh = self._fresh or Shard(self.spec), None
             try:

@@ -8,7 +8,7 @@ predictions that the AUC needs, the bad records themselves.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
@@ -18,14 +18,16 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
+from streamlearn.cluster.gathered_topics import GatheredTopics
 from streamlearn.cluster.stored_shards import StoredShards
 from streamlearn.cluster.users import StoredUsers
 from streamlearn.compute.kernels.factors import ITEM, MEAN_OVER
-from streamlearn.config import JobConfig, MfConfig
+from streamlearn.config import JobConfig, LdaConfig, MfConfig
 from streamlearn.errors import SnapshotError, StreamlearnError
 from streamlearn.messages import U64, Position
 from streamlearn.model import Counts, Model, ModelCut, Progressed
 from streamlearn.online.formats import Described
+from streamlearn.online.lda import LdaSolver
 from streamlearn.online.losses import new_validation, validation_of
 from streamlearn.online.mf import numbers_of
 from streamlearn.online.names import Names
@@ -134,7 +136,15 @@ def gather(
             signature = shards.images[0].signature
             users = opened.enter_context(StoredUsers(directory / WORKERS, signature, shards.marks))
             notes += users.notes
-        written = _write(model, shards, users, directory / "model", size, now)
+        topics = None
+        if isinstance(job.model, LdaConfig) and isinstance(model.solver, LdaSolver):
+            topics = GatheredTopics(job.model, shards.parts(), shards.marks)
+            model.solver.restore(model.solver.state() | topics.state())
+            model.swept = -1 if all(mark.done for mark in shards.marks) else 0
+        number = topics.numbered if topics is not None else None
+        if isinstance(job.model, MfConfig):
+            number = _People().numbered
+        written = _write(model, shards, users, number, directory / "model", size, now)
         path_, features, nonzeros, embeddings = written
         whole = all(mark.done for mark in shards.marks)
         return Gathered(path_, model, features, nonzeros, embeddings, whole, notes)
@@ -264,6 +274,7 @@ def _write(
     model: Model,
     shards: StoredShards,
     users: StoredUsers | None,
+    numbered: Callable[[U64], U64] | None,
     root: Path,
     quarantine_size: int,
     now: float,
@@ -271,14 +282,13 @@ def _write(
     """Write the snapshot; return its path, how many rows, weights and embeddings it has."""
     cut = _cut_with_intercept(model, shards, root, quarantine_size, now)
     features = nonzeros = embeddings = number = 0
-    people = _People()
     try:
         for part in chain(shards.parts(), users.parts() if users is not None else ()):
             first = int(len(part.rows) > 0 and int(part.rows[0, 0]) == INTERCEPT_KEY)
             own = sliced(part, first, len(part.rows), model.job.model.tiers)
             if len(own.rows):
-                if isinstance(model.job.model, MfConfig):
-                    own = own._replace(rows=people.numbered(own.rows))
+                if numbered is not None:
+                    own = own._replace(rows=numbered(own.rows))
                 cut.write(own._replace(number=number))
                 number += 1
                 features += len(own.rows)

@@ -10,9 +10,10 @@ from typing import Any, Final, Protocol
 
 from streamlearn.config import JobConfig
 from streamlearn.errors import SnapshotError
+from streamlearn.protocol import FollowTopics
 from streamlearn.shards.cut import Part
 from streamlearn.shards.disk import Disk
-from streamlearn.shards.image import ImageMeta, snapshot_meta, write_part
+from streamlearn.shards.image import ImageMeta, snapshot_meta, write_part, write_topics
 from streamlearn.shards.snapshot import SnapshotWriter, next_sequence, prune
 
 __all__ = ["ImageFiles"]
@@ -66,6 +67,7 @@ class ImageFiles:
         self._lane = lane
         self._loop = loop
         self._waiting = 0
+        self._pieces = 0
         self._writer: SnapshotWriter | None = None
         self._error: SnapshotError | None = None
 
@@ -86,16 +88,22 @@ class ImageFiles:
     def part(self, part: Part) -> None:
         """Have a part written."""
         self._waiting += 1
-        self._lane.post(lambda: self._write(part))
+        self._lane.post(lambda: self._write(lambda to: write_part(to, part, f"{part.number:03d}")))
+
+    def topics(self, piece: FollowTopics) -> None:
+        """Have topics of tokens written."""
+        self._waiting += 1
+        number, self._pieces = self._pieces, self._pieces + 1
+        self._lane.post(lambda: self._write(lambda to: write_topics(to, piece, number)))
 
     def end(self) -> None:
         """Have all of it."""
         self._lane.post(lambda: self._tell(self._error))
 
-    def _write(self, part: Part) -> None:
+    def _write(self, write: Callable[[SnapshotWriter], None]) -> None:
         try:
             if self._error is None:
-                write_part(self._opened(), part, f"{part.number:03d}")
+                write(self._opened())
         except SnapshotError as error:
             self._error = error
             self._tell(error)

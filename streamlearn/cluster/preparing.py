@@ -98,6 +98,8 @@ class Prepared:
         Of matrix factorization, 1 for each key that is an item.
     plan : Plan
         What is done with copies.
+    place : tuple of str, int, int
+        Of a topic model: partition, pass and number of the minibatch.
     """
 
     cut: Cut
@@ -105,13 +107,14 @@ class Prepared:
     parts: list[Part]
     items: I64
     plan: Plan = NO_PLAN
+    place: tuple[str, int, int] = ("", 0, 0)
 
 
 @dataclass(slots=True)
 class Pushed:
     """What of a minibatch goes to one shard: encoded gradients and counts, and of which lengths.
 
-    ``shares`` are those of ``PushFactors``.
+    ``shares`` are those of ``PushFactors``, ``documents`` and ``topics`` of ``PushTopics``.
     """
 
     values: memoryview
@@ -119,6 +122,8 @@ class Pushed:
     lengths: memoryview = _EMPTY
     vectors: memoryview = _EMPTY
     shares: memoryview = _EMPTY
+    documents: memoryview = _EMPTY
+    topics: memoryview = _EMPTY
 
 
 class Preparer:

@@ -21,6 +21,7 @@ from streamlearn.errors import ColumnError, LogError, RefusedError
 from streamlearn.protocol import (
     MARKS,
     Answer,
+    Choose,
     Claim,
     Done,
     Fault,
@@ -34,10 +35,13 @@ from streamlearn.protocol import (
     Pull,
     Pulled,
     PulledFactors,
+    PulledTopics,
     PullFactors,
+    PullTopics,
     Push,
     Pushed,
     PushFactors,
+    PushTopics,
     Register,
     Reopen,
     State,
@@ -175,8 +179,10 @@ class Service:
         self._answers: dict[type[Message], Callable[[int, int, Any, float], None]] = {
             Pull: self._pull,
             PullFactors: self._pull,
+            PullTopics: self._pull,
             Push: self._push,
             PushFactors: self._push,
+            PushTopics: self._push,
             Join: self._join,
             Leave: self._leave,
             Register: self._register,
@@ -309,6 +315,10 @@ class Service:
         # only after the one that waits for it.
         if any(one[0] == session for one in self._parked):
             return False
+        if (
+            shard.topics is not None
+        ):  # what is drawn from old counts is no gradient: all is bearable
+            return True
         own = self._under_way.get(pull.incarnation, set())
         if pull.clock in own:  # asked again, elsewhere
             return True
@@ -328,29 +338,53 @@ class Service:
         keys = columns.decode_keys(pull.keys, pull.count, spec.low, spec.high)
         located = self.shard.locate(keys)
         try:
-            weights = self.shard.values(located)
-            column = columns.encode_values(weights, pull.coding)
-            copied = None
-            if isinstance(pull, PullFactors):
-                copied = columns.decode_lengths(pull.copied, pull.count, (1,))
-            lengths, vectors = self.shard.vectors(located, weights, pull.coding, copied)
+            pulled = self._values(pull, located)
         except ValueError as error:
             raise RefusedError(str(error), code="invalid") from error
         if pull.incarnation:
             held = self._sessions[session].held
             signature = columns.signature(pull.keys)
-            held[request] = _Held(pull, located, signature, lengths.data)
+            held[request] = _Held(pull, located, signature, pulled.lengths)
             if len(held) > PULLS_KEPT_MAX:
                 del held[next(iter(held))]
             self._under_way.setdefault(pull.incarnation, set()).add(pull.clock)
         self.counts["pulls"] += 1
         self.counts["keys"] += pull.count
-        told = (pull.count, pull.coding, column.data, lengths.data, vectors.data)
-        pulled = Pulled(*told)
-        if isinstance(pull, PullFactors):
-            slowest = self.shard.clocks.slowest
-            pulled = PulledFactors(*told, pull.clock if slowest is None else slowest)
         self.say(session, request, pulled)
+
+    def _values(self, pull: Pull, located: Located) -> Pulled:
+        """Return the answer to a pull."""
+        shard = self.shard
+        if isinstance(pull, PullTopics) != (shard.topics is not None):
+            raise RefusedError(
+                f"a {type(pull).__name__} for a model {shard.spec.job.model.kind}", code="invalid"
+            )
+        if isinstance(pull, PullTopics) and shard.topics is not None:
+            return self._topics(pull, located)
+        weights = shard.values(located)
+        column = columns.encode_values(weights, pull.coding)
+        copied = None
+        if isinstance(pull, PullFactors):
+            copied = columns.decode_lengths(pull.copied, pull.count, (1,))
+        lengths, vectors = shard.vectors(located, weights, pull.coding, copied)
+        told = (pull.count, pull.coding, column.data, lengths.data, vectors.data)
+        if not isinstance(pull, PullFactors):
+            return Pulled(*told)
+        slowest = shard.clocks.slowest
+        return PulledFactors(*told, pull.clock if slowest is None else slowest)
+
+    def _topics(self, pull: PullTopics, located: Located) -> Pulled:
+        """Return the answer to a pull of topics; the first behind the first pass chooses words."""
+        topics = self.shard.topics
+        assert topics is not None
+        nothing = memoryview(b"")
+        if not topics.online and not pull.epoch:
+            return PulledTopics(pull.count, pull.coding, nothing)
+        if not topics.chosen and not self.read_only:
+            topics.check_room(self.shard.documents)
+            self._record(Choose())
+        told = topics.read(located.slots, pull.partition, pull.sequence)
+        return PulledTopics(pull.count, pull.coding, nothing, **told)
 
     def _unpark(self, now: float) -> None:
         """Answer the pulls that waited long enough."""
@@ -403,7 +437,8 @@ class Service:
         if not len(located.keys) == len(gradients.values):
             raise ColumnError(f"{len(located.keys)} keys, but {len(gradients.values)} gradients")
         located = shard.relocate(located)
-        shard.check_fits(located)
+        if gradients.topics is None or gradients.topics.documents is not None:
+            shard.check_fits(located)
         self._record(whole, located, gradients)
         self._sessions[session].held.pop(push.pull, None)
         self.counts["pushes"] += 1

@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from streamlearn import columns, metrics
+from streamlearn import columns, metrics, topic_columns
 from streamlearn.cluster.daemon import Daemon, lanes, load_secrets, place_of, show_wire
 from streamlearn.cluster.roles import ShardOptions
 from streamlearn.cluster.shard_host import ShardHost
 from streamlearn.compute.leftovers import few_arenas, give_back
-from streamlearn.config import JobConfig, MfConfig, job_signature, loss_of
+from streamlearn.config import JobConfig, LdaConfig, MfConfig, job_signature, loss_of
 from streamlearn.errors import StreamlearnError
 from streamlearn.metrics import Metrics
 from streamlearn.net.limits import Limits
 from streamlearn.online.losses import validation_of
-from streamlearn.protocol import MARKS, Push, PushFactors
+from streamlearn.protocol import MARKS, Choose, Mark, Push, PushFactors, PushTopics
 from streamlearn.shards.cut import Cut
 from streamlearn.shards.directory import DirectoryLock
 from streamlearn.shards.recovery import SNAPSHOTS
@@ -56,6 +56,9 @@ def spec_of(job: JobConfig, index: int, of: int) -> ShardSpec:
 def warm_up_shard(spec: ShardSpec) -> None:
     """Compile what a shard runs, on a small one that is thrown away."""
     columns.warm_up()
+    if isinstance(spec.job.model, LdaConfig):
+        _warm_up_topics(spec, spec.job.model)
+        return
     shard = Shard(replace(spec, features_max=1 << 16))
     keys = np.arange(64, dtype=np.uint64) * np.uint64(4) + np.uint64(spec.low + 1)
     column = columns.encode_keys(keys, spec.low)
@@ -73,12 +76,48 @@ def warm_up_shard(spec: ShardSpec) -> None:
         shard.vectors(located, shard.values(located), columns.FLOAT32)
         shard.apply(sequence, push, located)
         shard.keeper = Cut(shard.table)
+    _lay_out_anew(shard)
+
+
+def _warm_up_topics(spec: ShardSpec, model: LdaConfig) -> None:
+    """Compile what a shard of a topic model runs."""
+    once = msgspec.structs.replace(model, min_df=1, max_df=1.0)
+    job = msgspec.structs.replace(spec.job, model=once)
+    shard = Shard(replace(spec, job=job, features_max=1 << 16))
+    topics = shard.topics
+    assert topics is not None
+    keys = np.arange(64, dtype=np.uint64) * np.uint64(4) + np.uint64(spec.low + 1)
+    column = columns.encode_keys(keys, spec.low)
+    counts = columns.encode_counts(np.ones(64, np.uint32)).data
+    lengths = columns.encode_lengths(np.full(64, model.topics), (model.topics,)).data
+    drawn = topic_columns.encode_topics(np.zeros(64, np.uint16), model.topics).data
+    nothing = memoryview(b"")
+    head = (0, "", 0, 0, 0, 0, 64, column.data, columns.FLOAT32, nothing, counts)
+    counted = Mark("", "", 0, 1, 0, 0, done=True, examples=1)
+    shard.apply(1, PushTopics(*head, counted, documents=counts))
+    if topics.online:
+        shard.apply(
+            2, PushTopics(*head, Mark("a", "", 0, 1, 0, 0), lengths, nothing, counts, drawn)
+        )
+    else:
+        shard.apply(2, Choose())
+    shard.keeper = Cut(shard.table)
+    epoch = int(not topics.online)
+    for sequence in (1, 2):
+        moved = Mark("" if epoch else "b", "", epoch, sequence, 0, 0)
+        told = (lengths, nothing, nothing if epoch else counts, drawn)
+        shard.apply(2 + sequence, PushTopics(*head, moved, *told))
+    topics.read(shard.locate(keys).slots, "", 1)
+    _lay_out_anew(shard)
+
+
+def _lay_out_anew(shard: Shard) -> None:
     shard.table.grow(0)
     arena = shard.table.arena
     for segment in shard.table.key_order():
         rows = shard.table.rows(segment)
         vectors = arena.take(rows) if arena is not None else None
-        Shard.new_table(spec, rows=64).insert_rows(rows, vectors)
+        Shard.new_table(shard.spec, rows=64).insert_rows(rows, vectors)
     shard.digest()
 
 

@@ -19,11 +19,12 @@ import msgspec
 
 from streamlearn.cluster.copies import Copies, copies_max
 from streamlearn.cluster.flight import Flight, TooManyBadError, as_local
-from streamlearn.cluster.preparing import Buffers, Preparer, Stepper
+from streamlearn.cluster.preparing import Buffers, Preparer
 from streamlearn.cluster.remote import Remote, RewindError, Who
 from streamlearn.cluster.shard_host import Worked
+from streamlearn.cluster.topics import new_stepper
 from streamlearn.cluster.users import Keeping, Users, users_spec
-from streamlearn.config import JobConfig, MfConfig, loss_of
+from streamlearn.config import JobConfig, LdaConfig, MfConfig, loss_of
 from streamlearn.errors import (
     DataError,
     ObjectChangedError,
@@ -161,7 +162,7 @@ class Worker:
         rows = job.compute.minibatch
         nnz = max(rows * _FEATURES_PER_ROW, 4096)
         self.rows, self.nnz = room_of(rows, nnz, format.record_rows)
-        self.stepper = Stepper(job, self.rows, validation)
+        self.stepper = new_stepper(job, self.rows, validation)
         self.copies = Copies(copies_max(job), job.tables.tau)
         self.users: Users | None = None
         self._keeping = keeping
@@ -381,7 +382,12 @@ class Worker:
     # ---------------------------------------------------------------- one partition
 
     async def _learn_partition(self, name: str, epoch: int) -> None:
-        """Learn a partition to its end, however often shards make it begin again."""
+        """Learn a partition to its end, however often shards make it begin again.
+
+        Of a topic model it is handed out anew where a shard is a pass behind: which words have
+        topics is settled once all partitions are counted, so no pass may begin before.
+        """
+        topical = isinstance(self.job.model, LdaConfig)
         if name not in self._listed:  # another worker has listed the source since
             await self._list_again()
         partition = self._listed.get(name)
@@ -395,9 +401,13 @@ class Worker:
                     await Flight(self, partition, mark).run()
                 if mark.epoch >= epoch:  # else some shard was a pass behind
                     break
+                if topical:
+                    return
             except RewindError:
                 self.rewinds += 1
                 await self._begin_again()
+                if topical:
+                    return
             except TooManyBadError:
                 raise
             except (DataError, SourceError) as error:
@@ -449,6 +459,8 @@ class Worker:
             least = msgspec.structs.replace(
                 least, epoch=least.epoch + 1, sequence=0, offset=fresh.offset, records=0, done=False
             )
+            if isinstance(self.job.model, LdaConfig):  # judged anew in each pass
+                least = msgspec.structs.replace(least, loss=0.0, weight=0.0)
         return least
 
     async def _begin_again(self) -> None:

@@ -20,10 +20,10 @@ import numpy as np
 
 from streamlearn import columns, metrics
 from streamlearn.cluster.daemon import Daemon, load_secrets, place_of, show_wire
-from streamlearn.cluster.preparing import Stepper
 from streamlearn.cluster.remote import Remote, Who
 from streamlearn.cluster.roles import WorkerOptions
 from streamlearn.cluster.shard_host import Place
+from streamlearn.cluster.topics import new_stepper
 from streamlearn.cluster.users import Keeping
 from streamlearn.cluster.worker import Worker
 from streamlearn.compute.leftovers import few_arenas, give_back
@@ -469,7 +469,7 @@ def warm_up_worker(job: JobConfig, format: Format, header: bytes | None, records
     localized = Localized(batch.nnz_max)
     intercept = bool(job.model.intercept)
     Localizer(batch.nnz_max).localize(batch, localized, intercept=intercept)
-    stepper = Stepper(job, rows, new_validation(job.model, 64))
+    stepper = new_stepper(job, rows, new_validation(job.model, 64))
     stepper.try_out(batch, localized)
 
 

@@ -26,8 +26,10 @@ from streamlearn.protocol import (
     Ping,
     Pull,
     PullFactors,
+    PullTopics,
     Push,
     PushFactors,
+    PushTopics,
     Register,
     Reopen,
     State,
@@ -64,7 +66,7 @@ MAY_ASK: Final[Mapping[str, frozenset[type]]] = {
     "worker": frozenset(
         {
             *(Join, Leave, Pull, PullFactors, Push, PushFactors, Register, Claim, Finished),
-            *(Reopen, State, Ping),
+            *(Reopen, State, Ping, PullTopics, PushTopics),
         }
     ),
     "follower": frozenset({Follow, State, Ping}),

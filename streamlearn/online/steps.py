@@ -12,7 +12,6 @@ from streamlearn.compute.kernels import factors, fm_steps, mf_steps
 from streamlearn.compute.kernels import steps as kernels
 from streamlearn.compute.kernels.rules import MEAN_SHARE, v_rates_of
 from streamlearn.config import FmConfig, LdaConfig, LrConfig, MfConfig, ModelConfig
-from streamlearn.errors import ConfigError
 from streamlearn.messages import F32, I64, U8, U32, U64
 from streamlearn.online.localized import Localized
 from streamlearn.online.mf import rates_of
@@ -122,7 +121,7 @@ def new_step(model: ModelConfig, copies: int = 0) -> Step:
     if isinstance(model, FmConfig):
         return FmStep(model)
     if isinstance(model, LdaConfig):
-        raise ConfigError("topics are not learned over shards")
+        raise AssertionError("topics are drawn by online.topic_steps")
     return MfStep(model, copies) if isinstance(model, MfConfig) else LogisticStep(model)
 
 

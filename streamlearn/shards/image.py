@@ -12,9 +12,9 @@ from typing import Any, Final, Protocol
 import msgspec
 import numpy as np
 
-from streamlearn.errors import SnapshotError
+from streamlearn.errors import ColumnError, ProtocolError, SnapshotError
 from streamlearn.messages import F32
-from streamlearn.protocol import AnyMark
+from streamlearn.protocol import AnyMark, FollowTopics, decode, encode
 from streamlearn.shards.cut import Cut, Nothing, Part
 from streamlearn.shards.shard import Shard, ShardSpec
 from streamlearn.shards.snapshot import SnapshotReader, SnapshotWriter
@@ -22,6 +22,7 @@ from streamlearn.shards.snapshot import SnapshotReader, SnapshotWriter
 __all__ = [
     "KIND",
     "ROWS",
+    "TOPICS",
     "VECTORS",
     "ImageMeta",
     "Imaging",
@@ -30,13 +31,17 @@ __all__ = [
     "read_meta",
     "read_part",
     "read_parts",
+    "read_topics",
     "write_part",
+    "write_topics",
 ]
 
 KIND: Final = "shard"
 # Files of a snapshot with the rows of a part, and with their embeddings, by its number.
 ROWS: Final = "rows."
 VECTORS: Final = "vectors."
+# And with topics of tokens: a FollowTopics message.
+TOPICS: Final = "topics."
 
 
 class ImageMeta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,6 +64,8 @@ class ImageMeta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Rows.
     cursors : list of int
         Where the table's forgetting goes on.
+    chosen : bool
+        Of a topic model, whether it is settled which words have topics.
     """
 
     signature: str
@@ -69,6 +76,7 @@ class ImageMeta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     clocks: dict[str, list[int]]
     features: int
     cursors: list[int]
+    chosen: bool = False
 
     @classmethod
     def of(cls, shard: Shard) -> ImageMeta:
@@ -83,6 +91,7 @@ class ImageMeta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             clocks=shard.clocks.state(),
             features=shard.table.features,
             cursors=shard.table.cursors.tolist(),
+            chosen=shard.topics is not None and shard.topics.chosen,
         )
 
     def restore(self, shard: Shard) -> None:
@@ -92,6 +101,9 @@ class ImageMeta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         shard.marks = {mark.partition: mark for mark in self.marks}
         shard.clocks.restore(self.clocks)
         shard.table.cursors[:] = self.cursors
+        if shard.topics is not None:
+            shard.topics.chosen = self.chosen
+            shard.topics.recount()
 
 
 class Sink(Protocol):
@@ -115,6 +127,10 @@ class Sink(Protocol):
         """Take a part."""
         ...
 
+    def topics(self, piece: FollowTopics) -> None:
+        """Take topics of tokens."""
+        ...
+
     def end(self) -> None:
         """Have all of it."""
         ...
@@ -128,6 +144,7 @@ class Imaging:
         self._wanted: deque[Sink] = deque()
         self._sink: Sink | None = None
         self._cut: Cut | None = None
+        self._topics: Iterator[FollowTopics] = iter(())
 
     @property
     def busy(self) -> bool:
@@ -150,6 +167,8 @@ class Imaging:
             self._sink = self._wanted.popleft()
             self._cut = Cut(self._shard.table)
             self._shard.keeper = self._cut
+            if self._shard.topics is not None:
+                self._topics = self._shard.topics.pieces()
             self._sink.begin(ImageMeta.of(self._shard))
         if not self._sink.ready:
             return False
@@ -157,6 +176,10 @@ class Imaging:
         part = self._cut.take()
         if part is not None:
             self._sink.part(part)
+            return True
+        piece = next(self._topics, None)
+        if piece is not None:
+            self._sink.topics(piece)
             return True
         sink = self._sink
         self._close()
@@ -167,6 +190,7 @@ class Imaging:
         if self._cut is not None:
             self._cut.close()
         self._cut = self._sink = None
+        self._topics = iter(())
         self._shard.keeper = Nothing()
 
 
@@ -208,6 +232,18 @@ def read_parts(reader: SnapshotReader) -> Iterator[Part]:
         yield read_part(reader, name.removeprefix(ROWS))
 
 
+def read_topics(reader: SnapshotReader) -> Iterator[FollowTopics]:
+    """Yield the topics of tokens that a snapshot holds, by partition; raises SnapshotError."""
+    for name in sorted(name for name in reader.sizes if name.startswith(TOPICS)):
+        try:
+            piece = decode(reader.read(name).data)
+        except ProtocolError as error:
+            raise SnapshotError(f"snapshot {reader.path} is damaged", cause=str(error)) from error
+        if not isinstance(piece, FollowTopics):
+            raise SnapshotError(f"snapshot {reader.path} is damaged", cause=f"{name} has no topics")
+        yield piece
+
+
 def load_image(reader: SnapshotReader, spec: ShardSpec) -> Shard:
     """Load the shard that a snapshot holds.
 
@@ -230,6 +266,12 @@ def load_image(reader: SnapshotReader, spec: ShardSpec) -> Shard:
             shard.table.insert_rows(part.rows, part.vectors)
         except ValueError as error:
             raise SnapshotError(f"snapshot {reader.path} is damaged", cause=str(error)) from error
+    for piece in read_topics(reader):
+        try:
+            assert shard.topics is not None, "of another model"
+            shard.topics.put(piece)
+        except ColumnError as error:
+            raise SnapshotError(f"snapshot {reader.path} is damaged", cause=str(error)) from error
     meta.restore(shard)
     return shard
 
@@ -250,3 +292,9 @@ def write_part(writer: SnapshotWriter, part: Part, number: str) -> None:
         if prefix == ROWS or len(array):
             with writer.open(f"{prefix}{number}") as blob:
                 blob.write(np.ascontiguousarray(array))
+
+
+def write_topics(writer: SnapshotWriter, piece: FollowTopics, number: int) -> None:
+    """Write topics of tokens into a file of a snapshot."""
+    with writer.open(f"{TOPICS}{number:06d}") as blob:
+        blob.write(np.frombuffer(encode(piece), np.uint8))

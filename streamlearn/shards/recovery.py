@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from streamlearn.errors import LogError, ProtocolError
-from streamlearn.protocol import Join, Leave, Push, Tick, decode
+from streamlearn.protocol import Choose, Join, Leave, Push, Tick, decode
 from streamlearn.shards.disk import Disk
 from streamlearn.shards.image import load_image
 from streamlearn.shards.log import Log
@@ -117,7 +117,7 @@ def _replay(found: Recovered, log: Log) -> None:
     for lsn, body in log.read(shard.lsn):
         try:
             record = decode(body)
-            assert isinstance(record, Push | Join | Leave | Tick), record
+            assert isinstance(record, Push | Join | Leave | Tick | Choose), record
             shard.apply(lsn, record)
         except (ProtocolError, AssertionError) as error:
             raise LogError(

@@ -18,12 +18,13 @@ from streamlearn.compute.kernels.rules import v_rates_of
 from streamlearn.config import FmConfig, JobConfig, LdaConfig, MfConfig
 from streamlearn.errors import ColumnError, RefusedError
 from streamlearn.messages import F32, I64, U8, U32, U64
-from streamlearn.protocol import Join, Leave, Mark, Push, PushFactors, Tick
+from streamlearn.protocol import Choose, Join, Leave, Mark, Push, PushFactors, PushTopics, Tick
 from streamlearn.shards.arena import Arena, split_slots
 from streamlearn.shards.clock import Clocks
 from streamlearn.shards.cut import Keeper, Nothing
 from streamlearn.shards.rules import Updater
 from streamlearn.shards.table import ExactTable
+from streamlearn.shards.topics import Moves, TopicStore
 
 __all__ = ["INTERCEPT_KEY", "Gradients", "Located", "Shard", "ShardSpec", "Verdict", "prefixes_of"]
 
@@ -35,7 +36,7 @@ _SEGMENTS_A_TICK: Final = 4
 
 _NO_VECTORS: Final[F32] = np.zeros(0, np.float32)
 Verdict = Literal["next", "duplicate", "gap"]
-Record = Push | Join | Leave | Tick
+Record = Push | Join | Leave | Tick | Choose
 
 
 def prefixes_of(index: int, of: int) -> tuple[int, int]:
@@ -126,6 +127,8 @@ class Gradients:
     items, shares : int64[n], uint8[2 * n], or None
         Of matrix factorization: 1 for items, 0 for users; how much of each row is kept before what
         is sent is added (``compute.kernels.mf_steps``).
+    topics : Moves or None
+        Of a topic model: all of it.
     """
 
     values: F32
@@ -134,6 +137,7 @@ class Gradients:
     vectors: F32 = field(default_factory=lambda: _NO_VECTORS)
     items: I64 | None = None
     shares: U8 | None = None
+    topics: Moves | None = None
 
 
 class Shard:
@@ -155,6 +159,8 @@ class Shard:
         Since the epoch, by the last tick.
     pushes, duplicates : int
         Applied, and dropped since they had been, by this object.
+    topics : TopicStore or None
+        Of a topic model.
     """
 
     def __init__(self, spec: ShardSpec, table: ExactTable | None = None) -> None:
@@ -176,6 +182,10 @@ class Shard:
         self.forgotten = 0
         self.keeper: Keeper = Nothing()  # of the cut that is open
         self._ttl_minutes = int(-(-job.tables.ttl_seconds // 60))
+        self.topics: TopicStore | None = None
+        if isinstance(job.model, LdaConfig):
+            online = job.model.epochs == 1
+            self.topics = TopicStore(job.model, self.table, spec.prefixes, online=online)
 
     @staticmethod
     def new_table(spec: ShardSpec, rows: int = 0) -> ExactTable:
@@ -320,7 +330,7 @@ class Shard:
         ----------
         lsn : int
             Its number, one more than the last.
-        record : Push, Join, Leave or Tick
+        record : Push, Join, Leave, Tick or Choose
             A push must come next in its partition; others of it are passed over.
         located, gradients : optional
             A push's keys and columns, where they have been decoded before.
@@ -334,7 +344,11 @@ class Shard:
         if isinstance(record, Push):
             if self.verdict(record.mark) == "next":
                 keys = located or self.locate(self.decode_keys(record))
-                self._update(keys, gradients or self.decode_gradients(record))
+                told = gradients or self.decode_gradients(record)
+                if told.topics is not None:
+                    self._update_topics(keys, told.topics, record.mark)
+                else:
+                    self._update(keys, told)
                 self.marks[record.mark.partition] = record.mark
                 self.pushes += 1
             self.clocks.advance(record.worker, record.incarnation, record.clock)
@@ -342,6 +356,10 @@ class Shard:
             self.clocks.join(record.worker, record.incarnation, record.clock)
         elif isinstance(record, Leave):
             self.clocks.leave(record.worker, record.incarnation)
+        elif isinstance(record, Choose):
+            if self.topics is None:
+                raise ColumnError(f"a Choose for a model {self.spec.job.model.kind}")
+            self.topics.choose(self.documents, self.keeper)
         elif record.minute > self.minute:
             self.minute = record.minute
             if self._ttl_minutes:
@@ -354,6 +372,22 @@ class Shard:
     def decode_keys(self, push: Push) -> U64:
         """Decode a push's own keys; raises ColumnError."""
         return columns.decode_keys(push.keys, push.count, self.spec.low, self.spec.high)
+
+    @property
+    def documents(self) -> int:
+        """Examples of all marks: of a topic model in its first pass, documents."""
+        return sum(mark.examples for mark in self.marks.values())
+
+    def _update_topics(self, located: Located, moves: Moves, mark: Mark) -> None:
+        assert self.topics is not None
+        if not len(located.keys):
+            return
+        located = self.relocate(located)
+        if moves.documents is not None:
+            self.table.insert(located.keys, located.slots, self.keeper)
+            self.topics.count(located.slots, moves, self.documents, self.minute, self.keeper)
+        if mark.epoch or self.topics.online:
+            self.topics.move(located.slots, located.keys, moves, mark, self.keeper)
 
     def _update(self, located: Located, gradients: Gradients) -> None:
         if not len(located.keys):
@@ -391,6 +425,11 @@ class Shard:
         """
         if isinstance(push, PushFactors) != isinstance(self.spec.job.model, MfConfig):
             raise ColumnError(f"a {type(push).__name__} for a model {self.spec.job.model.kind}")
+        if isinstance(push, PushTopics) != (self.topics is not None):
+            raise ColumnError(f"a {type(push).__name__} for a model {self.spec.job.model.kind}")
+        if isinstance(push, PushTopics) and self.topics is not None:
+            moves = self.topics.decode(push)
+            return Gradients(np.zeros(push.count, np.float32), None, topics=moves)
         values = columns.decode_values(push.values, push.count, push.coding)
         if len(values) != push.count:
             raise ColumnError(f"{push.count} keys, but {len(values)} gradients")
@@ -422,6 +461,8 @@ class Shard:
             vectors.update((arena.take(rows) if arena is not None else _NO_VECTORS).tobytes())
             digest.update(rows.tobytes())
         digest.update(vectors.digest())
+        for piece in self.topics.digested() if self.topics is not None else ():
+            digest.update(piece)
         digest.update(repr([self.marks[name] for name in sorted(self.marks)]).encode())
         cursors = self.table.cursors.tolist()
         digest.update(repr((self.clocks.state(), self.minute, self.lsn, cursors)).encode())
