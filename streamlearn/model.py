@@ -122,6 +122,8 @@ class Model:
         The snapshot that it was loaded from.
     stored_topics : mapping or None
         Topics of tokens, by block, where a snapshot was loaded with them.
+    words_digest : str
+        Of the file that says what its words are, or which are left out, where there is one.
     sealed : bool
         Whether snapshots say who there is and what of them is learned, but nothing of how many
         ratings there were, nor how well they are predicted: of a private model.
@@ -143,6 +145,7 @@ class Model:
     new_cut: Callable[[Table], TableCut] = Cut
     sealed: bool = False
     stored_topics: Mapping[str, Any] | None = None
+    words_digest: str = ""
 
     @classmethod
     def new(
@@ -370,6 +373,7 @@ class ModelCut:
             "counts": {name: getattr(model.counts, name) for name in Counts.__slots__},
             "epoch": model.epoch,
             "swept": model.swept,
+            "words_digest": model.words_digest,
             "fields": list(model.names.fields),
             "quarantine_size": 0 if model.sealed else quarantine_size,
             "replayed_size": model.replayed_size,
@@ -515,6 +519,7 @@ def load(
         model.counts = Counts(**meta["counts"])
         model.epoch = int(meta["epoch"])
         model.swept = int(meta.get("swept", 0))
+        model.words_digest = str(meta.get("words_digest", ""))
         model.quarantine_size = int(meta["quarantine_size"])
         model.replayed_size = int(meta["replayed_size"])
         model.positions = {
@@ -581,8 +586,8 @@ def _check_binding(stored: JobConfig, job: JobConfig, directory: Path, *, mended
         was, now = (_at(one, section, name) for one in (stored, job))
         if was != now:
             raise ConfigError(
-                f"{path} is {_shown(now)}, but the model in {directory} was learned with "
-                f"{_shown(was)}",
+                f"{path} is {msgspec.to_builtins(now)}, but the model in {directory} was learned "
+                f"with {msgspec.to_builtins(was)}",
                 hint="use another --out, or the settings that it was learned with",
             )
 
@@ -590,7 +595,3 @@ def _check_binding(stored: JobConfig, job: JobConfig, directory: Path, *, mended
 def _at(job: JobConfig, section: str, name: str) -> Any:
     value = getattr(job, section)
     return getattr(value, name) if name else value
-
-
-def _shown(value: Any) -> str:
-    return str(msgspec.to_builtins(value))

@@ -21,7 +21,13 @@ import msgspec
 
 from streamlearn.compute.leftovers import few_arenas, give_back
 from streamlearn.config import JobConfig, LdaConfig, MfConfig, loss_of, start_seconds
-from streamlearn.errors import DataError, DivergedError, RunError, StreamlearnError
+from streamlearn.errors import (
+    ConfigError,
+    DataError,
+    DivergedError,
+    RunError,
+    StreamlearnError,
+)
 from streamlearn.further import FurtherPasses, check_unchanged
 from streamlearn.inspection import sizes
 from streamlearn.learner import Learner
@@ -139,6 +145,7 @@ class TrainingRun:
             model = await asyncio.to_thread(
                 Model.new, self.job, tuple(format_.fields), clock=time.monotonic
             )
+        _check_words(model, format_)
         quarantine = Quarantine(self.directory / "bad_records.jsonl", model.quarantine_size)
         learner = Learner(
             model,
@@ -549,6 +556,18 @@ async def _sample(source: ObjectSource, partition: Partition) -> bytes:
     finally:
         await blocks.aclose()
     return b""
+
+
+def _check_words(model: Model, format_: Format) -> None:
+    """Refuse a file of words that is not what it was; note which it is."""
+    digest = getattr(format_, "digest", "")
+    if model.resumed_from is not None and digest != model.words_digest:
+        raise ConfigError(
+            "the file of source.vocabulary or source.stop_words has other words than when "
+            f"{model.resumed_from} was learned",
+            hint="put it back, or start over in another --out",
+        )
+    model.words_digest = digest
 
 
 def _is_pipe(partition: Partition) -> bool:

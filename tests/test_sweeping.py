@@ -349,3 +349,29 @@ def test_what_is_old_is_forgotten(tmp_path: Path) -> None:
     expected = tokens / 2000 * (200 / 4 + 200 / np.log(2))
     assert solver.priors.totals.sum() == pytest.approx(expected, rel=0.1)
     assert report["examples"] == 2000
+
+
+@pytest.mark.parametrize("setting", ["vocabulary", "stop-words"])
+def test_a_file_of_words_that_changed_is_refused(tmp_path: Path, setting: str) -> None:
+    file = tmp_path / "words.txt"
+    file.write_text("".join(f"w{chr(97 + n)}\n" for n in range(20)))
+    rng = np.random.default_rng(1)
+    source = tmp_path / "texts"
+    if setting == "vocabulary":
+        lines = ["2 " + " ".join(f"{w}:3" for w in rng.choice(20, 2, False)) for _ in range(200)]
+        format_ = "ldac"
+    else:
+        lines = [" ".join(f"w{chr(97 + w)}" for w in rng.choice(26, 9)) for _ in range(200)]
+        format_ = "documents"
+    source.write_text("\n".join(lines) + "\n")
+    arguments = (
+        "train", source, "--model", "lda", "--topics", 3, "--max-df", 1, "--format", format_,
+        f"--{setting}", file, "--out", tmp_path / "out", "--json", "--epochs",
+    )  # fmt: skip
+    assert run(*arguments, 1).code == 0
+    again = run(*arguments, 1)
+    assert again.code == 0, again.stderr
+    file.write_text("".join(f"w{chr(98 + n)}\n" for n in range(20)))
+    other = run(*arguments, 1)
+    assert other.code != 0
+    assert "has other words than when" in other.stderr
