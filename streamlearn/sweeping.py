@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from streamlearn.config import JobConfig, LdaConfig
 from streamlearn.errors import DataError
@@ -18,17 +18,12 @@ from streamlearn.online.minibatch import Minibatch
 from streamlearn.online.topic_validation import TopicValidation
 from streamlearn.tables import tokens_bytes_max
 from streamlearn.topics.documents import KeptDocuments
+from streamlearn.topics.schedule import Looks, fits
 from streamlearn.topics.sweeps import Sweeps
 
 __all__ = ["FurtherSweeps"]
 
 _log = logging.getLogger("streamlearn.training")
-
-# Passes between two looks at held-out documents, and between two fits of the priors, whose first is
-# not before topics have taken shape.
-LOOK_EVERY: Final = 10
-FIT_EVERY: Final = 10
-FIT_FROM: Final = 20
 
 
 class FurtherSweeps:
@@ -61,7 +56,7 @@ class FurtherSweeps:
             self._solver.recorder = self._kept.add
         self.passes: list[dict[str, Any]] = []
         self._sweeps: Sweeps | None = None
-        self._worse, self._best = 0, float("-inf")
+        self._looks = Looks(self._model.patience)
         self._held: dict[str, float] = {}
         self._started = time.monotonic()
 
@@ -173,7 +168,7 @@ class FurtherSweeps:
             return
         sweeps.check()
         number = state.epoch + 1
-        if number >= FIT_FROM and number % FIT_EVERY == 0 and self._model.optimize != "none":
+        if fits(number) and self._model.optimize != "none":
             sweeps.optimize()
         state.swept = -1
 
@@ -201,17 +196,14 @@ class FurtherSweeps:
             "tokens_per_second": sweeps.tokens / max(seconds, 1e-9),
             "drawn_by_word": by_word / sweeps.tokens,
         }
-        last = state.epoch + 1 >= self._model.epochs
-        if self._kept.held_out.count and (last or (state.epoch + 1) % LOOK_EVERY == 0):
+        if self._kept.held_out.count and Looks.due(state.epoch + 1, self._model.epochs):
             held = TopicValidation(self._job.output.window)
             scores, tokens = await self._learner.control.run(sweeps.held_out)
             held.update(scores, scores, tokens)
             figures = TopicValidation.headlines(held.summary())
             self._held = {f"held_out_{name}": value for name, value in figures.items()}
             told |= self._held
-            better = figures["log_likelihood_per_token"]
-            self._worse = 0 if better > self._best else self._worse + 1
-            self._best = max(self._best, better)
+            self._looks.note(figures["log_likelihood_per_token"])
         self._told(told)
 
     def _told(self, told: dict[str, Any]) -> None:
@@ -219,10 +211,9 @@ class FurtherSweeps:
         _log.info("%s", _sentence(told))
 
     def _ended(self) -> bool:
-        if not self._model.patience or self._worse < self._model.patience:
-            return False
-        _log.info("held-out documents are predicted no better for %d looks", self._worse)
-        return True
+        if self._looks.enough:
+            _log.info("held-out documents are predicted no better for %d looks", self._looks.worse)
+        return self._looks.enough
 
     def report(self) -> dict[str, Any]:
         """Return what the report has beside what all models have."""
