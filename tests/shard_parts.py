@@ -62,7 +62,7 @@ def job(
     exact = {"pull_values": "float32", "push_values": "float32", "compression": "none"}
     settled = dict(model or {})
     kind = settled.pop("kind", "lr")
-    if kind != "mf":
+    if kind not in ("mf", "lda"):
         settled = {"l1": 0.0} | settled
     return JobConfig(
         source=SourceConfig(**({"format": "svmlight", "bad_records_max": 1.0} | (source or {}))),

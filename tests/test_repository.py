@@ -30,6 +30,7 @@ VOCABULARY = (
     "streamlearn.config",
     "streamlearn.protocol",
     "streamlearn.columns",
+    "streamlearn.topic_columns",
     "streamlearn.embeddings",
 )
 MAY_IMPORT = {

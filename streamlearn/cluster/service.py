@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from streamlearn import columns
 from streamlearn.cluster.feeding import Feeds
+from streamlearn.cluster.reading import embedded, read
 from streamlearn.config import loss_of
 from streamlearn.errors import ColumnError, LogError, RefusedError
 from streamlearn.protocol import (
@@ -33,9 +34,6 @@ from streamlearn.protocol import (
     Leave,
     Message,
     Pull,
-    Pulled,
-    PulledFactors,
-    PulledTopics,
     PullFactors,
     PullTopics,
     Push,
@@ -277,7 +275,7 @@ class Service:
             **self.counts,
             "features": shard.table.features,
             "table_bytes": shard.table.nbytes,
-            **_embedded(shard),
+            **embedded(shard),
             "parked": self.parked,
             "workers": len(shard.clocks.members),
             "staleness": shard.clocks.highest - slowest if slowest is not None else 0,
@@ -336,9 +334,10 @@ class Service:
         if pull.table != 0:
             raise RefusedError(f"there is no table {pull.table}", code="unknown")
         keys = columns.decode_keys(pull.keys, pull.count, spec.low, spec.high)
+        self._choose(pull)
         located = self.shard.locate(keys)
         try:
-            pulled = self._values(pull, located)
+            pulled = read(self.shard, pull, located)
         except ValueError as error:
             raise RefusedError(str(error), code="invalid") from error
         if pull.incarnation:
@@ -352,39 +351,13 @@ class Service:
         self.counts["keys"] += pull.count
         self.say(session, request, pulled)
 
-    def _values(self, pull: Pull, located: Located) -> Pulled:
-        """Return the answer to a pull."""
-        shard = self.shard
-        if isinstance(pull, PullTopics) != (shard.topics is not None):
-            raise RefusedError(
-                f"a {type(pull).__name__} for a model {shard.spec.job.model.kind}", code="invalid"
-            )
-        if isinstance(pull, PullTopics) and shard.topics is not None:
-            return self._topics(pull, located)
-        weights = shard.values(located)
-        column = columns.encode_values(weights, pull.coding)
-        copied = None
-        if isinstance(pull, PullFactors):
-            copied = columns.decode_lengths(pull.copied, pull.count, (1,))
-        lengths, vectors = shard.vectors(located, weights, pull.coding, copied)
-        told = (pull.count, pull.coding, column.data, lengths.data, vectors.data)
-        if not isinstance(pull, PullFactors):
-            return Pulled(*told)
-        slowest = shard.clocks.slowest
-        return PulledFactors(*told, pull.clock if slowest is None else slowest)
-
-    def _topics(self, pull: PullTopics, located: Located) -> Pulled:
-        """Return the answer to a pull of topics; the first behind the first pass chooses words."""
+    def _choose(self, pull: Pull) -> None:
+        """Settle which words have topics: that is asked for first behind the first pass."""
         topics = self.shard.topics
-        assert topics is not None
-        nothing = memoryview(b"")
-        if not topics.online and not pull.epoch:
-            return PulledTopics(pull.count, pull.coding, nothing)
-        if not topics.chosen and not self.read_only:
+        asked = isinstance(pull, PullTopics) and pull.epoch > 0
+        if asked and topics is not None and not topics.chosen and not self.read_only:
             topics.check_room(self.shard.documents)
             self._record(Choose())
-        told = topics.read(located.slots, pull.partition, pull.sequence)
-        return PulledTopics(pull.count, pull.coding, nothing, **told)
 
     def _unpark(self, now: float) -> None:
         """Answer the pulls that waited long enough."""
@@ -601,11 +574,3 @@ class Service:
     def say(self, session: int, request: int, message: Answer, lsn: int = 0) -> None:
         """Answer a request, once log record ``lsn`` is durable."""
         self._out.append(Out(session, request, message, lsn))
-
-
-def _embedded(shard: Shard) -> dict[str, float]:
-    """Return what is to be said of a shard's embeddings, if its model has some."""
-    arena = shard.table.arena
-    if arena is None:
-        return {}
-    return {"embeddings_bytes": arena.nbytes, "embeddings_refused": arena.refused}

@@ -13,6 +13,7 @@ from streamlearn.protocol import (
     FollowCut,
     FollowPart,
     FollowRecord,
+    FollowTopics,
     decode,
     encode,
 )
@@ -52,6 +53,10 @@ class Copy:
             self._fresh = self._fresh or Shard(self.desk.spec)
             rows = np.frombuffer(answer.rows, np.uint64).reshape(-1, 4)
             self._fresh.table.insert_rows(rows, np.frombuffer(answer.vectors, np.float32))
+        elif isinstance(answer, FollowTopics):
+            assert self._fresh is not None
+            assert self._fresh.topics is not None
+            self._fresh.topics.put(answer)
         elif isinstance(answer, FollowCut):
             self.shard, self._fresh = self._fresh or Shard(self.desk.spec), None
             msgspec.msgpack.decode(answer.meta, type=ImageMeta).restore(self.shard)

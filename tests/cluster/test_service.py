@@ -24,9 +24,11 @@ from streamlearn.protocol import (
     Pull,
     Pulled,
     PullFactors,
+    PullTopics,
     Push,
     Pushed,
     PushFactors,
+    PushTopics,
     RatingMark,
     Register,
     Reopen,
@@ -721,6 +723,6 @@ def test_every_request_is_answered_by_its_own_type():
     # what a session may ask, and nothing else, has a method
     made = Service(Shard(SPEC), None, incarnation=1, now=0.0)
     assert set(made._answers) == {
-        Pull, PullFactors, Push, PushFactors, Join, Leave, Register, Claim, Finished, Reopen, State,
-        Follow, TakeSnapshot,
+        Pull, PullFactors, PullTopics, Push, PushFactors, PushTopics, Join, Leave, Register, Claim,
+        Finished, Reopen, State, Follow, TakeSnapshot,
     }  # fmt: skip

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from streamlearn import columns
+from streamlearn import columns, topic_columns
 from streamlearn.net.connection import (
     AWAIT_CHALLENGE,
     AWAIT_HELLO,
@@ -17,13 +18,16 @@ from streamlearn.net.security import MAY_ASK
 from streamlearn.protocol import (
     Pulled,
     PulledFactors,
+    PulledTopics,
     PullFactors,
+    PullTopics,
     Push,
     PushFactors,
+    PushTopics,
     decode,
 )
 from tests.net.wire_parts import feed, open_reader
-from tests.net.wire_vectors import PAGE, TIERS, made, written
+from tests.net.wire_vectors import PAGE, TIERS, TOPICS, made, written
 
 STATES = {
     "hello": AWAIT_HELLO,
@@ -33,15 +37,18 @@ STATES = {
     "done": CLIENT_OPEN,
     "pulled": CLIENT_OPEN,
     "pulled-factors": CLIENT_OPEN,
+    "pulled-topics": CLIENT_OPEN,
 }
 KIND_OF = {
     "ping": "request", "pull": "request", "pull-lz4": "request", "push": "request",
     "done": "answer", "pulled": "answer",
     "pull-factors": "request", "pulled-factors": "answer", "push-factors": "request",
+    "pull-topics": "request", "pulled-topics": "answer", "push-topics": "request",
 }  # fmt: skip
 REQUEST_ID_OF = {
     "ping": 1, "done": 1, "pull": 2, "pull-lz4": 2, "pulled": 2, "push": 3,
     "pull-factors": 2, "pulled-factors": 2, "push-factors": 3,
+    "pull-topics": 2, "pulled-topics": 2, "push-topics": 3,
 }  # fmt: skip
 
 
@@ -94,6 +101,26 @@ def test_factors_on_the_page_are_what_it_says_of_them() -> None:
     assert vectors.tolist() == [1, 0, 0, 0, 0.5, 0, 0, -1]
     assert columns.decode_lengths(told.items, told.count, (1,)).tolist() == [1, 0]
     assert list(told.shares) == [255, 254, 128, 64]
+
+
+def test_topics_on_the_page_are_what_it_says_of_them() -> None:
+    names = ("pull-topics", "pulled-topics", "push-topics")
+    asked, answer, told = (decode(written()[name][HEADER_BYTES:]) for name in names)
+    assert isinstance(asked, PullTopics)
+    assert isinstance(answer, PulledTopics)
+    assert isinstance(told, PushTopics)
+    assert (asked.partition, asked.epoch, asked.sequence) == ("a", 2, 4)
+    assert columns.decode_lengths(answer.lengths, 2, (TOPICS,)).tolist() == [0, TOPICS]
+    assert bytes(answer.vectors) == bytes([2, 1, 0xC8, 1, 2, 2])
+    out = np.zeros(TOPICS, np.int32)
+    rows = topic_columns.WordRows([answer.vectors], [1], TOPICS)
+    rows.fill(np.zeros(1, np.int64), TOPICS, out)
+    assert out.tolist() == [0, 200, 0, 0, 2]
+    assert topic_columns.decode_totals(answer.totals, TOPICS).tolist() == [10, 300, 0, 4, 5]
+    topics = topic_columns.decode_topics(answer.topics, 3, TOPICS, whole=False)
+    assert topics.tolist() == [1, 4, 1]
+    assert columns.decode_counts(told.counts, 2).tolist() == [1, 3]
+    assert topic_columns.decode_topics(told.topics, 3, TOPICS, whole=True).tolist() == [4, 4, 1]
 
 
 def test_page_names_every_kind_reason_and_right() -> None:

@@ -9,7 +9,7 @@ import lz4.block
 import msgspec
 import numpy as np
 
-from streamlearn import columns
+from streamlearn import columns, topic_columns
 from streamlearn.net.connection import ClientHandshake, ServerHandshake, encode_error
 from streamlearn.net.frame import ALIVE, ANSWER, CHALLENGE, ERROR, HELLO, PROOF, REQUEST, WELCOME
 from streamlearn.net.security import cluster_id
@@ -20,9 +20,12 @@ from streamlearn.protocol import (
     Pull,
     Pulled,
     PulledFactors,
+    PulledTopics,
     PullFactors,
+    PullTopics,
     Push,
     PushFactors,
+    PushTopics,
     RatingMark,
     encode,
 )
@@ -38,6 +41,7 @@ from tests.net.wire_parts import (
 
 # Lengths that embeddings may have in the page's examples.
 TIERS = (4, 8)
+TOPICS = 5
 PAGE = Path(__file__).parents[2] / "docs" / "protocol.md"
 
 
@@ -67,6 +71,9 @@ def made() -> dict[str, bytes]:
         "pull-factors": frame(REQUEST, 2, bytes(encode(_pull_factors()))),
         "pulled-factors": frame(ANSWER, 2, bytes(encode(_pulled_factors()))),
         "push-factors": frame(REQUEST, 3, bytes(encode(_push_factors()))),
+        "pull-topics": frame(REQUEST, 2, bytes(encode(_pull_topics()))),
+        "pulled-topics": frame(ANSWER, 2, bytes(encode(_pulled_topics()))),
+        "push-topics": frame(REQUEST, 3, bytes(encode(_push_topics()))),
         "alive": frame(ALIVE, 0, b""),
         "error": frame(ERROR, 0, encode_error("size", "too large")),
     }
@@ -118,6 +125,32 @@ def _push_factors() -> PushFactors:
     }
     items = columns.encode_lengths(np.array([1, 0], np.int64), (1,))
     return PushFactors(**told, items=items.data, shares=memoryview(bytes([255, 254, 128, 64])))
+
+
+def _pull_topics() -> PullTopics:
+    """Return a pull of two words, for the fourth minibatch of the second further pass."""
+    return PullTopics(0, 7, 3, 2, memoryview(b"\0" * 64), 0, "a", 2, 4)
+
+
+def _pulled_topics() -> PulledTopics:
+    """Return what the second word has, and the topics of its three tokens."""
+    lengths = columns.encode_lengths(np.array([0, TOPICS], np.int64), (TOPICS,))
+    counts = np.array([0, 200, 0, 0, 2], np.int32)
+    rows = topic_columns.encode_rows(counts, np.zeros(1, np.int64), TOPICS)
+    totals = topic_columns.encode_totals(np.array([10, 300, 0, 4, 5]))
+    topics = topic_columns.encode_topics(np.array([1, 4, 1], np.uint16), TOPICS)
+    return PulledTopics(2, 0, memoryview(b""), lengths.data, rows.data, 9, totals.data, topics.data)
+
+
+def _push_topics() -> PushTopics:
+    """Return the topics that they get instead."""
+    counts = columns.encode_counts(np.array([1, 3], np.uint32))
+    topics = topic_columns.encode_topics(np.array([4, 4, 1], np.uint16), TOPICS)
+    empty = memoryview(b"")
+    return PushTopics(
+        0, "w0", 7, 3, 2, columns.signature(b"\0" * 64), 2, empty, 0, empty, counts.data,
+        Mark("a", "v", 2, 4, 100, 10), topics=topics.data,
+    )  # fmt: skip
 
 
 def written() -> dict[str, bytes]:
