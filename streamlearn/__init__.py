@@ -7,14 +7,25 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from streamlearn.estimators import FactorizationMachine as FactorizationMachine
     from streamlearn.estimators import LogisticRegression as LogisticRegression
+    from streamlearn.lda_estimator import LDA as LDA
     from streamlearn.matrix_estimator import MatrixFactorization as MatrixFactorization
 
 __version__ = "0.1.0"
-__all__ = ["FactorizationMachine", "LogisticRegression", "MatrixFactorization", "__version__"]
+__all__ = [
+    "LDA",
+    "FactorizationMachine",
+    "LogisticRegression",
+    "MatrixFactorization",
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> Any:
     """Import the Python API when it is asked for: the command line does without."""
+    if name == "LDA":
+        from streamlearn import lda_estimator
+
+        return lda_estimator.LDA
     if name == "MatrixFactorization":
         from streamlearn import matrix_estimator
 

@@ -53,6 +53,11 @@ _TABLES: Final = {
     "lr": _OF_TABLES,
     "fm": (*_OF_TABLES, "embeddings_bytes_max"),
     "mf": ("features_max", "embeddings_bytes_max", "ratings_bytes_max", "when_full"),
+    "lda": ("features_max", "embeddings_bytes_max", "tokens_bytes_max", "when_full"),
+}
+# Those of a source.
+_SOURCES: Final = {
+    "lda": ("stop_words", "digits", "markup", "word_length_min", "word_length_max"),
 }
 # Those of a model.
 _MODELS: Final = {kind: struct.__struct_fields__ for kind, struct in MODELS.items()} | {
@@ -62,12 +67,15 @@ _MODELS: Final = {kind: struct.__struct_fields__ for kind, struct in MODELS.item
     )
 }
 # The settings of an estimator, by the names that the command line has for them.
-SETTINGS: Final = {kind: (*_MODELS[kind], *_TABLES[kind], "names_max") for kind in _TABLES}
+SETTINGS: Final = {
+    kind: (*_MODELS[kind], *_SOURCES.get(kind, ()), *_TABLES[kind], "names_max") for kind in _TABLES
+}
 # Who opens a model, by its kind.
 _OPENED_BY: Final = {
     "lr": "LogisticRegression",
     "fm": "FactorizationMachine",
     "mf": "MatrixFactorization",
+    "lda": "LDA",
 }
 
 
@@ -344,7 +352,12 @@ def job_of(kind: str, settings: Mapping[str, Any]) -> JobConfig:
     if values.get(_TIERS, ...) is None:
         values[_TIERS] = {}
     model = MODELS[kind]
+    source = SourceConfig()
+    if kind in _SOURCES:
+        chosen = {name: values[name] for name in _SOURCES[kind]}
+        source = SourceConfig(format="documents", **chosen)
     job = JobConfig(
+        source=source,
         model=model(**{name: values[name] for name in _MODELS[kind]}),
         tables=TablesConfig(**{name: values[name] for name in _TABLES[kind]}),
         output=OutputConfig(names_max=values["names_max"]),
@@ -361,6 +374,7 @@ def settings_of(job: JobConfig) -> dict[str, Any]:
     """Return a job's settings as those of an estimator."""
     values = {name: getattr(job.model, name) for name in _MODELS[job.model.kind]}
     values |= {name: getattr(job.tables, name) for name in _TABLES[job.model.kind]}
+    values |= {name: getattr(job.source, name) for name in _SOURCES.get(job.model.kind, ())}
     if _TIERS in values:
         values[_TIERS] = {int(count): dim for count, dim in values[_TIERS].items()} or None
     return values | {"names_max": job.output.names_max}

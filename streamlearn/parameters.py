@@ -7,7 +7,13 @@ from typing import Any, Self
 
 import numpy as np
 
-__all__ = ["BaseEstimator", "ClassifierMixin", "NotFittedError", "RegressorMixin"]
+__all__ = [
+    "BaseEstimator",
+    "ClassifierMixin",
+    "NotFittedError",
+    "RegressorMixin",
+    "TransformerMixin",
+]
 
 
 class NotFittedError(ValueError, AttributeError):
@@ -81,3 +87,11 @@ class RegressorMixin:
         spread = np.average((labels - mean) ** 2, weights=sample_weight)
         left = np.average(errors, weights=sample_weight)
         return float(1 - left / spread) if spread else float(left == 0)
+
+
+class TransformerMixin:
+    """What a transformer can do by fitting and transforming."""
+
+    def fit_transform(self, X: Any, y: Any = None, **more: Any) -> Any:  # noqa: N803
+        """Fit to X and return what it is transformed to."""
+        return self.fit(X, y, **more).transform(X)  # type: ignore[attr-defined]

@@ -104,6 +104,7 @@ async def score(
     finally:
         await source.aclose()
         if reader is not None:
+            model.solver = reader.solver
             reader.close()
     report = run_report(learner, started, telemetry)
     report.pop("examples_dropped", None)  # none is to teach anything
