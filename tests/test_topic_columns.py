@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -70,7 +72,7 @@ def test_rows_of_several_shards_are_read_in_any_pieces():
     counts = (rng.random((30, 7)) < 0.3) * rng.integers(1, 300, (30, 7))
     counts = counts.astype(np.int32)
     cuts = [0, 4, 4, 19, 30]
-    parts = [counts[a:b] for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    parts = [counts[a:b] for a, b in pairwise(cuts)]
     rows = WordRows([rows_of(one) for one in parts], [len(one) for one in parts], 7)
     assert len(rows) == 30
     for words in (np.arange(30), np.arange(3, 25), np.array([0, 4, 18, 19, 29]), np.zeros(0, int)):

@@ -1,4 +1,4 @@
-"""Parts of a topic model over shards: documents, a worker and its shards without anything between."""
+"""Parts of a topic model over shards: documents, a worker and its shards, nothing between."""
 
 from __future__ import annotations
 
