@@ -7,6 +7,7 @@ everything else; what it has of biases and factors is of before, until they are 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
@@ -22,6 +23,7 @@ __all__ = ["FactorRows", "RowsCut"]
 
 _LOW: Final = np.uint64(0xFFFFFFFF)
 _DIM: Final = np.uint64(48)
+_PIECE_BYTES: Final = 4 << 20
 _NOBODY: Final = np.uint32(0xFFFFFFFF)
 
 
@@ -69,8 +71,18 @@ class FactorRows:
         whole: F32 = memory.words.view(np.float32)[: count * width].reshape(count, width)
         return whole
 
+    def _pieces(self, rows: U64) -> Iterator[U64]:
+        """Yield rows some at a time, since their factors are copied meanwhile."""
+        step = max(1, _PIECE_BYTES // (self.lines * LINE_FLOATS * 4))
+        for first in range(0, len(rows), step):
+            yield rows[first : first + step]
+
     def _take(self, segment: int) -> None:
-        rows = self._table.rows(segment)
+        for rows in self._pieces(self._table.rows(segment)):
+            self._take_rows(rows)
+        self._arena.release(segment)
+
+    def _take_rows(self, rows: U64) -> None:
         vectors = self._arena.take(rows.copy()).reshape(-1, self.lines * LINE_FLOATS)
         has = dims_of(rows[:, 3]) > 0
         item, at, numbered = self._split(rows)
@@ -82,7 +94,6 @@ class FactorRows:
             mine = kind & numbered
             held[at[mine]] = biases[mine]
             factors[at[mine & has]] = vectors[(kind & numbered)[has]]
-        self._arena.release(segment)
 
     def _split(self, rows: U64) -> tuple[np.ndarray, I64, np.ndarray]:
         """Return which rows are items, where each stands here, and which stand here at all."""
@@ -106,7 +117,9 @@ class FactorRows:
         float32[m]
         """
         rows = self._table.rows(segment)
-        rows = rows[np.argsort(rows[:, 0], kind="stable")]
+        return self._now(rows[np.argsort(rows[:, 0], kind="stable")])
+
+    def _now(self, rows: U64) -> tuple[U64, F32]:
         item, at, numbered = self._split(rows)
         biases: F32 = np.zeros(len(rows), np.float32)
         vectors: F32 = np.zeros((len(rows), self.lines * LINE_FLOATS), np.float32)
@@ -136,10 +149,12 @@ class FactorRows:
     def give_back(self) -> None:
         """Put everything back into the table and its arena; this object is empty then."""
         for segment in range(self._table.segments):
-            rows, vectors = self.rows(segment)
-            slots = self._table.find(rows[:, 0])
-            self._table.words[slots * 4 + 1] = rows[:, 1]
-            self._arena.put(rows, vectors)
+            rows = self._table.rows(segment)
+            for piece in self._pieces(rows[np.argsort(rows[:, 0], kind="stable")]):
+                now, vectors = self._now(piece)
+                slots = self._table.find(now[:, 0])
+                self._table.words[slots * 4 + 1] = now[:, 1]
+                self._arena.put(now, vectors)
         self.users = self.items = np.zeros((0, self.lines * LINE_FLOATS), np.float32)
 
 
