@@ -375,3 +375,22 @@ def test_a_file_of_words_that_changed_is_refused(tmp_path: Path, setting: str) -
     other = run(*arguments, 1)
     assert other.code != 0
     assert "has other words than when" in other.stderr
+
+
+def test_words_of_held_out_documents_alone_have_no_topics(tmp_path: Path) -> None:
+    """Half of the documents are held out, each with a word of its own."""
+    path = tmp_path / "texts.txt"
+    letters = [chr(97 + n) for n in range(26)]
+    own = [f"q{a}{b}" for a in letters for b in letters][:400]
+    path.write_text("".join(f"one two {word} three\n" for word in own))
+    ended = train(
+        path, "--epochs", 4, "--held-out", 0.5, "--min-df", 1, "--out", tmp_path / "out",
+        "--minibatch", 16,
+    )  # fmt: skip
+    assert ended.code == 0, ended.stderr
+    model = load(tmp_path / "out")
+    names = {str(name) for name in model.names.lookup(solver_of(model).vocabulary()[0])}
+    assert {"one", "two", "three"} < names
+    learned = len(names) - 3
+    assert 100 < learned < 300
+    assert ended.report["tokens"] == 4 * learned

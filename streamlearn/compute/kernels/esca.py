@@ -78,7 +78,7 @@ def dense_words(numbers, lengths, document, dense, out, lengths_out, state):
     Parameters
     ----------
     numbers : uint32[n]
-        Words of the tokens, document by document.
+        Words of the tokens, document by document; beyond ``dense``: of no word that is known.
     lengths : int32[documents]
     document : int64
         The first that is to be appended.
@@ -104,7 +104,8 @@ def dense_words(numbers, lengths, document, dense, out, lengths_out, state):
             break
         first = at
         for i in range(p, p + size):
-            word = dense[numbers[i]]
+            number = int64(numbers[i])
+            word = dense[number] if number < dense.shape[0] else GONE
             if word != GONE:
                 out[at] = word
                 at += 1
