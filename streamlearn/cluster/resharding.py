@@ -20,13 +20,16 @@ from streamlearn.errors import RunError
 from streamlearn.shards.arena import Part, sliced
 from streamlearn.shards.clock import Clocks
 from streamlearn.shards.directory import fsync_directory
-from streamlearn.shards.image import ImageMeta, snapshot_meta, write_part
+from streamlearn.shards.image import ImageMeta, snapshot_meta, write_part, write_topics
 from streamlearn.shards.recovery import SNAPSHOTS
 from streamlearn.shards.shard import prefixes_of
 from streamlearn.shards.snapshot import SnapshotWriter
+from streamlearn.shards.topics import Kept, Minibatch, pieces_of
 
 __all__ = ["remove_shards", "reshard"]
 
+# Of topics that a new shard holds until they are written.
+_TOPICS_BYTES: Final = 16 << 20
 _FIRST: Final = 1  # sequence of a new shard's first snapshot
 
 
@@ -61,6 +64,9 @@ def reshard(directory: Path, of: int, into: int, *, now: float) -> None:
             for part in shards.parts():
                 for target in targets:
                     target.take(part, shards.job.model.tiers)
+            for partition, sequence, kept in shards.topics():
+                for target in targets:
+                    target.take_topics(partition, sequence, kept)
             clocks = _clocks(shards.images)
             for target in targets:
                 image = ImageMeta(
@@ -72,7 +78,9 @@ def reshard(directory: Path, of: int, into: int, *, now: float) -> None:
                     clocks=clocks,
                     features=target.features,
                     cursors=[target.low] * 2,
+                    chosen=all(image.chosen for image in shards.images),
                 )
+                target.write_topics()
                 target.writer.commit(snapshot_meta(image, shards.job, now))
         fsync_directory(directory / SHARDS)
 
@@ -114,7 +122,9 @@ class _Target:
         self.low, self.high = prefixes_of(index, of)
         self.features = 0
         self.writer = SnapshotWriter(shard_directory(directory, index, of) / SNAPSHOTS, _FIRST)
-        self._parts = 0
+        self._parts = self._pieces = 0
+        self._topics: list[Minibatch] = []
+        self._topics_bytes = 0
 
     def take(self, part: Part, tiers: Tiers | None) -> None:
         """Write the rows that are this shard's, of some in the order of keys."""
@@ -125,3 +135,21 @@ class _Target:
             write_part(self.writer, own, f"{self._parts:03d}")
             self._parts += 1
             self.features += int(end - first)
+
+    def take_topics(self, partition: str, sequence: int, kept: Kept) -> None:
+        """Take a minibatch's topics that are this shard's, of all in the order of keys."""
+        first = int(kept.prefixes[: self.low].sum())
+        prefixes = kept.prefixes[self.low : self.high]
+        topics = kept.topics[first : first + int(prefixes.sum())]
+        if len(topics):
+            self._topics.append(Minibatch(partition, sequence, Kept(prefixes, topics)))
+            self._topics_bytes += topics.nbytes
+        if self._topics_bytes > _TOPICS_BYTES:
+            self.write_topics()
+
+    def write_topics(self) -> None:
+        """Write the topics that were taken."""
+        for piece in pieces_of(self._topics):
+            write_topics(self.writer, piece, self._pieces)
+            self._pieces += 1
+        self._topics, self._topics_bytes = [], 0

@@ -7,9 +7,11 @@ their logs that is not in the snapshots, and the marks of all say the same.
 
 from __future__ import annotations
 
+import heapq
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from itertools import groupby
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -19,14 +21,17 @@ import numpy as np
 
 from streamlearn.config import JobConfig
 from streamlearn.errors import ClusterError, SnapshotError
+from streamlearn.messages import U32
 from streamlearn.protocol import Mark, Push, decode
 from streamlearn.shards.cut import Part
 from streamlearn.shards.directory import DirectoryLock
 from streamlearn.shards.disk import RealDisk
-from streamlearn.shards.image import ROWS, ImageMeta, read_meta, read_part
+from streamlearn.shards.image import ROWS, ImageMeta, read_meta, read_part, read_topics
 from streamlearn.shards.log import Log
 from streamlearn.shards.recovery import LOG, SNAPSHOTS
+from streamlearn.shards.shard import prefixes_of
 from streamlearn.shards.snapshot import SnapshotReader, newest
+from streamlearn.shards.topics import Kept, Minibatch, minibatches_of
 
 __all__ = [
     "SHARDS",
@@ -201,6 +206,30 @@ class StoredShards:
             cause=f"shard {index}: {why}",
             hint=f"start them once more (streamlearn up … --shards {self.of}) and let them drain",
         )
+
+    def topics(self) -> Iterator[tuple[str, int, Kept]]:
+        """Yield the topics of tokens of all minibatches (partition, number, those of all shards).
+
+        Where some are of no shard they are left out.
+        """
+        each = [self._topics_of(index) for index in range(self.of)]
+        merged = heapq.merge(*each, key=lambda one: (one[1].partition, one[1].sequence, one[0]))
+        for (partition, sequence), many in groupby(
+            merged, lambda one: (one[1].partition, one[1].sequence)
+        ):
+            prefixes: U32 = np.zeros(256, np.uint32)
+            topics = []
+            for index, one in many:
+                low, high = prefixes_of(index, self.of)
+                prefixes[low:high] = one.kept.prefixes
+                topics.append(one.kept.topics)
+            yield partition, sequence, Kept(prefixes, np.concatenate(topics))
+
+    def _topics_of(self, index: int) -> Iterator[tuple[int, Minibatch]]:
+        low, high = prefixes_of(index, self.of)
+        for piece in read_topics(self._readers[index]):
+            for one in minibatches_of(piece, high - low):
+                yield index, one
 
     def close(self) -> None:
         """Let go of the shards."""

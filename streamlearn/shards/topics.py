@@ -11,7 +11,7 @@ tokens are added and never moved.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -28,7 +28,7 @@ from streamlearn.shards.cut import Keeper
 from streamlearn.shards.table import ExactTable
 from streamlearn.topic_columns import NO_TOPIC, U16
 
-__all__ = ["Kept", "Moves", "TopicStore"]
+__all__ = ["Kept", "Minibatch", "Moves", "TopicStore", "minibatches_of", "pieces_of"]
 
 _LOW: Final = np.uint64(0xFFFFFFFF)
 _DIM: Final = np.uint64(48)
@@ -54,6 +54,14 @@ class Kept(NamedTuple):
 
     prefixes: U32
     topics: U16
+
+
+class Minibatch(NamedTuple):
+    """What is kept of one minibatch."""
+
+    partition: str
+    sequence: int
+    kept: Kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,28 +304,24 @@ class TopicStore:
 
     def pieces(self) -> Iterator[FollowTopics]:
         """Yield all topics of tokens, in pieces; of this moment, whatever is pushed meanwhile."""
-        return _pieces({name: list(many) for name, many in sorted(self.kept.items())})
+        kept = {name: list(many) for name, many in sorted(self.kept.items())}
+        return pieces_of(
+            Minibatch(name, sequence, one)
+            for name, many in kept.items()
+            for sequence, one in enumerate(many, 1)
+            if one is not None
+        )
 
     def put(self, piece: FollowTopics) -> None:
         """Add a piece that :meth:`pieces` yielded; raises ColumnError."""
-        width = self._high - self._low
-        if len(piece.prefixes) % (4 * width) or len(piece.topics) % 2 or not piece.first:
-            raise ColumnError("a piece of topics is not whole minibatches")
-        prefixes = np.frombuffer(piece.prefixes, np.uint32).reshape(-1, width)
-        topics = np.frombuffer(piece.topics, np.uint16)
-        ends = np.cumsum(prefixes.sum(axis=1, dtype=np.int64))
-        if len(topics) != int(ends[-1:].sum()):
-            raise ColumnError(f"a piece has {len(topics)} topics, but names {ends[-1:].sum()}")
-        if np.any((topics >= self.topics) & (topics != NO_TOPIC)):
-            raise ColumnError(f"a topic is not below {self.topics}")
-        kept = self.kept.setdefault(piece.partition, [])
-        if piece.first - 1 < len(kept):
-            raise ColumnError(f"topics of {piece.partition} come twice")
-        kept.extend([None] * (piece.first - 1 - len(kept)))
-        begin = 0
-        for one, end in zip(prefixes, ends.tolist(), strict=True):
-            kept.append(Kept(one.copy(), topics[begin:end].copy()) if one.any() else None)
-            begin = end
+        for partition, sequence, one in minibatches_of(piece, self._high - self._low):
+            if np.any((one.topics >= self.topics) & (one.topics != NO_TOPIC)):
+                raise ColumnError(f"a topic is not below {self.topics}")
+            kept = self.kept.setdefault(partition, [])
+            if sequence <= len(kept):
+                raise ColumnError(f"topics of {partition} come twice")
+            kept.extend([None] * (sequence - 1 - len(kept)))
+            kept.append(one)
 
     def recount(self) -> None:
         """Sum up what the rows say, as they were loaded."""
@@ -341,23 +345,58 @@ class TopicStore:
                 yield b"-" if one is None else one.prefixes.tobytes() + one.topics.tobytes()
 
 
-def _pieces(kept: Mapping[str, list[Kept | None]]) -> Iterator[FollowTopics]:
-    for name, many in kept.items():
-        first = 0
-        while first < len(many):
-            some: list[Kept] = []
-            size, at = 0, first
-            while at < len(many) and size < _PIECE_BYTES:
-                one = many[at]
-                if one is None:
-                    break
-                some.append(one)
-                size += one.topics.nbytes
-                at += 1
-            if some:
-                yield FollowTopics(
-                    name, first + 1,
-                    np.concatenate([one.prefixes for one in some]).view(np.uint8).data,
-                    np.concatenate([one.topics for one in some]).view(np.uint8).data,
-                )  # fmt: skip
-            first = at if some else first + 1
+def minibatches_of(piece: FollowTopics, width: int) -> list[Minibatch]:
+    """Return the minibatches of a piece of a shard that has ``width`` prefixes.
+
+    Raises
+    ------
+    ColumnError
+        It is not whole minibatches.
+    """
+    if len(piece.prefixes) % (4 * width) or len(piece.topics) % 2 or not piece.first:
+        raise ColumnError("a piece of topics is not whole minibatches")
+    prefixes = np.frombuffer(piece.prefixes, np.uint32).reshape(-1, width)
+    topics = np.frombuffer(piece.topics, np.uint16)
+    sizes = prefixes.sum(axis=1, dtype=np.int64)
+    if len(topics) != int(sizes.sum()) or not sizes.all():
+        raise ColumnError(f"a piece has {len(topics)} topics, but names {sizes.tolist()[:9]}")
+    ends = np.cumsum(sizes)
+    return [
+        Minibatch(
+            piece.partition, piece.first + at, Kept(one.copy(), topics[end - size : end].copy())
+        )
+        for at, (one, end, size) in enumerate(zip(prefixes, ends, sizes, strict=True))
+    ]
+
+
+def pieces_of(minibatches: Iterable[Minibatch]) -> Iterator[FollowTopics]:
+    """Yield minibatches in pieces, which a message or a file holds each.
+
+    Parameters
+    ----------
+    minibatches : iterable of Minibatch
+        Those of a partition together, ascending.
+    """
+    some: list[Minibatch] = []
+    size = 0
+
+    def piece() -> FollowTopics:
+        return FollowTopics(
+            some[0].partition,
+            some[0].sequence,
+            np.concatenate([one.kept.prefixes for one in some]).view(np.uint8).data,
+            np.concatenate([one.kept.topics for one in some]).view(np.uint8).data,
+        )
+
+    for one in minibatches:
+        follows = some and (one.partition, one.sequence) == (
+            some[-1].partition,
+            some[-1].sequence + 1,
+        )
+        if some and (not follows or size >= _PIECE_BYTES):
+            yield piece()
+            some, size = [], 0
+        some.append(one)
+        size += one.kept.topics.nbytes
+    if some:
+        yield piece()

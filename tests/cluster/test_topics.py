@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from streamlearn import columns
+from streamlearn.cluster.resharding import reshard
+from streamlearn.cluster.stored_shards import shard_directory
 from streamlearn.online.topic_blocks import Priors, Sweeper, arranged
 from streamlearn.online.topic_steps import Documents, LdaStep
 from streamlearn.protocol import Choose, Fault, Pull, PullTopics, Pushed, PushTopics
 from streamlearn.shards.cut import Cut
-from streamlearn.shards.image import Imaging
+from streamlearn.shards.disk import RealDisk
+from streamlearn.shards.image import Imaging, snapshot_meta, write_part, write_topics
+from streamlearn.shards.recovery import SNAPSHOTS, recover
 from streamlearn.shards.shard import Shard
+from streamlearn.shards.snapshot import SnapshotWriter
 from streamlearn.topic_columns import NO_TOPIC, WordRows, encode_rows
 from tests.cluster.test_feeding import Feeding
 from tests.shard_parts import Desk, MemoryLog, changed, job, pull, push, replayed, spec
@@ -265,6 +271,75 @@ def test_follower_has_the_same():
     copy.follow()
     feeding.settle()
     assert copy.shard.digest() == made.shards[0].digest()
+
+
+class Sheet:
+    """A sink that writes a snapshot, as the process of a shard does."""
+
+    ready, gone = True, False
+
+    def __init__(self, root: Path, of: Any) -> None:
+        self.writer, self._of, self._pieces = SnapshotWriter(root, 1), of, 0
+
+    def begin(self, meta: Any) -> None:
+        self._meta = meta
+
+    def part(self, part: Any) -> None:
+        write_part(self.writer, part, f"{part.number:03d}")
+
+    def topics(self, piece: Any) -> None:
+        write_topics(self.writer, piece, self._pieces)
+        self._pieces += 1
+
+    def end(self) -> None:
+        self.writer.commit(snapshot_meta(self._meta, self._of.job, 5.0))
+
+
+def saved(made: TopicRun, out: Path) -> None:
+    """Write snapshots of all shards."""
+    for one, shard in zip(made.specs, made.shards, strict=True):
+        root = shard_directory(out, one.index, one.of) / SNAPSHOTS
+        imaging = Imaging(shard)
+        imaging.want(Sheet(root, one))
+        while imaging.step():
+            pass
+
+
+@pytest.mark.parametrize("passes", [1, 3])
+@pytest.mark.parametrize(("of", "into"), [(1, 2), (2, 1), (2, 5), (5, 3)])
+def test_other_shards_go_on_with_the_topics(tmp_path, of, into, passes):
+    made = run(of)
+    made.passes(passes)
+    made.learn(2)
+    saved(made, tmp_path)
+    reshard(tmp_path, of, into, now=3.0)
+    other = run(into)
+    for desk, one in zip(other.desks, other.specs, strict=True):
+        found = recover(RealDisk(), str(shard_directory(tmp_path, one.index, into)), one)
+        assert found.log is not None
+        found.log.close()
+        desk.service.replace(found.shard)
+        desk.log.records.clear()
+        desk.log.first = found.shard.lsn + 1
+        desk.join(1, "a", 1, made.clock)
+    assert merged(other) == merged(made)
+    other.mark, other.clock = made.mark, made.clock
+    for one in (made, other):
+        one.learn(2)
+        one.passes(1)
+    assert merged(other) == merged(made)
+    check(other)
+
+
+def test_snapshot_of_a_shard_is_its_state(tmp_path):
+    made = run(2)
+    made.passes(3)
+    saved(made, tmp_path)
+    for one, shard in zip(made.specs, made.shards, strict=True):
+        found = recover(RealDisk(), str(shard_directory(tmp_path, one.index, one.of)), one)
+        assert found.log is not None
+        found.log.close()
+        assert found.shard.digest() == shard.digest()
 
 
 # ---------------------------------------------------------------- what is refused
