@@ -419,5 +419,7 @@ def test_does_without_scikit_learn() -> None:
     assert ended.stdout == "(2, 2)\n", ended.stderr
 
 
-def test_examples_in_the_docstrings_are_true() -> None:
+def test_examples_in_the_docs_are_true() -> None:
+    page = Path(__file__).parent.parent / "docs" / "topic-models.md"
+    assert doctest.testfile(str(page), module_relative=False) == (0, 6)
     assert doctest.testmod(streamlearn.lda_estimator).failed == 0
