@@ -30,8 +30,11 @@ __all__ = ["LINE_FLOATS", "Arena", "Geometry", "Part", "dims_of", "sliced", "spl
 LINE_FLOATS: Final = 16
 _NO_COUNTS: Final[U32] = np.zeros(0, np.uint32)
 LINE_BYTES: Final = 64
-# Embeddings of a segment, about: what is copied at a time when it grows, or for a snapshot.
+# Embeddings of a segment, about: what is copied at a time when it grows, or for a snapshot. Of long
+# ones a segment has few, and a copy is most of what a process needs beside them.
 _SEGMENT_BYTES: Final = 64 << 20
+_SEGMENT_BYTES_LONG: Final = 16 << 20
+_LONG_LINES: Final = 8
 _SLOTS_MIN: Final = 1 << 12
 # Lines that a segment leaves behind are given back from so many bytes on.
 _DISCARD_BYTES: Final = 1 << 20
@@ -128,7 +131,9 @@ def split_slots(tiers: Tiers | None) -> int:
     """Return beyond how many slots a segment with such embeddings splits; 0: as without."""
     if tiers is None:
         return 0
-    return max(_SEGMENT_BYTES // (LINE_BYTES * tiers.lines(tiers.dim)), _SLOTS_MIN)
+    lines = tiers.lines(tiers.dim)
+    most = _SEGMENT_BYTES if lines < _LONG_LINES else _SEGMENT_BYTES_LONG
+    return max(most // (LINE_BYTES * lines), _SLOTS_MIN)
 
 
 def sliced(part: Part, first: int, end: int, tiers: Tiers | None) -> Part:

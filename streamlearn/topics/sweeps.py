@@ -152,10 +152,10 @@ class Sweeps:
         """Arrange a block that is full."""
         number, vocabulary = len(self._blocks), len(self._rows)
         begun = topics is not None
+        by_word = vocabulary < _WORDS_PER_TOPIC * self._model.topics
         block = arranged(
-            words, lengths.copy(), vocabulary, self._solver.key(number),
-            topics=0 if begun else self._model.topics,
-            by_word=vocabulary < _WORDS_PER_TOPIC * self._model.topics,
+            words, lengths.copy(), vocabulary, self._solver.key(0 if by_word else number),
+            topics=0 if begun else self._model.topics, by_word=by_word,
         )  # fmt: skip
         if topics is not None:
             stored = topics.get(str(number))
