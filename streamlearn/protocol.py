@@ -338,11 +338,18 @@ class PulledTopics(Pulled, frozen=True, tag=36):
     topics : column
         The topics that the minibatch's tokens have now, of words with topics, in their order, of
         each word as its documents stand in the minibatch; empty: none has one.
+    alpha : column
+        Prior of each topic (float64), of the first shard where it is fitted; else empty.
+    tallies : column
+        Where the prior of words is fitted: how often each count stands in the shard's rows (int64,
+        ``compute.kernels.topic_priors``).
     """
 
     words: Count = 0
     totals: Column = _EMPTY
     topics: Column = _EMPTY
+    alpha: Column = _EMPTY
+    tallies: Column = _EMPTY
 
 
 class PushTopics(Push, frozen=True, tag=37):
@@ -358,10 +365,14 @@ class PushTopics(Push, frozen=True, tag=37):
     topics : column
         The topics of the tokens of the words that ``lengths`` name, laid out as in PulledTopics,
         each with one.
+    fit : column
+        To the first shard, where alpha is fitted: the sums of ``compute.kernels.topic_fits`` over
+        the minibatch's documents (float64).
     """
 
     documents: Column = _EMPTY
     topics: Column = _EMPTY
+    fit: Column = _EMPTY
 
 
 class Choose(_Message, frozen=True, tag=38):

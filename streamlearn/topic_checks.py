@@ -33,11 +33,6 @@ def check_topics_for_shards(job: JobConfig, model: LdaConfig) -> None:
             "bound the vocabulary by model.min_df and model.max_df",
         ),
         "half_life": (model.half_life > 0, "nothing is forgotten", "leave it out"),
-        "optimize": (
-            model.optimize != "none",
-            "priors stay what they are",
-            "--optimize none, and --doc-topic-prior and --topic-word-prior as you want them",
-        ),
         "epochs": (
             job.source.follow and model.epochs > 1,
             "a source that goes on has one pass",

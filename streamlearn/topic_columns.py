@@ -12,7 +12,8 @@ rows       of each word how many of its counts are not 0, *n*. Where 2 *n* is at
            bit says that there is more; the shortest way; below 2**31
 topics     of each token its topic, or the number of topics where it has none: as many bits as that
            number has, one behind the other from the lowest bit of each byte on, then zeros
-totals     of each topic its tokens, int64
+totals     of each topic its tokens, int64; tallies likewise
+floats     float64
 =========  =========================================================================================
 """
 
@@ -26,13 +27,16 @@ from numpy.typing import NDArray
 
 from streamlearn.columns import NOTHING, Bytes
 from streamlearn.compute.kernels import topic_wire as wire
+from streamlearn.compute.kernels.topic_priors import BINS
 from streamlearn.errors import ColumnError
-from streamlearn.messages import I32, I64, U8
+from streamlearn.messages import F64, I32, I64, U8
 
 __all__ = [
     "NO_TOPIC",
     "U16",
     "WordRows",
+    "decode_floats",
+    "decode_tallies",
     "decode_topics",
     "decode_totals",
     "encode_rows",
@@ -155,10 +159,30 @@ def encode_totals(totals: I64) -> U8:
 
 def decode_totals(data: Bytes, topics: int) -> I64:
     """Return how many tokens each topic has, int64[topics]; raises ColumnError."""
+    return _numbers(data, topics, "totals of topics")
+
+
+def decode_tallies(data: Bytes) -> I64:
+    """Return how often counts stand in rows, int64[BINS]; raises ColumnError."""
+    return _numbers(data, BINS, "tallies")
+
+
+def _numbers(data: Bytes, count: int, what: str) -> I64:
     column = np.frombuffer(data, np.uint8)
-    if column.size != 8 * topics:
-        raise ColumnError(f"{column.size} bytes are not the totals of {topics} topics")
-    totals: I64 = column.view(np.int64)
-    if totals.min(initial=0) < 0 or totals.max(initial=0) >= 1 << 53:
-        raise ColumnError("a topic has a negative number of tokens, or one beyond 2**53")
-    return totals
+    if column.size != 8 * count:
+        raise ColumnError(f"{column.size} bytes are not {count} {what}")
+    numbers: I64 = column.view(np.int64)
+    if numbers.min(initial=0) < 0 or numbers.max(initial=0) >= 1 << 53:
+        raise ColumnError(f"{what} are negative, or beyond 2**53")
+    return numbers
+
+
+def decode_floats(data: Bytes, count: int) -> F64:
+    """Return float64[count] that are finite and not negative; raises ColumnError."""
+    column = np.frombuffer(data, np.uint8)
+    if column.size != 8 * count:
+        raise ColumnError(f"{column.size} bytes are not {count} numbers")
+    numbers: F64 = column.view(np.float64)
+    if not (np.isfinite(numbers).all() and (numbers >= 0).all()):
+        raise ColumnError("a number is negative, infinite or none")
+    return numbers

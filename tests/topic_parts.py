@@ -94,7 +94,7 @@ class TopicRun:
         made = [
             PushTopics(
                 0, "a", 1, self.clock, 0, part.signature, part.count, part.keys, 0, nothing,
-                one.counts, self.mark, one.lengths, nothing, one.documents, one.topics,
+                one.counts, self.mark, one.lengths, nothing, one.documents, one.topics, one.fit,
             )
             for part, one in zip(prepared.parts, pushed, strict=True)
         ]  # fmt: skip

@@ -306,7 +306,7 @@ class Flight:
             self._push_coding, pushed.values, pushed.counts, mark, pushed.lengths, pushed.vectors,
         )  # fmt: skip
         if self._topical:
-            return PushTopics(*told, pushed.documents, pushed.topics)
+            return PushTopics(*told, pushed.documents, pushed.topics, pushed.fit)
         return Push(*told) if part.items is None else PushFactors(*told, part.items, pushed.shares)
 
     def _note_dropped(self, cut: Cut) -> None:

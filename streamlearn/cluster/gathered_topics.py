@@ -7,11 +7,13 @@ from typing import Any, Final
 
 import numpy as np
 
+from streamlearn.compute.kernels import topic_priors
 from streamlearn.config import LdaConfig
 from streamlearn.errors import ClusterError
 from streamlearn.messages import I64, U64
 from streamlearn.protocol import Mark
 from streamlearn.shards.cut import Part
+from streamlearn.shards.topics import FIT_FROM, Prior
 
 __all__ = ["GatheredTopics"]
 
@@ -38,28 +40,44 @@ class GatheredTopics:
     assigned : int
         Of those that have a topic.
 
+    prior : Prior or None
+        Alpha, as the first shard has it.
+
     Raises
     ------
     ClusterError
         Some have none, though all passes that would give them one are made.
     """
 
-    def __init__(self, model: LdaConfig, parts: Iterable[Part], marks: Sequence[Mark]) -> None:
+    def __init__(
+        self, model: LdaConfig, parts: Iterable[Part], marks: Sequence[Mark], prior: Prior | None
+    ) -> None:
         self._model = model
         self._numbered = 0
         self._words = self._rows = self.tokens = self._seen = 0
         self._totals: I64 = np.zeros(model.topics, np.int64)
         width = -(-model.topics // 16) * 16
+        self._alpha = np.full(model.topics, model.alpha_0)
+        if prior is not None:
+            self._alpha[:] = prior.alpha
+        tallied: I64 = np.zeros(topic_priors.BINS, np.int64)
         for part in parts:
             seen = (part.rows[:, 1] & _LOW).astype(np.int64)
             has = part.rows[:, 3] >> _DIM != 0
             counts = part.vectors.view(np.int32).reshape(-1, width)[:, : model.topics]
+            places = np.arange(len(counts)) * width
+            topic_priors.tally_words(part.vectors.view(np.int32), places, model.topics, tallied)
             self._totals += counts.sum(axis=0, dtype=np.int64)
             self._rows += len(part.rows)
             self._words += int(np.count_nonzero(has))
             self._seen += int(seen.sum())
             self.tokens += int(seen[has].sum())
         self.assigned = int(self._totals.sum())
+        self._beta = model.topic_word_prior
+        passes = max((mark.epoch for mark in marks), default=0)
+        if model.epochs > 1 and model.optimize in ("beta", "both") and passes >= FIT_FROM:
+            fitted = topic_priors.fit_beta(self._beta, tallied, self._totals, self._words)
+            self._beta = float(fitted)
         self._documents = sum(mark.examples for mark in marks)
         if marks:
             self._documents //= max(1, max(mark.epoch for mark in marks) + 1)
@@ -81,10 +99,9 @@ class GatheredTopics:
 
     def state(self) -> dict[str, Any]:
         """Return the state of an ``LdaSolver`` with these words."""
-        model = self._model
         return {
-            "alpha": np.full(model.topics, model.alpha_0),
-            "beta": np.array([model.topic_word_prior]),
+            "alpha": self._alpha,
+            "beta": np.array([self._beta]),
             "totals": self._totals,
             "sums": np.array([self._rows, self._seen, self._documents, 0], np.int64),
             "drawn": np.array([0, self._words], np.int64),

@@ -138,7 +138,8 @@ def gather(
             notes += users.notes
         topics = None
         if isinstance(job.model, LdaConfig) and isinstance(model.solver, LdaSolver):
-            topics = GatheredTopics(job.model, shards.parts(), shards.marks)
+            prior = shards.images[0].prior
+            topics = GatheredTopics(job.model, shards.parts(), shards.marks, prior)
             model.solver.restore(model.solver.state() | topics.state())
             model.swept = -1 if all(mark.done for mark in shards.marks) else 0
         number = topics.numbered if topics is not None else None

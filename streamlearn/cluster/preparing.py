@@ -114,7 +114,7 @@ class Prepared:
 class Pushed:
     """What of a minibatch goes to one shard: encoded gradients and counts, and of which lengths.
 
-    ``shares`` are those of ``PushFactors``, ``documents`` and ``topics`` of ``PushTopics``.
+    ``shares`` are of ``PushFactors``; ``documents``, ``topics`` and ``fit`` of PushTopics.
     """
 
     values: memoryview
@@ -124,6 +124,7 @@ class Pushed:
     shares: memoryview = _EMPTY
     documents: memoryview = _EMPTY
     topics: memoryview = _EMPTY
+    fit: memoryview = _EMPTY
 
 
 class Preparer:

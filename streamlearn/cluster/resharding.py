@@ -79,6 +79,7 @@ def reshard(directory: Path, of: int, into: int, *, now: float) -> None:
                     features=target.features,
                     cursors=[target.low] * 2,
                     chosen=all(image.chosen for image in shards.images),
+                    prior=shards.images[0].prior if target.index == 0 else None,
                 )
                 target.write_topics()
                 target.writer.commit(snapshot_meta(image, shards.job, now))

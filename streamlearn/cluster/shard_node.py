@@ -31,6 +31,7 @@ from streamlearn.shards.directory import DirectoryLock
 from streamlearn.shards.recovery import SNAPSHOTS
 from streamlearn.shards.shard import Shard, ShardSpec
 from streamlearn.shards.snapshot import verify
+from streamlearn.shards.topics import FIT_FROM
 from streamlearn.tables import embeddings_bytes_max, features_max
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def _warm_up_topics(spec: ShardSpec, model: LdaConfig) -> None:
         moved = Mark("" if epoch else "b", "", epoch, sequence, 0, 0)
         told = (lengths, nothing, nothing if epoch else counts, drawn)
         shard.apply(2 + sequence, PushTopics(*head, moved, *told))
-    topics.read(shard.locate(keys).slots, "", 1)
+    topics.read(shard.locate(keys).slots, "", FIT_FROM, 1)
     _lay_out_anew(shard)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from streamlearn import columns, topic_columns
 from streamlearn.cluster.preparing import Prepared, Pushed, Stepper
 from streamlearn.cluster.users import Users
+from streamlearn.compute.kernels import topic_priors
 from streamlearn.compute.kernels.topic_pushes import document_counts
 from streamlearn.config import JobConfig, LdaConfig
 from streamlearn.errors import ColumnError
@@ -64,6 +65,9 @@ class TopicStepper:
         self.tokens = 0
         self._model = model
         self._step = LdaStep(model)
+        self._fits = False  # whether the first shard wants to know:
+        self._fit = _EMPTY  # of the last minibatch
+        self._beta = (-1, 0.0)
         self._scores: F32 = np.zeros(rows_max, np.float32)
 
     def step(
@@ -85,6 +89,7 @@ class TopicStepper:
             document_counts(localized.inverse, batch.indptr, batch.rows, documents)
         there: I64 = np.zeros(localized.unique, np.int64)
         topics: U16 = np.zeros(0, np.uint16)
+        self._fit = _EMPTY
         if online or epoch:
             there, topics = self._draw(prepared, pulled, online=online)
         elif batch.rows:
@@ -118,8 +123,10 @@ class TopicStepper:
             of = np.repeat(np.arange(batch.rows), np.diff(batch.indptr[: batch.rows + 1]))
             lengths: I32 = np.bincount(of[known], minlength=batch.rows).astype(np.int32)
             documents = Documents(words[known].astype(np.uint32), lengths, len(rows))
-            topics, swept = self._step.draw(documents, rows, priors, old, _key(prepared.place))
+            topics, swept, fit = self._step.draw(documents, rows, priors, old, _key(prepared.place))
             self.tokens += len(topics)
+            if self._fits:
+                self._fit = fit.view(np.uint8).data
             if not online:
                 self.validation.add_sums(-swept.log_likelihood, swept.tokens, batch.rows)
         elif not online and batch.rows:
@@ -135,9 +142,10 @@ class TopicStepper:
         totals: I64 = np.zeros(k, np.int64)
         old: list[U16] = []
         vectors, sizes, words = [], [], 0
-        for part, answer in zip(prepared.parts, pulled, strict=True):
-            if not isinstance(answer, PulledTopics):
-                raise ColumnError("a shard answered without topics")
+        told = [answer for answer in pulled if isinstance(answer, PulledTopics)]
+        if len(told) != len(pulled):
+            raise ColumnError("a shard answered without topics")
+        for part, answer in zip(prepared.parts, told, strict=True):
             own = columns.decode_lengths(answer.lengths, part.count, (k,))
             there[part.first : part.end] = own
             totals += topic_columns.decode_totals(answer.totals, k)
@@ -151,8 +159,23 @@ class TopicStepper:
                 old.append(np.full(tokens, NO_TOPIC, np.uint16))
         rows = WordRows(vectors, sizes, k)
         alpha = np.full(k, self._model.alpha_0)
-        priors = Priors(alpha, self._model.topic_word_prior, totals, words)
-        return there, rows, priors, np.concatenate(old)
+        self._fits = len(told[0].alpha) > 0
+        if self._fits:
+            alpha = topic_columns.decode_floats(told[0].alpha, k).copy()
+        beta = self._fitted_beta(told, totals, words, prepared.place[1])
+        return there, rows, Priors(alpha, beta, totals, words), np.concatenate(old)
+
+    def _fitted_beta(
+        self, told: Sequence[PulledTopics], totals: I64, words: int, epoch: int
+    ) -> float:
+        """Return beta, fitted once a pass to what all shards say."""
+        if not all(len(answer.tallies) for answer in told):
+            return self._model.topic_word_prior
+        if self._beta[0] != epoch:
+            tallied = sum(topic_columns.decode_tallies(answer.tallies) for answer in told)
+            beta = topic_priors.fit_beta(self._model.topic_word_prior, tallied, totals, words)
+            self._beta = epoch, float(beta)
+        return self._beta[1]
 
     def _pushed(
         self,
@@ -163,7 +186,7 @@ class TopicStepper:
         topics: U16,
     ) -> list[Pushed]:
         counts, first = prepared.buffers.localized.counts, 0
-        pushed = []
+        pushed: list[Pushed] = []
         for part, answer in zip(prepared.parts, pulled, strict=True):
             own = slice(part.first, part.end)
             end = first + int(counts[own][there[own] != 0].sum(dtype=np.int64))
@@ -175,6 +198,7 @@ class TopicStepper:
                     answer.lengths,
                     documents=met,
                     topics=topic_columns.encode_topics(topics[first:end], self._model.topics).data,
+                    fit=_EMPTY if pushed else self._fit,
                 )
             )
             first = end

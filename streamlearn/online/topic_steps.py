@@ -11,11 +11,11 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from streamlearn.compute.kernels import esca, mixtures
+from streamlearn.compute.kernels import esca, mixtures, topic_fits
 from streamlearn.compute.kernels.topic_lists import LANES
 from streamlearn.compute.kernels.topic_pushes import NO_TOPIC, regroup
 from streamlearn.config import LdaConfig
-from streamlearn.messages import F32, I32, I64, U32
+from streamlearn.messages import F32, F64, I32, I64, U32
 from streamlearn.online.topic_blocks import Block, Priors, Sweeper, Swept, arranged, room
 from streamlearn.topic_columns import U16, WordRows
 
@@ -56,10 +56,13 @@ class Drawn(NamedTuple):
         Of the tokens, word by word, of each word in the order of the documents.
     swept : Swept
         Of the last sweep.
+    fit : float64[topics + 1]
+        Sums by which alpha is fitted (``kernels.topic_fits``), of the topics before it.
     """
 
     topics: U16
     swept: Swept
+    fit: F64
 
 
 class LdaStep:
@@ -111,10 +114,12 @@ class LdaStep:
             first = block.tokens[fresh] & np.uint32(0xFFFF)
             priors.totals += np.bincount(first, minlength=priors.topics)
         swept = Swept(0.0, 0, 0)
+        fit: F64 = np.zeros(priors.topics + 1, np.float64)
         for sweep in range(sweeps):
-            swept = self._sweep(block, rows, priors, old, key + sweep + 1)
+            fit[:] = 0
+            swept = self._sweep(block, rows, priors, old, key + sweep + 1, fit)
         topics: U16 = (block.tokens & np.uint32(0xFFFF)).astype(np.uint16)
-        return Drawn(topics, swept)
+        return Drawn(topics, swept, fit)
 
     def _begin(self, block: Block, rows: WordRows, priors: Priors, key: int) -> None:
         alpha, beta, inverse, _ = priors.arrays()
@@ -127,8 +132,11 @@ class LdaStep:
             )  # fmt: skip
         self._scratch[0, priors.topics :] = 0
 
-    def _sweep(self, block: Block, rows: WordRows, priors: Priors, old: U16, key: int) -> Swept:
+    def _sweep(
+        self, block: Block, rows: WordRows, priors: Priors, old: U16, key: int, fit: F64
+    ) -> Swept:
         lists, heads = self._sweeper.list(block)
+        topic_fits.step_alpha(lists, heads, block.lengths, priors.alpha, fit)
         alpha, beta, inverse, over = priors.arrays()
         moved: I32 = np.zeros(priors.topics, np.int32)
         sums = np.zeros(2 * LANES)

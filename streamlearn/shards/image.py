@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from copy import copy
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -18,6 +19,7 @@ from streamlearn.protocol import AnyMark, FollowTopics, decode, encode
 from streamlearn.shards.cut import Cut, Nothing, Part
 from streamlearn.shards.shard import Shard, ShardSpec
 from streamlearn.shards.snapshot import SnapshotReader, SnapshotWriter
+from streamlearn.shards.topics import Prior
 
 __all__ = [
     "KIND",
@@ -66,6 +68,8 @@ class ImageMeta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Where the table's forgetting goes on.
     chosen : bool
         Of a topic model, whether it is settled which words have topics.
+    prior : Prior or None
+        Of the first shard of a topic model, where alpha is fitted.
     """
 
     signature: str
@@ -77,6 +81,7 @@ class ImageMeta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     features: int
     cursors: list[int]
     chosen: bool = False
+    prior: Prior | None = None
 
     @classmethod
     def of(cls, shard: Shard) -> ImageMeta:
@@ -92,6 +97,7 @@ class ImageMeta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             features=shard.table.features,
             cursors=shard.table.cursors.tolist(),
             chosen=shard.topics is not None and shard.topics.chosen,
+            prior=None if shard.topics is None else copy(shard.topics.prior),
         )
 
     def restore(self, shard: Shard) -> None:
@@ -103,6 +109,8 @@ class ImageMeta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         shard.table.cursors[:] = self.cursors
         if shard.topics is not None:
             shard.topics.chosen = self.chosen
+            if shard.topics.prior is not None and self.prior is not None:
+                shard.topics.prior = copy(self.prior)
             shard.topics.recount()
 
 

@@ -184,8 +184,8 @@ class Shard:
         self._ttl_minutes = int(-(-job.tables.ttl_seconds // 60))
         self.topics: TopicStore | None = None
         if isinstance(job.model, LdaConfig):
-            online = job.model.epochs == 1
-            self.topics = TopicStore(job.model, self.table, spec.prefixes, online=online)
+            first = spec.index == 0
+            self.topics = TopicStore(job.model, self.table, spec.prefixes, first=first)
 
     @staticmethod
     def new_table(spec: ShardSpec, rows: int = 0) -> ExactTable:

@@ -11,24 +11,35 @@ tokens are added and never moved.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
+import msgspec
 import numpy as np
 
 from streamlearn import columns, topic_columns
+from streamlearn.compute.kernels import topic_priors
 from streamlearn.compute.kernels import topic_pushes as kernels
 from streamlearn.compute.kernels import words as words_kernels
 from streamlearn.config import LdaConfig
 from streamlearn.errors import ColumnError, RefusedError
-from streamlearn.messages import I32, I64, U32, U64
+from streamlearn.messages import F64, I32, I64, U32, U64
 from streamlearn.protocol import FollowTopics, Mark, PushTopics
 from streamlearn.shards.cut import Keeper
 from streamlearn.shards.table import ExactTable
 from streamlearn.topic_columns import NO_TOPIC, U16
 
-__all__ = ["Kept", "Minibatch", "Moves", "TopicStore", "minibatches_of", "pieces_of"]
+__all__ = [
+    "FIT_FROM",
+    "Kept",
+    "Minibatch",
+    "Moves",
+    "Prior",
+    "TopicStore",
+    "minibatches_of",
+    "pieces_of",
+]
 
 _LOW: Final = np.uint64(0xFFFFFFFF)
 _DIM: Final = np.uint64(48)
@@ -37,6 +48,8 @@ _LINE: Final = np.uint64((1 << 48) - 1)
 _LINE_INTS: Final = 16
 # Of topics that go into one message or file of an image.
 _PIECE_BYTES: Final = 4 << 20
+# The pass from which on priors are fitted, from 0: not before topics have taken shape.
+FIT_FROM: Final = 10
 # Documents after which the share of those that have a word is taken for what it is.
 _DF_KNOWN: Final = 100
 _NONE: Final[U16] = np.zeros(0, np.uint16)
@@ -77,12 +90,47 @@ class Moves:
     there : int64[n]
         Not 0: topics of the word's tokens come.
     topics : uint16[m]
+    fit : float64[topics + 1] or [0]
+        Sums by which alpha is fitted.
     """
 
     tokens: U32
     documents: U32 | None
     there: I64
     topics: U16
+    fit: F64
+
+
+class Prior(msgspec.Struct, forbid_unknown_fields=True):
+    """Alpha while it is fitted, a step of its fixed point in each pass.
+
+    Attributes
+    ----------
+    alpha : list of float
+        By topic.
+    sums : list of float
+        See ``compute.kernels.topic_fits``: of the minibatches of the pass that is made.
+    epoch : int
+        That pass.
+    """
+
+    alpha: list[float]
+    sums: list[float]
+    epoch: int = 0
+
+    def add(self, epoch: int, fit: F64) -> None:
+        """Add the sums of a minibatch; the first of a pass makes the step of the one before."""
+        if epoch > self.epoch:
+            whole = self.sums[-1]
+            if self.epoch >= FIT_FROM and whole > 0:
+                self.alpha = [
+                    min(max(alpha * part / whole, topic_priors.ALPHA_MIN), topic_priors.ALPHA_MAX)
+                    for alpha, part in zip(self.alpha, self.sums[:-1], strict=True)
+                ]
+            self.sums = [0.0] * len(self.sums)
+            self.epoch = epoch
+        if epoch == self.epoch and len(fit):
+            self.sums = [one + more for one, more in zip(self.sums, fit.tolist(), strict=True)]
 
 
 class TopicStore:
@@ -95,8 +143,8 @@ class TopicStore:
         With an arena.
     prefixes : tuple of int
         Top bytes of the shard's keys, ``[low, high)``.
-    online : bool
-        Whether topics are not kept, since there is one pass.
+    first : bool
+        Whether it is the first shard's, where alpha is fitted.
 
     Attributes
     ----------
@@ -106,16 +154,25 @@ class TopicStore:
         Tokens of each topic.
     words : int
         With topics.
+    online : bool
+        Whether topics are not kept, since there is one pass.
     kept : dict
         By partition, of each of its minibatches; None: it has none yet.
+    prior : Prior or None
+        Alpha, where it is fitted here.
     """
 
     def __init__(
-        self, model: LdaConfig, table: ExactTable, prefixes: tuple[int, int], *, online: bool
+        self, model: LdaConfig, table: ExactTable, prefixes: tuple[int, int], *, first: bool
     ) -> None:
         assert table.arena is not None
-        self.online = online
-        self.chosen = online
+        self.online = model.epochs == 1
+        self.chosen = self.online
+        self.prior: Prior | None = None
+        if first and not self.online and model.optimize in ("alpha", "both"):
+            self.prior = Prior([model.alpha_0] * model.topics, [0.0] * (model.topics + 1))
+        self._tallies_beta = not self.online and model.optimize in ("beta", "both")
+        self._tallied: tuple[int, I64] = (-1, np.zeros(0, np.int64))
         self.totals: I64 = np.zeros(model.topics, np.int64)
         self.words = 0
         self.kept: dict[str, list[Kept | None]] = {}
@@ -142,7 +199,7 @@ class TopicStore:
 
     # ---------------------------------------------------------------- reading
 
-    def read(self, slots: I64, partition: str, sequence: int) -> dict[str, Any]:
+    def read(self, slots: I64, partition: str, epoch: int, sequence: int) -> dict[str, Any]:
         """Return what PulledTopics says of words beside which they are, as keywords.
 
         Parameters
@@ -161,7 +218,23 @@ class TopicStore:
             "words": self.words,
             "totals": topic_columns.encode_totals(self.totals.copy()).data,
             "topics": topic_columns.encode_topics(kept, self.topics).data,
+            "alpha": _bytes_of([] if self.prior is None else self.prior.alpha),
+            "tallies": self._tallies(epoch).view(np.uint8).data,
         }
+
+    def _tallies(self, epoch: int) -> I64:
+        """Return how often each count stands in the rows, as of the beginning of a pass."""
+        if not self._tallies_beta or epoch < FIT_FROM:
+            return np.zeros(0, np.int64)
+        if self._tallied[0] != epoch:
+            tallied: I64 = np.zeros(topic_priors.BINS, np.int64)
+            for segment in self._table.key_order():
+                rows = self._table.rows(segment)
+                held = rows[rows[:, 3] >> _DIM != 0, 3]
+                places = (held & _LINE).astype(np.int64) * _LINE_INTS
+                topic_priors.tally_words(self.counts, places, self.topics, tallied)
+            self._tallied = epoch, tallied
+        return self._tallied[1]
 
     def _places(self, slots: I64) -> I64:
         """Return where the counts of rows begin; -1: they have none."""
@@ -205,7 +278,12 @@ class TopicStore:
                 )
             if documents is not None:
                 raise ColumnError("words are counted in the first pass only")
-        return Moves(tokens, documents, there, topics)
+        fit: F64 = np.zeros(0, np.float64)
+        if len(push.fit):
+            if self.prior is None:
+                raise ColumnError("no prior is fitted here")
+            fit = topic_columns.decode_floats(push.fit, self.topics + 1)
+        return Moves(tokens, documents, there, topics, fit)
 
     def count(self, slots: I64, moves: Moves, documents: int, minute: int, keeper: Keeper) -> None:
         """Count the words of a push; where topics are not kept, words may earn some by it.
@@ -240,6 +318,8 @@ class TopicStore:
             self._table.words, slots, moves.there, moves.tokens, old, new, self.counts,
             self._arena.words, self.totals, *keeper.vector_lines.arguments(lines),
         )  # fmt: skip
+        if self.prior is not None:
+            self.prior.add(mark.epoch, moves.fit)
         if self.online or not len(new):
             return
         own = np.where(moves.there != 0, moves.tokens, 0)
@@ -337,7 +417,7 @@ class TopicStore:
 
     def digested(self) -> Iterator[bytes]:
         """Yield bytes that are equal for equal states."""
-        yield repr((self.chosen, self.words)).encode()
+        yield repr((self.chosen, self.words, self.prior)).encode()
         yield self.totals.tobytes()
         for name, many in sorted(self.kept.items()):
             yield name.encode()
@@ -400,3 +480,7 @@ def pieces_of(minibatches: Iterable[Minibatch]) -> Iterator[FollowTopics]:
         size += one.kept.topics.nbytes
     if some:
         yield piece()
+
+
+def _bytes_of(numbers: Sequence[float]) -> memoryview:
+    return np.array(numbers, np.float64).view(np.uint8).data

@@ -12,9 +12,11 @@ import pytest
 from streamlearn import columns
 from streamlearn.cluster.resharding import reshard
 from streamlearn.cluster.stored_shards import shard_directory
+from streamlearn.compute.kernels.topic_fits import step_alpha
 from streamlearn.online.topic_blocks import Priors, Sweeper, arranged
 from streamlearn.online.topic_steps import Documents, LdaStep
 from streamlearn.protocol import Choose, Fault, Pull, PullTopics, Pushed, PushTopics
+from streamlearn.shards import topics as topics_module
 from streamlearn.shards.cut import Cut
 from streamlearn.shards.disk import RealDisk
 from streamlearn.shards.image import Imaging, snapshot_meta, write_part, write_topics
@@ -164,6 +166,46 @@ def test_tokens_without_topics_are_added_and_others_moved():
     drawn = step.draw(Documents(words, lengths, 3), rows, priors, old, 5)
     assert len(drawn.topics) == 5
     assert priors.totals.tolist() == np.bincount(drawn.topics, minlength=6).tolist()
+
+
+@pytest.mark.parametrize("of", [1, 3])
+def test_alpha_is_fitted_by_the_first_shard_and_beta_by_workers(of, monkeypatch):
+    monkeypatch.setattr(topics_module, "FIT_FROM", 3)
+    made = run(of, optimize="both", epochs=9)
+    made.passes(4)
+    prior = made.shards[0].topics.prior
+    assert all(shard.topics.prior is None for shard in made.shards[1:])
+    assert prior.alpha == [5 / 6] * 6
+    sums = prior.sums
+    made.learn()
+    assert prior.alpha == [5 / 6 * part / sums[-1] for part in sums[:-1]]
+    made.passes(3)
+    assert len(set(prior.alpha)) == 6
+    assert made.stepper._beta[0] >= 3
+    assert made.stepper._beta[1] != 0.01
+    check(made)
+    for desk, one in zip(made.desks, made.specs, strict=True):
+        assert replayed(one, desk.log).digest() == desk.shard.digest()
+
+
+def test_step_of_alpha_is_that_of_the_fixed_point():
+    documents = [[0, 0, 1], [2], [], [0, 1, 1, 1, 3, 3]]
+    alpha = np.array([0.3, 0.1, 0.7, 0.2, 0.05])
+    words = np.arange(sum(map(len, documents)), dtype=np.uint32)
+    lengths = np.array([len(one) for one in documents], np.int32)
+    block = arranged(words, lengths, len(words), 0)
+    block.divide(1)
+    block.tokens[:] |= np.concatenate(documents).astype(np.uint32)
+    lists, heads = Sweeper(1).list(block)
+    out = np.zeros(6)
+    step_alpha(lists, heads, block.lengths, alpha, out)
+    counts = [Counter(one) for one in documents]
+    for k in range(5):
+        told = sum(sum(1 / (alpha[k] + i) for i in range(one[k])) for one in counts)
+        assert out[k] == pytest.approx(told)
+    total = alpha.sum()
+    told = sum(sum(1 / (total + i) for i in range(len(one))) for one in documents)
+    assert out[5] == pytest.approx(told)
 
 
 # ---------------------------------------------------------------- what comes twice, or anew
