@@ -162,7 +162,8 @@ def snapshots(directory: Path) -> list[dict[str, Any]]:
     rows = []
     listed = listing(directory / "model")
     summaries = [row["meta"].get("summary", {}) for row in listed]
-    measure = "rmse" if any("rmse" in summary for summary in summaries) else "logloss"
+    known = {figure for summary in summaries for figure in summary}
+    measure = next((one for one in ("rmse", "perplexity") if one in known), "logloss")
     for row, summary in zip(listed, summaries, strict=True):
         meta = row["meta"]
         rows.append(

@@ -1,4 +1,4 @@
-"""What is asked of a factorization while it is learned: best items, and predictions.
+"""What is asked of a model while it is learned: best items, predictions, topics of documents.
 
 Each request is answered in the lane that learns, between two minibatches (or two buckets of a
 further pass), so that all of an answer is of one moment; learning waits for it meanwhile.
@@ -12,14 +12,16 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from streamlearn.config import JobConfig, MfConfig
+from streamlearn.config import JobConfig, LdaConfig, MfConfig
 from streamlearn.factorized import ids_of
 from streamlearn.messages import F32, I64, U64
 from streamlearn.model import Model
 from streamlearn.net.http import Answers, Ask, AskedError
+from streamlearn.online.lda import LdaSolver
 from streamlearn.online.mf import MfSolver, numbers_of, scored
 from streamlearn.online.ratings import rating_keys
 from streamlearn.shards.table import ExactTable
+from streamlearn.topic_serving import AskedDocument, DocumentReader, topics_of_documents
 
 __all__ = ["Serving"]
 
@@ -58,10 +60,13 @@ class Serving:
         self._age = age
         self._model: Model | None = None
         self._run: Callable[..., Awaitable[Any]]
+        self._documents: DocumentReader | None = None
         self.scored: Callable[[U64], F32]
 
     def paths(self, job: JobConfig) -> dict[str, Ask]:
-        """Return by path who answers there: nobody, unless a factorization is learned."""
+        """Return by path who answers there: nobody, unless mf or lda is learned."""
+        if isinstance(job.model, LdaConfig):
+            return {"/predict": self.topics}
         if not isinstance(job.model, MfConfig) or job.model.epsilon:
             return {}  # each answer of a private model would tell of a further sample
         return {"/recommend": self.recommend, "/predict": self.predict}
@@ -72,7 +77,7 @@ class Serving:
         Parameters
         ----------
         model : Model
-            One that is no factorization is not asked.
+            One that is neither a factorization nor of topics is not asked.
         run : callable
             Runs a function with its arguments where nothing is learned meanwhile.
         """
@@ -80,6 +85,9 @@ class Serving:
         if isinstance(solver, MfSolver):
             self._model, self._run = model, run
             self.scored = partial(scored, solver)
+        if isinstance(solver, LdaSolver):
+            self._model, self._run = model, run
+            self._documents = DocumentReader(model.job.source)
 
     def detach(self) -> None:
         """Answer nothing from now on."""
@@ -108,6 +116,18 @@ class Serving:
             _only(question, ("user", "item"))
         pairs = [(_token(question, "user"), _token(question, "item")) for question in questions]
         return await self._answer(self._predict, pairs)
+
+    async def topics(self, questions: Sequence[Question]) -> Answers:
+        """Return the topics of documents: ``text`` or ``words``, and perhaps ``n``.
+
+        Raises
+        ------
+        AskedError
+            As for :meth:`recommend`.
+        """
+        reader = self._documents
+        documents = [] if reader is None else [reader.read(question) for question in questions]
+        return await self._answer(self._topics, documents)
 
     async def _answer(self, function: Callable[..., Answers], questions: Sequence[Any]) -> Answers:
         if self._model is None:
@@ -155,6 +175,10 @@ class Serving:
             for (user, item), value, (u, i) in zip(pairs, predicted, met, strict=True)
         ]
         return Answers(found, self._about(model))
+
+    def _topics(self, model: Model, documents: list[AskedDocument]) -> Answers:
+        assert isinstance(model.solver, LdaSolver)
+        return Answers(topics_of_documents(model.solver, documents), self._about(model))
 
     def _about(self, model: Model) -> dict[str, Any]:
         """Say which model an answer is of, and how old what it knows is."""
