@@ -394,17 +394,17 @@ def test_npz_and_parquet_hold_all_counts(out: Path, tmp_path: Path) -> None:
     assert "export of lda writes .npz or .parquet" in bad.stderr
 
 
-def test_gensim_takes_the_counts_over(out: Path, new: Path, tmp_path: Path) -> None:
-    models = pytest.importorskip("gensim.models")
+def test_gensim_takes_the_counts_over(
+    out: Path, new: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gensim")
     assert run("export", out, tmp_path / "topics.npz").code == 0
-    # as docs/topic-models.md has it
-    it = np.load(tmp_path / "topics.npz")
-    words = dict(enumerate(it["words"].tolist()))
-    lda = models.LdaModel(
-        id2word=words, num_topics=len(it["alpha"]), alpha=it["alpha"], eta=float(it["beta"])
-    )
-    lda.state.sstats[:] = it["counts"].T
-    lda.sync_state()
+    page = Path(__file__).parent.parent / "docs" / "topic-models.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    made: dict[str, Any] = {}
+    exec(next(block for block in blocks if "gensim" in block), made)
+    lda, words = made["lda"], made["words"]
     solver = solver_of(out)
     np.testing.assert_allclose(
         lda.get_topics().T, solver.phi_at(word_keys(list(words.values()))), rtol=1e-5
@@ -417,3 +417,26 @@ def test_gensim_takes_the_counts_over(out: Path, new: Path, tmp_path: Path) -> N
         theirs = max(lda.get_document_topics(bag), key=lambda pair: pair[1])[0]
         same += theirs == int(line.split(":")[0])
     assert same >= 50
+
+
+def test_a_model_without_words_is_told_of_all_the_same(tmp_path: Path) -> None:
+    from streamlearn import LDA
+
+    LDA(topics=3, min_df=9).partial_fit(["tea pie"]).save(tmp_path / "out")
+    (tmp_path / "new.txt").write_text("tea and pie\n")
+    report = run("inspect", tmp_path / "out", tmp_path / "new.txt", "--topics", "--json").report
+    assert report["vocabulary"] == report["tokens"] == 0
+    assert [one["words"] for one in report["topic_words"]] == [[], [], []]
+    assert report["npmi"] is None
+    assert report["topic_words"][0]["exclusivity"] is None
+    page = tmp_path / "page.html"
+    assert run("inspect", tmp_path / "out", "--html", page).code == 0
+    assert run("predict", tmp_path / "out", tmp_path / "new.txt").code == 0
+    for name in ("topics.npz", "topics.parquet"):
+        ended = run("export", tmp_path / "out", tmp_path / name, "--json")
+        assert ended.code == 0, ended.stderr
+        assert ended.report["vocabulary"] == 0
+    for method in ("completion", "left-to-right"):
+        ended = run("evaluate", tmp_path / "out", tmp_path / "new.txt", "--method", method)
+        assert ended.code == 0, ended.stderr
+    assert len(pq.read_table(tmp_path / "topics.parquet")) == 0
