@@ -313,8 +313,7 @@ def replay(call: Call) -> None:
 def inspect_(call: Call) -> None:
     """Show what is in a model: counts, sparsity, the largest weights by name.
 
-    Of a topic model (lda) its sizes and priors; with --topics its topics, with --words those of
-    words.
+    Of a topic model (lda) its sizes and priors; --topics shows its topics, --words those of words.
     """
     directory: Path = call["directory"]
     job = resolve(call, directory).job

@@ -15,7 +15,7 @@ import msgspec
 from streamlearn.config import JobConfig
 from streamlearn.learner import Learner
 from streamlearn.messages import F32, F64, Progress
-from streamlearn.model import Model, load
+from streamlearn.model import Model, load, stored_job
 from streamlearn.net.sources.uri import open_source
 from streamlearn.online.lda import LdaSolver
 from streamlearn.online.losses import new_validation
@@ -24,6 +24,7 @@ from streamlearn.online.minibatch import Minibatch
 from streamlearn.telemetry import Telemetry
 from streamlearn.topic_inference import Judging, TopicReader
 from streamlearn.topic_mixtures import MixturesOut, mixtures_of
+from streamlearn.topic_model import check_words
 from streamlearn.training import (
     Started,
     compile_kernels,
@@ -69,7 +70,7 @@ async def score(
     try:
         partitions = await source.partitions()
         format_, job = await prepare_format(job, source, partitions, labelled=out is None)
-        model = await asyncio.to_thread(load, directory, job)
+        model = await asyncio.to_thread(_load, directory, job)
         await compile_kernels(job, format_, source, partitions, telemetry)
         model.validation = new_validation(job.model, job.output.window)
         model.counts = type(model.counts)()
@@ -120,6 +121,14 @@ async def score(
     if (error := failed(learner)) is not None:
         raise error
     return report
+
+
+def _load(directory: Path, job: JobConfig) -> Model:
+    """Load a model; documents may stand there otherwise than those that it was learned from."""
+    if job.model.kind != "lda":
+        return load(directory, job)
+    check_words(stored_job(directory), job, directory)
+    return load(directory, job, mended=True)
 
 
 async def read_records(

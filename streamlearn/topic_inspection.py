@@ -12,11 +12,17 @@ from streamlearn.coherence import WORDS, Coherence
 from streamlearn.config import JobConfig
 from streamlearn.errors import RunError
 from streamlearn.messages import F32, U64
-from streamlearn.model import load
+from streamlearn.model import load, stored_job
 from streamlearn.online.minibatch import Minibatch
 from streamlearn.online.tokens import word_keys
 from streamlearn.topic_asked import AskedTopics
-from streamlearn.topic_model import need_topics, topics_listed, topics_told, word_listed
+from streamlearn.topic_model import (
+    check_words,
+    need_topics,
+    topics_listed,
+    topics_told,
+    word_listed,
+)
 from streamlearn.topic_pages import topic_page
 
 __all__ = ["TopicInspection"]
@@ -42,6 +48,7 @@ class TopicInspection:
         self._directory, self._asked = directory, asked
         compute = msgspec.structs.replace(job.compute, learn_lanes=1, lanes=job.compute.lanes or 1)
         self.job = msgspec.structs.replace(job, compute=compute)
+        check_words(stored_job(directory), self.job, directory)
         self.model = load(directory, self.job, mended=True)
         need_topics(self.model, "inspect --topics")
         self._topics: list[dict[str, Any]] = []

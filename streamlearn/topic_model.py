@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from streamlearn.config import LdaConfig
+from streamlearn.config import JobConfig, LdaConfig
 from streamlearn.errors import ConfigError
 from streamlearn.messages import F64, I32, I64, U32, U64
 from streamlearn.model import Model
@@ -18,6 +18,7 @@ from streamlearn.shards.table import ExactTable
 __all__ = [
     "TopWords",
     "Topics",
+    "check_words",
     "need_topics",
     "topics_listed",
     "topics_told",
@@ -31,6 +32,8 @@ EXCLUSIVE: Final = 10
 # Counts that are looked at together: 16 MB.
 _PIECE: Final = 1 << 21
 _LATEST: Final = (1 << 32) - 1
+# What of a source says which words a text has.
+_WORDS: Final = ("markup", "digits", "word_length_min", "word_length_max", "stop_words")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +157,30 @@ def need_topics(model: Model, what: str) -> None:
             f"{what} needs topics, but the model is {kind}",
             hint="streamlearn train DOCUMENTS --model lda --out DIR",
         )
+
+
+def check_words(stored: JobConfig, job: JobConfig, what: object) -> None:
+    """Refuse documents whose words are other ones than a model's; how they stand there may differ.
+
+    Parameters
+    ----------
+    stored, job : JobConfig
+        What the model was learned with, and what documents are read with.
+    what : object
+        Where the model is.
+
+    Raises
+    ------
+    ConfigError
+        A setting of words is another one.
+    """
+    for name in _WORDS:
+        was, now = getattr(stored.source, name), getattr(job.source, name)
+        if was != now:
+            raise ConfigError(
+                f"source.{name} is {now}, but the model in {what} was learned with {was}",
+                hint="leave it out: documents are then split into words as they were",
+            )
 
 
 def topics_told(model: Model) -> dict[str, Any]:

@@ -440,3 +440,33 @@ def test_a_model_without_words_is_told_of_all_the_same(tmp_path: Path) -> None:
         ended = run("evaluate", tmp_path / "out", tmp_path / "new.txt", "--method", method)
         assert ended.code == 0, ended.stderr
     assert len(pq.read_table(tmp_path / "topics.parquet")) == 0
+
+
+def test_documents_may_stand_there_otherwise_than_those_learned(
+    out: Path, new: Path, tmp_path: Path
+) -> None:
+    expected = run("evaluate", out, new, "--json").report
+    expected_lines = run("predict", out, new).stdout
+    texts = new.read_text().splitlines()
+    table, objects = tmp_path / "new.tsv", tmp_path / "new.jsonl"
+    table.write_text("id\tbody\n" + "".join(f"{i}\t{text}\n" for i, text in enumerate(texts)))
+    objects.write_text("".join(json.dumps({"body": text}) + "\n" for text in texts))
+    for path, flags in ((table, ("--column", "body=text", "--header")),
+                        (objects, ("--column", "body=text"))):  # fmt: skip
+        report = run("evaluate", out, path, *flags, "--json").report
+        assert report["log_likelihood_per_token"] == expected["log_likelihood_per_token"]
+        assert run("predict", out, path, *flags).stdout == expected_lines
+    words = sorted({word for document in NEW for word in document})
+    (tmp_path / "words").write_text("\n".join(words))
+    counts = tmp_path / "new.ldac"
+    rows = [[f"{i}:{document.count(w)}" for i, w in enumerate(words) if w in document]
+            for document in NEW]  # fmt: skip
+    counts.write_text("".join(f"{len(row)} {' '.join(row)}\n" for row in rows))
+    flags = ("--format", "ldac", "--vocabulary", tmp_path / "words")
+    report = run("evaluate", out, counts, *flags, "--json").report
+    assert report["known_tokens"] == expected["known_tokens"]
+    assert run("inspect", out, counts, "--topics", *flags).code == 0
+    for verb in ("evaluate", "predict", "inspect"):
+        ended = run(verb, out, new, "--stop-words", "english")
+        assert ended.code == 2
+        assert "was learned with none" in ended.stderr
