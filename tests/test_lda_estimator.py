@@ -118,7 +118,12 @@ def test_what_cannot_be_set_is_said_before_anything_is_learned(
 # --- scikit-learn
 
 
-@parametrize_with_checks([LDA(topics=3, epochs=5, min_df=1, max_df=1.0)])
+@parametrize_with_checks(
+    [
+        LDA(topics=3, epochs=5, min_df=1, max_df=1.0, n_jobs=2),
+        LDA(topics=2, epochs=1, min_df=1, max_df=1.0),
+    ]
+)
 def test_keeps_what_scikit_learn_promises(
     estimator: Any, check: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
