@@ -1,9 +1,9 @@
 """Documents that came last, whose topics are drawn again as more come.
 
 A single pass gives the first documents topics of which nothing is known yet. So documents are kept
-for a while, and all of them are swept once more whenever they have become so many more, or have been
-replaced by so many: each is drawn as often as in a few passes, the last times with what the later
-ones taught (rejuvenation; Canini, Shi and Griffiths, "Online Inference of Topics with Latent
+for a while, and all of them are swept once more whenever they have become so many more, or so many
+of them are new: each is drawn as often as in a few passes, the last times with what the later ones
+taught (rejuvenation; Canini, Shi and Griffiths, "Online Inference of Topics with Latent
 Dirichlet Allocation", AISTATS 2009).
 """
 

@@ -11,10 +11,11 @@ are kept word by word. While one sweep over a block goes on, D and T are those o
 is that of before the word's turn, so what is drawn depends on no order and on no number of lanes:
 lanes take words, and a token's random number is a function of where the token stands.
 
-A word's phi = (W_w + beta) / (T + V beta) is built in the first cache; its row of counts is changed
-in place. Of each token the document's topics are walked (``kernels.topic_lists``): the sum of
-D_dk phi_k, then the mass of the word alone, alpha_k phi_k, which is one number for all tokens of the
-word. Only where chance falls into the latter (a few in a hundred) are all topics looked at.
+A word's phi = (W_w + beta) / (T + V beta) is built in the first cache; its row of counts is
+changed in place. Of each token the document's topics are walked (``kernels.topic_lists``): the sum
+of D_dk phi_k, then the mass of the word alone, alpha_k phi_k, which is one number for all tokens of
+the word. Only where chance falls into the latter (a few in a hundred) are topics looked at that the
+document does not have.
 
 A token is a word of 32 bits: its document within the block (upper half) and its topic (lower half).
 """

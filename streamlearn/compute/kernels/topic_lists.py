@@ -1,9 +1,9 @@
 """Vector loops over a document's list of topics: products and their running sums, and a search.
 
-LLVM vectors written out, as in ``kernels.vectors``. A list is whole vectors of eight entries, each a
-topic (upper 16 bits) and how many of the document's tokens have it (lower 16 bits); what fills the
-last vector up is ``FILLER``, whose count is 0. Nothing is reassociated beyond what is written here,
-so sums are the same on every machine.
+LLVM vectors written out, as in ``kernels.vectors``. A list is whole vectors of eight entries, each
+a topic (upper 16 bits) and how many of the document's tokens have it (lower 16 bits); what fills
+the last vector up is ``FILLER``, whose count is 0. Nothing is reassociated beyond what is written
+here, so sums are the same on every machine.
 """
 
 from __future__ import annotations

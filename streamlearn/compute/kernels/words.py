@@ -1,8 +1,8 @@
 """Kernels of a vocabulary that is learned on the stream: words are counted in rows of a table.
 
-Of a row word 1 has how many tokens were seen (lower half) and the word's number (upper half; 0: none
-yet, words are numbered from 1 on as they come), and word 2 in how many documents (lower half), like
-the counts of other models' features.
+Of a row word 1 has how many tokens were seen (lower half) and the word's number (upper half; 0:
+none yet, words are numbered from 1 on as they come), and word 2 in how many documents (lower half),
+like the counts of other models' features.
 """
 
 from __future__ import annotations
