@@ -28,8 +28,8 @@ from streamlearn.topics.vocabulary import chosen
 __all__ = ["BLOCK_TOKENS", "Sweeps"]
 
 # Tokens of a block: the lists of their documents then fit the third cache (16 MB while topics are
-# spread, a third of that later). Twice as many are no faster; with a quarter a fifth of the time goes
-# into building phi of words for few tokens each, at 1,000 topics.
+# spread, a third of that later). Twice as many are no faster; with a quarter a fifth of the time is
+# for building phi of words that have few tokens each, at 1,000 topics.
 BLOCK_TOKENS: Final = 1 << 22
 # Below so many words for each topic, all tokens of a word begin with one topic. With many topics
 # that is far ahead (IMDB, 1,000 topics, 31 words each: as good after 10 sweeps as by chance after
