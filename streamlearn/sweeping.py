@@ -12,6 +12,7 @@ from streamlearn.config import JobConfig, LdaConfig
 from streamlearn.errors import DataError
 from streamlearn.learner import Learner
 from streamlearn.messages import F32
+from streamlearn.model import Model
 from streamlearn.online.lda import LdaSolver
 from streamlearn.online.losses import new_validation
 from streamlearn.online.minibatch import Minibatch
@@ -21,7 +22,7 @@ from streamlearn.topics.documents import KeptDocuments
 from streamlearn.topics.schedule import Looks, fits
 from streamlearn.topics.sweeps import Sweeps
 
-__all__ = ["FurtherSweeps"]
+__all__ = ["FurtherSweeps", "judge_anew"]
 
 _log = logging.getLogger("streamlearn.training")
 
@@ -227,6 +228,13 @@ class FurtherSweeps:
                 "tokens_per_second": last.get("tokens_per_second", 0.0),
             }
         return told
+
+
+def judge_anew(model: Model) -> None:
+    """Forget how well tokens were told from all others, once documents are judged as they come."""
+    if isinstance(model.solver, LdaSolver) and model.solver.online and model.swept < 0:
+        model.validation.restore(new_validation(model.job.model, model.job.output.window).state())
+        model.swept = 0
 
 
 def _sentence(told: dict[str, Any]) -> str:

@@ -140,6 +140,8 @@ class Telemetry:
         model = learner.model if learner else None
         examples_rate, bytes_rate = self._rates()
         label, score, features = learner.last if learner else (math.nan, math.nan, 0)
+        if not self._validation.labelled:
+            label = score = math.nan
         done, total = self._bytes()
         return Progress(
             state=self.state,

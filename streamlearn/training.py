@@ -46,7 +46,7 @@ from streamlearn.serving import Serving
 from streamlearn.shards.directory import DirectoryLock
 from streamlearn.shards.snapshot import listing
 from streamlearn.signals import taken
-from streamlearn.sweeping import FurtherSweeps
+from streamlearn.sweeping import FurtherSweeps, judge_anew
 from streamlearn.telemetry import Telemetry
 from streamlearn.warmup import warm_up, whole_records
 
@@ -229,6 +229,7 @@ class TrainingRun:
             if known is not None and known.position.done:
                 learner.stored_bytes += max(0, self.telemetry.partitions[partition.name])
         self._begin_at(model, partitions)
+        judge_anew(model)
         self.telemetry.tell("learning")
         if FurtherPasses.wanted(self.job):
             self._further = FurtherPasses(

@@ -16,7 +16,7 @@ from streamlearn.shards.table import ExactTable
 from streamlearn.topics import documents as kept_documents
 from streamlearn.topics import sweeps as module
 from streamlearn.topics.sweeps import Sweeps
-from tests.runs import Ended, run
+from tests.runs import Ended, Running, run, settings
 from tests.told import written
 
 # Some more than there are: with as many, two may stay one.
@@ -394,3 +394,25 @@ def test_words_of_held_out_documents_alone_have_no_topics(tmp_path: Path) -> Non
     learned = len(names) - 3
     assert 100 < learned < 300
     assert ended.report["tokens"] == 4 * learned
+
+
+def test_what_many_passes_learned_goes_on_with_what_comes(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    written(tmp_path / "texts" / "a.txt", 600)
+    out = tmp_path / "out"
+    assert train(tmp_path / "texts", "--epochs", 30, "--out", out).code == 0
+    before = solver_of(load(out)).priors.totals.sum()
+    more = written(tmp_path / "texts" / "b.txt", 200, seed=5)
+    with Running(
+        "train", tmp_path / "texts", "--model", "lda", "--format", "documents", "--topics",
+        LEARNED, "--lanes", 1, "--max-df", 1, "--epochs", 30, "--out", out, "--follow",
+        *settings("source.follow_seconds=0.1"),
+    ) as running:  # fmt: skip
+        running.wait_for(lambda said: said.get("examples") == 600 * 30 + 200)
+        running.signal(signal.SIGINT)
+        assert running.end().code == 130
+    model = load(out)
+    solver = solver_of(model)
+    tokens = sum(len(line.split()) for line in more.read_text().splitlines())
+    assert solver.priors.totals.sum() == before + tokens == solver.recount().sum()
+    assert model.validation.summary()["examples"] == 200

@@ -52,6 +52,8 @@ class Validation(ABC):
         Keys of a report, and the names in :meth:`summary` that they stand for.
     shown : tuple of str
         The figures that progress has beside the loss.
+    labelled : bool
+        Whether examples have labels, and a score predicts one.
     """
 
     measure: ClassVar[str]
@@ -59,6 +61,7 @@ class Validation(ABC):
     headline: ClassVar[tuple[str, ...]]
     reported: ClassVar[Mapping[str, str]]
     shown: ClassVar[tuple[str, ...]]
+    labelled: ClassVar[bool] = True
 
     def __init__(self, window: int, **widths: int) -> None:
         assert window > 0, f"window is {window}, expected at least 1"

@@ -27,6 +27,7 @@ class TopicValidation(Validation):
         "perplexity": "perplexity",
         "tokens": "tokens",
     }
+    labelled: ClassVar = False
     shown: ClassVar = ("perplexity", "perplexity_window", "tokens")
 
     def __init__(self, window: int) -> None:
