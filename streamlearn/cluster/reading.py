@@ -31,7 +31,9 @@ def read(shard: Shard, pull: Pull, located: Located) -> Pulled:
     if isinstance(pull, PullTopics) and shard.topics is not None:
         if not shard.topics.online and not pull.epoch:
             return PulledTopics(pull.count, pull.coding, _EMPTY)
-        topics = shard.topics.read(located.slots, pull.partition, pull.epoch, pull.sequence)
+        topics = shard.topics.read(
+            located.slots, pull.partition, pull.epoch, pull.sequence, shard.documents
+        )
         return PulledTopics(pull.count, pull.coding, _EMPTY, **topics)
     weights = shard.values(located)
     column = columns.encode_values(weights, pull.coding)

@@ -108,7 +108,7 @@ def _warm_up_topics(spec: ShardSpec, model: LdaConfig) -> None:
         moved = Mark("" if epoch else "b", "", epoch, sequence, 0, 0)
         told = (lengths, nothing, nothing if epoch else counts, drawn)
         shard.apply(2 + sequence, PushTopics(*head, moved, *told))
-    topics.read(shard.locate(keys).slots, "", FIT_FROM, 1)
+    topics.read(shard.locate(keys).slots, "", FIT_FROM, 1, 1)
     _lay_out_anew(shard)
 
 

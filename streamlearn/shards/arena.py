@@ -33,9 +33,9 @@ LINE_BYTES: Final = 64
 # Embeddings of a segment, about: what is copied at a time when it grows, or for a snapshot. Of long
 # ones a segment has few, and a copy is most of what a process needs beside them.
 _SEGMENT_BYTES: Final = 64 << 20
-_SEGMENT_BYTES_LONG: Final = 16 << 20
+_SEGMENT_BYTES_LONG: Final = 8 << 20
 _LONG_LINES: Final = 8
-_SLOTS_MIN: Final = 1 << 12
+_SLOTS_MIN: Final = 1 << 11
 # Lines that a segment leaves behind are given back from so many bytes on.
 _DISCARD_BYTES: Final = 1 << 20
 

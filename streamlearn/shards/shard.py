@@ -385,7 +385,9 @@ class Shard:
         located = self.relocate(located)
         if moves.documents is not None:
             self.table.insert(located.keys, located.slots, self.keeper)
-            self.topics.count(located.slots, moves, self.documents, self.minute, self.keeper)
+            known = self.marks.get(mark.partition)
+            documents = self.documents + mark.examples - (known.examples if known else 0)
+            self.topics.count(located.slots, moves, documents, self.minute, self.keeper)
         if mark.epoch or self.topics.online:
             self.topics.move(located.slots, located.keys, moves, mark, self.keeper)
 

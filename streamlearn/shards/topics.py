@@ -199,15 +199,22 @@ class TopicStore:
 
     # ---------------------------------------------------------------- reading
 
-    def read(self, slots: I64, partition: str, epoch: int, sequence: int) -> dict[str, Any]:
+    def read(
+        self, slots: I64, partition: str, epoch: int, sequence: int, documents: int
+    ) -> dict[str, Any]:
         """Return what PulledTopics says of words beside which they are, as keywords.
 
         Parameters
         ----------
         slots : int64[n]
             -1: none.
+        documents : int
+            That were counted.
         """
         places = self._places(slots)
+        if self.online:  # those that have turned out to be in too many documents are left out
+            df = self._table.words[np.maximum(slots, 0) * 4 + 2] & _LOW
+            places[df.astype(np.int64) > self._df_most(documents)] = -1
         there = np.where(places >= 0, self.topics, 0)
         kept = self._kept_of(partition, sequence)
         return {
@@ -292,7 +299,7 @@ class TopicStore:
         ----------
         slots : int64[n]
         documents : int
-            That were counted before.
+            That are counted by now.
         """
         assert moves.documents is not None
         kernels.count_words(
@@ -303,9 +310,12 @@ class TopicStore:
             return
         rows = self._table.rows_at(slots)
         df = (rows[:, 2] & _LOW).astype(np.int64)
-        most = self._model.max_df * documents if documents >= _DF_KNOWN else np.inf
-        earned = (rows[:, 3] >> _DIM == 0) & (df >= self._model.min_df) & (df <= most)
-        self._give(slots[earned], keeper)
+        earned = (rows[:, 3] >> _DIM == 0) & (df >= self._model.min_df)
+        self._give(slots[earned & (df <= self._df_most(documents))], keeper)
+
+    def _df_most(self, documents: int) -> float:
+        """Return in how many documents a word may stand; all, while there are few."""
+        return self._model.max_df * documents if documents >= _DF_KNOWN else np.inf
 
     def move(self, slots: I64, keys: U64, moves: Moves, mark: Mark, keeper: Keeper) -> None:
         """Give the tokens of a minibatch the topics that a push says."""
