@@ -270,8 +270,10 @@ class Cut:
         return Part(part, rows, vectors.view(np.float32).reshape(-1))
 
 
-class WholeCut(Cut):
-    """The same, all parts of which are taken before anything changes.
+class WholeCut:
+    """The same of a table of exact keys, all parts of which are taken before anything changes.
+
+    No old lines are kept, and of each part there is one copy.
 
     Attributes
     ----------
@@ -280,6 +282,26 @@ class WholeCut(Cut):
     """
 
     at_once: Final = True
+
+    def __init__(self, table: Table) -> None:
+        assert isinstance(table, ExactTable)
+        self._table = table
+        self.intercept = table.intercept.copy()
+        self._pending = list(table.key_order())
+
+    def take(self) -> Part | None:
+        """Take the next part, or None where all are taken."""
+        if not self._pending:
+            return None
+        part = self._pending.pop(0)
+        rows = self._table.rows(part)
+        rows = rows[np.argsort(rows[:, 0], kind="stable")]
+        arena = self._table.arena
+        return Part(part, rows, _NO_VECTORS if arena is None else arena.take(rows))
+
+    def close(self) -> None:
+        """End the cut."""
+        self._pending.clear()
 
 
 def _part_rows(table: HashedTable) -> int:
