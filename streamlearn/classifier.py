@@ -7,20 +7,18 @@ beyond a score.
 
 from __future__ import annotations
 
-import copy
-import operator
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar, Final, Self
+from typing import Any, Self
 
 import numpy as np
 
-from streamlearn.config import JobConfig
 from streamlearn.inspection import strongest
-from streamlearn.learned import SETTINGS, Learned, job_of, settings_of
+from streamlearn.kept_estimator import KeptEstimator
+from streamlearn.learned import Learned
 from streamlearn.messages import F64, U64
 from streamlearn.model import Model
 from streamlearn.online.labels import Classes, read_labels, read_weights
@@ -28,20 +26,14 @@ from streamlearn.online.mappings import Fields
 from streamlearn.online.matrices import Columns, Matrix, column_names, read_matrix
 
 try:
-    from sklearn.base import BaseEstimator, ClassifierMixin
-    from sklearn.exceptions import NotFittedError
+    from sklearn.base import ClassifierMixin
 except ImportError:
-    from streamlearn.parameters import BaseEstimator, ClassifierMixin, NotFittedError
+    from streamlearn.parameters import ClassifierMixin
 
 __all__ = ["StreamingClassifier"]
 
-# What ``fit`` forgets.
-_LEARNED: Final = ("_known", "_columns", "classes_", "n_features_in_", "feature_names_in_")
-# All settings of an estimator at once, by the kind of its model: asked for at every record.
-_VALUES: Final = {kind: operator.attrgetter(*names) for kind, names in SETTINGS.items()}
 
-
-class StreamingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class StreamingClassifier(ClassifierMixin, KeptEstimator[Learned]):  # type: ignore[misc]
     """A classifier of two classes that learns one example after the other.
 
     A subclass has the settings of its kind of model (:data:`streamlearn.learned.SETTINGS`) as
@@ -55,10 +47,6 @@ class StreamingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Columns of the first matrix, and their names if it was a frame with names.
     """
 
-    # What ``model.kind`` says of it in a job file.
-    _kind: ClassVar[str]
-    # Settings that may not change once something is learned: what the table's numbers mean.
-    _binding: ClassVar[tuple[str, ...]]
     epochs: int
 
     # What river asks of a model.
@@ -66,8 +54,6 @@ class StreamingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     _multiclass = False
 
     # Set where something is learned; a class has them so that asking is simple.
-    _learned: Learned | None = None
-    _given: tuple[Any, ...] = ()
     _known: Classes | None = None
     _columns: Columns
     _sparse = False
@@ -100,10 +86,9 @@ class StreamingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if not weights.any():
             raise ValueError("Sample weights must contain at least one non-zero number.")
         classes = Classes.of(labels)
-        job = self._job()
-        for name in _LEARNED:
-            self.__dict__.pop(name, None)
-        learned = self._adopt(Learned(Model.new(job, ())))
+        learned = self._new()
+        self._forget("_known", "_columns", "classes_")
+        self._adopt(learned)
         learned.fields = fields
         self._begin(X, matrix)
         self._set_classes(classes)
@@ -173,12 +158,7 @@ class StreamingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         ValueError, TypeError
             The data are wrong.
         """
-        if not self.__sklearn_is_fitted__():
-            raise NotFittedError(
-                f"This {type(self).__name__} instance is not fitted yet. Call 'fit' with "
-                "appropriate arguments before using this estimator."
-            )
-        learned = self._ready()
+        learned = self._fitted()
         if learned.schema is not None:
             return learned.score_records(X)
         matrix = read_matrix(X, learned.asked)
@@ -346,16 +326,9 @@ class StreamingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         SnapshotError
             It cannot be written.
         """
-        names = self.__dict__.get("feature_names_in_")
-        self._named().save(
-            Path(path),
-            {
-                "classes": None if self._known is None else self._known.plain,
-                "n_features_in": self.__dict__.get("n_features_in_"),
-                "feature_names_in": None if names is None else names.tolist(),
-            },
-            time.time(),
-        )
+        classes = None if self._known is None else self._known.plain
+        state = {"classes": classes} | self._columns_state()
+        self._named().save(Path(path), state, time.time())
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -373,51 +346,20 @@ class StreamingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             No snapshot is whole, or it is of another format version.
         """
         learned, state = Learned.load(Path(path), cls._kind)
-        self = cls(**settings_of(learned.model.job))
-        self._adopt(learned)
+        self = cls._opened(learned, state)
         if state["classes"] is not None:
             self._set_classes(Classes(np.array(state["classes"])))
-        if state["n_features_in"] is not None:
-            self._set_columns(state["n_features_in"], state["feature_names_in"])
         return self
 
     # --- state
 
-    def _job(self) -> JobConfig:
-        return job_of(self._kind, {name: getattr(self, name) for name in SETTINGS[self._kind]})
-
-    def _values(self) -> tuple[Any, ...]:
-        values: tuple[Any, ...] = _VALUES[self._kind](self)
-        return values
-
-    def _ready(self) -> Learned:
-        """Return what was learned, empty if nothing was, with the settings as they are now."""
-        values = self._values()
-        learned = self._learned
-        if learned is not None and values == self._given:
-            return learned
-        job = self._job()
-        if learned is None:
-            return self._adopt(Learned(Model.new(job, ())))
-        was, now = settings_of(learned.model.job), settings_of(job)
-        for name in self._binding:
-            if was[name] != now[name]:
-                raise ValueError(
-                    f"{name} is {now[name]!r}, but the model has learned with {was[name]!r}; fit "
-                    "begins anew"
-                )
-        learned.use(job)
-        return self._adopt(learned)
+    def _new(self) -> Learned:
+        return Learned(Model.new(self._job(), ()))
 
     def _named(self) -> Learned:
-        """Return the same, having given all features that can have a name theirs."""
+        """Return what was learned, having given all features that can have a name theirs."""
         learned = self._ready()
         learned.name(self.__dict__.get("_columns"))
-        return learned
-
-    def _adopt(self, learned: Learned) -> Learned:
-        self._learned = learned
-        self._given = copy.deepcopy(self._values())  # a mapping in it may be changed in place
         return learned
 
     def _set_classes(self, classes: Classes) -> None:
@@ -438,13 +380,10 @@ class StreamingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _begin(self, x: Any, matrix: Matrix) -> None:
         """Take a first matrix's columns for the model's."""
-        names = column_names(x)
-        self._set_columns(matrix.shape[1], None if names is None else list(names))
+        self._set_columns(matrix.shape[1], column_names(x))
 
-    def _set_columns(self, count: int, names: list[str] | None) -> None:
-        self.n_features_in_ = count
-        if names is not None:
-            self.feature_names_in_ = np.array(names, dtype=object)
+    def _set_columns(self, count: int, names: Sequence[str] | None) -> None:
+        super()._set_columns(count, names)
         self._columns = Columns(count, None if names is None else tuple(names))
 
     def _check_columns(self, x: Any, matrix: Matrix) -> None:
@@ -461,11 +400,7 @@ class StreamingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             )
         elif names != known:
             raise ValueError(_other_names(names or (), known or ()))
-        if matrix.shape[1] != self.n_features_in_:
-            raise ValueError(
-                f"X has {matrix.shape[1]} features, but {own} is expecting {self.n_features_in_} "
-                "features as input"
-            )
+        self._check_count(matrix.shape[1])
 
     def _column_keys(self, asked: str, instead: str) -> U64:
         """Return the keys of a matrix's columns, for an attribute that has a row for each."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +10,8 @@ from typing import Any, ClassVar, Final, Self
 
 import numpy as np
 
-from streamlearn.config import JobConfig
-from streamlearn.learned import SETTINGS, job_of, settings_of
+from streamlearn.kept_estimator import KeptEstimator, threads_of
+from streamlearn.learned import SETTINGS
 from streamlearn.learned_topics import LearnedTopics
 from streamlearn.messages import F32, F64, U64
 from streamlearn.model import Model
@@ -23,22 +21,18 @@ from streamlearn.topic_inference import METHODS, PARTICLES, Judging
 from streamlearn.topic_model import Topics, TopWords, words_of
 
 try:
-    from sklearn.base import BaseEstimator, TransformerMixin
-    from sklearn.exceptions import NotFittedError
+    from sklearn.base import TransformerMixin
 except ImportError:
-    from streamlearn.parameters import BaseEstimator, NotFittedError, TransformerMixin
+    from streamlearn.parameters import TransformerMixin
 
 __all__ = ["LDA"]
 
 # What may change once something is learned: how documents teach from now on.
 _RATES: Final = ("epochs", "optimize", "patience", "draws", "half_life", "min_df", "max_df",
                  "vocabulary_max", "tokens_bytes_max")  # fmt: skip
-_VALUES: Final = operator.attrgetter(*SETTINGS["lda"])
-# What ``fit`` forgets.
-_LEARNED: Final = ("n_features_in_", "feature_names_in_", "_words")
 
 
-class LDA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+class LDA(TransformerMixin, KeptEstimator[LearnedTopics]):  # type: ignore[misc]
     """Latent Dirichlet allocation: the topics that documents are made of.
 
     Parameters
@@ -136,10 +130,8 @@ class LDA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """
 
     _kind: ClassVar = "lda"
+    _binding: ClassVar = tuple(name for name in SETTINGS["lda"] if name not in _RATES)
 
-    # Set where something is learned; a class has them so that asking is simple.
-    _learned: LearnedTopics | None = None
-    _given: tuple[Any, ...] = ()
     # Of a matrix that was learned: what its columns stand for; None: their numbers.
     _words: tuple[str, ...] | None = None
 
@@ -215,14 +207,12 @@ class LDA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         TableFullError, ResourceError
             There are more words than ``features_max``, or counts than ``embeddings_bytes_max``.
         """
-        lanes = self._lanes()
-        learned = LearnedTopics(Model.new(self._job(), ()))
+        lanes, learned = threads_of(self.n_jobs), self._new()
         given = self._vocabulary()
         corpus = read_corpus(X, learned.tokeniser, given)
         if not len(corpus):
             raise ValueError("Found array with 0 sample(s) while a minimum of 1 is required.")
-        for name in _LEARNED:
-            self.__dict__.pop(name, None)
+        self._forget("_words")
         self._adopt(learned)
         self._begin(X, corpus, given)
         learned.fit(corpus, lanes)
@@ -268,7 +258,7 @@ class LDA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             The data are wrong.
         """
         learned = self._fitted()
-        return learned.mixtures(self._asked(X, learned), self._lanes())
+        return learned.mixtures(self._asked(X, learned), threads_of(self.n_jobs))
 
     def score(
         self,
@@ -304,7 +294,7 @@ class LDA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if isinstance(particles, bool) or not isinstance(particles, int) or particles < 1:
             raise ValueError(f"particles is {particles!r}, expected a whole number of at least 1")
         learned, judging = self._fitted(), Judging(method, particles)
-        return learned.log_likelihood(self._asked(X, learned), self._lanes(), judging)
+        return learned.log_likelihood(self._asked(X, learned), threads_of(self.n_jobs), judging)
 
     def perplexity(self, X: Any, **how: Any) -> float:  # noqa: N803
         """Return ``exp(-score(X))``: lower is better. Takes what :meth:`score` takes."""
@@ -401,12 +391,8 @@ class LDA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         SnapshotError
             It cannot be written.
         """
-        names = self.__dict__.get("feature_names_in_")
-        state = {
-            "n_features_in": self.__dict__.get("n_features_in_"),
-            "feature_names_in": None if names is None else names.tolist(),
-            "words": None if self._words is None else list(self._words),
-        }
+        words = None if self._words is None else list(self._words)
+        state = self._columns_state() | {"words": words}
         self._ready().save(Path(path), state, time.time())
 
     @classmethod
@@ -421,38 +407,15 @@ class LDA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             No snapshot is whole, or it is of another format version.
         """
         learned, state = LearnedTopics.load(Path(path))
-        self = cls(**settings_of(learned.model.job))
-        self._adopt(learned)
-        if state["n_features_in"] is not None:
-            self.n_features_in_ = int(state["n_features_in"])
-            self._words = None if state["words"] is None else tuple(state["words"])
-        if state["feature_names_in"] is not None:
-            self.feature_names_in_ = np.array(state["feature_names_in"], dtype=object)
+        self = cls._opened(learned, state)
+        if state["words"] is not None:
+            self._words = tuple(state["words"])
         return self
 
     # --- state
 
-    def _job(self) -> JobConfig:
-        return job_of(self._kind, {name: getattr(self, name) for name in SETTINGS[self._kind]})
-
-    def _values(self) -> tuple[Any, ...]:
-        values: tuple[Any, ...] = _VALUES(self)
-        return values
-
-    def _lanes(self) -> int:
-        """Return the threads to use.
-
-        Raises
-        ------
-        ValueError
-            ``n_jobs`` says none.
-        """
-        if self.n_jobs is None:
-            return 1
-        if not isinstance(self.n_jobs, int | np.integer) or self.n_jobs == 0:
-            raise ValueError(f"n_jobs is {self.n_jobs!r}, expected a whole number, or -1 for all")
-        cores = len(os.sched_getaffinity(0))
-        return int(self.n_jobs) if self.n_jobs > 0 else max(1, cores + 1 + int(self.n_jobs))
+    def _new(self) -> LearnedTopics:
+        return LearnedTopics(Model.new(self._job(), ()))
 
     def _vocabulary(self) -> Sequence[str] | None:
         """Return the words that ``vocabulary`` says.
@@ -475,45 +438,12 @@ class LDA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             raise ValueError(f"vocabulary has {twice!r} twice")
         return words
 
-    def _ready(self) -> LearnedTopics:
-        """Return what was learned, empty if nothing was, with the settings as they are now."""
-        values, learned = self._values(), self._learned
-        if learned is None:
-            return self._adopt(LearnedTopics(Model.new(self._job(), ())))
-        if values == self._given:
-            return learned
-        job = self._job()
-        was, now = settings_of(learned.model.job), settings_of(job)
-        for name in SETTINGS[self._kind]:
-            if was[name] != now[name] and name not in _RATES:
-                raise ValueError(
-                    f"{name} is {now[name]!r}, but the model has learned with {was[name]!r}; fit "
-                    "begins anew"
-                )
-        learned.use(job)
-        return self._adopt(learned)
-
-    def _fitted(self) -> LearnedTopics:
-        if not self.__sklearn_is_fitted__():
-            raise NotFittedError(
-                f"This {type(self).__name__} instance is not fitted yet. Call 'fit' with "
-                "appropriate arguments before using this estimator."
-            )
-        return self._ready()
-
-    def _adopt(self, learned: LearnedTopics) -> LearnedTopics:
-        self._learned = learned
-        self._given = self._values()
-        return learned
-
     def _begin(self, x: Any, corpus: Corpus, given: Sequence[str] | None) -> None:
         """Take note of what a matrix that is learned looks like."""
         if not isinstance(corpus, Counts):
             return
-        self.n_features_in_ = corpus.shape[1]
         names = column_words(x)
-        if names is not None:
-            self.feature_names_in_ = np.array(names, dtype=object)
+        self._set_columns(corpus.shape[1], names)
         words = given if names is None else names
         self._words = None if words is None else tuple(words)
 
@@ -528,19 +458,11 @@ class LDA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def _check_columns(self, x: Any, corpus: Counts) -> None:
         """Refuse a matrix that is none of the same words as the one that was learned."""
-        names, known = column_words(x), self.__dict__.get("feature_names_in_")
-        count = self.__dict__.get("n_features_in_")
-        if names is not None and known is not None and names != tuple(known):
-            raise ValueError(
-                "The feature names should match those that were passed during fit: they are "
-                f"{_few(names)}, they were {_few(known.tolist())}"
-            )
-        if count is not None and corpus.shape[1] != count:
-            raise ValueError(
-                f"X has {corpus.shape[1]} features, but {type(self).__name__} is expecting {count} "
-                "features as input"
-            )
-        if count is None and names is None and self.vocabulary is None and not self._numbered():
+        names = column_words(x)
+        self._check_names(names)
+        if hasattr(self, "n_features_in_"):
+            self._check_count(corpus.shape[1])
+        elif names is None and self.vocabulary is None and not self._numbered():
             raise ValueError(
                 "X is a matrix, but texts or words were learned: say what its columns stand for, "
                 "by a frame with names or by vocabulary"
@@ -558,9 +480,3 @@ class LDA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if count is not None:
             return column_keys(self._words, count)
         return Topics.of(learned.model).keys
-
-
-def _few(names: Sequence[Any]) -> str:
-    """Return names for a message: the first ones."""
-    more = ", ..." if len(names) > 10 else ""
-    return f"[{', '.join(map(repr, names[:10]))}{more}]"

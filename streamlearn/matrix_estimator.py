@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import operator
-import os
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,8 +9,7 @@ from typing import Any, ClassVar, Final, Self
 
 import numpy as np
 
-from streamlearn.config import JobConfig
-from streamlearn.learned import SETTINGS, job_of, settings_of
+from streamlearn.kept_estimator import KeptEstimator, threads_of
 from streamlearn.learned_ratings import LearnedRatings
 from streamlearn.messages import F32, F64
 from streamlearn.model import Model
@@ -20,24 +17,16 @@ from streamlearn.online.ids import KINDS, Pairs, read_column, read_pairs, read_r
 from streamlearn.online.labels import read_weights
 
 try:
-    from sklearn.base import BaseEstimator, RegressorMixin
-    from sklearn.exceptions import NotFittedError
+    from sklearn.base import RegressorMixin
 except ImportError:
-    from streamlearn.parameters import BaseEstimator, NotFittedError, RegressorMixin
+    from streamlearn.parameters import RegressorMixin
 
 __all__ = ["MatrixFactorization"]
 
-# What may not change once something is learned: what the table's numbers mean, and which ratings
-# are held out.
-_BINDING: Final = (
-    *("dim", "loss", "init_scale", "intercept", "held_out", "features_max"),
-    *("embeddings_bytes_max", "when_full", "names_max"),
-)
-_VALUES: Final = operator.attrgetter(*SETTINGS["mf"])
 _NOTHING: Final = object()
 
 
-class MatrixFactorization(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+class MatrixFactorization(RegressorMixin, KeptEstimator[LearnedRatings]):  # type: ignore[misc]
     """Biased matrix factorization: who will like what, learned from ratings of items by users.
 
     Parameters
@@ -127,15 +116,16 @@ class MatrixFactorization(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     """
 
     _kind: ClassVar = "mf"
+    # What the table's numbers mean, and which ratings are held out.
+    _binding: ClassVar = (
+        *("dim", "loss", "init_scale", "intercept", "held_out", "features_max"),
+        *("embeddings_bytes_max", "when_full", "names_max"),
+    )
 
     # What river asks of a model.
     _supervised = True
     _multiclass = False
     is_contextual = False
-
-    # Set where something is learned; a class has them so that asking is simple.
-    _learned: LearnedRatings | None = None
-    _given: tuple[Any, ...] = ()
 
     def __init__(
         self,
@@ -205,11 +195,10 @@ class MatrixFactorization(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             raise ValueError("Found array with 0 sample(s) while a minimum of 1 is required.")
         if not weights.any():
             raise ValueError("Sample weights must contain at least one non-zero number.")
-        job, lanes = self._job(), self._lanes()
-        for name in ("n_features_in_", "feature_names_in_"):
-            self.__dict__.pop(name, None)
-        self._begin(pairs)
-        self._adopt(LearnedRatings(Model.new(job, KINDS))).fit(pairs, ratings, weights, lanes)
+        learned, lanes = self._new(), threads_of(self.n_jobs)
+        self._forget()
+        self._set_columns(len(KINDS), pairs.names)
+        self._adopt(learned).fit(pairs, ratings, weights, lanes)
         return self
 
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:  # noqa: N803
@@ -228,9 +217,9 @@ class MatrixFactorization(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         pairs, ratings, weights = self._read(X, y, sample_weight)
         learned = self._ready()
         if hasattr(self, "n_features_in_"):
-            self._check_names(pairs)
+            self._check_names(pairs.names)
         else:
-            self._begin(pairs)
+            self._set_columns(len(KINDS), pairs.names)
         learned.learn(pairs, ratings, weights)
         return self
 
@@ -247,7 +236,7 @@ class MatrixFactorization(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         learned = self._fitted()
         pairs = read_pairs(X)
         if hasattr(self, "n_features_in_"):
-            self._check_names(pairs)
+            self._check_names(pairs.names)
         return learned.predict(pairs.keys)
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -430,12 +419,7 @@ class MatrixFactorization(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         SnapshotError
             It cannot be written.
         """
-        names = self.__dict__.get("feature_names_in_")
-        state = {
-            "n_features_in": self.__dict__.get("n_features_in_"),
-            "feature_names_in": None if names is None else names.tolist(),
-            "remember_seen": self.remember_seen,
-        }
+        state = self._columns_state() | {"remember_seen": self.remember_seen}
         self._ready().save(Path(path), state, time.time())
 
     @classmethod
@@ -454,91 +438,27 @@ class MatrixFactorization(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         """
         learned, state = LearnedRatings.load(Path(path))
         remember = bool(state.get("remember_seen", True))
-        self = cls(**settings_of(learned.model.job), remember_seen=remember)
-        self._adopt(learned)
-        if state["n_features_in"] is not None:
-            self._set_names(state["feature_names_in"])
-        return self
+        return cls._opened(learned, state, remember_seen=remember)
 
     # --- state
 
-    def _job(self) -> JobConfig:
-        return job_of(self._kind, {name: getattr(self, name) for name in SETTINGS[self._kind]})
-
-    def _values(self) -> tuple[Any, ...]:
-        values: tuple[Any, ...] = _VALUES(self)
-        return values
-
-    def _lanes(self) -> int:
-        """Return the threads of further passes.
-
-        Raises
-        ------
-        ValueError
-            ``n_jobs`` says none.
-        """
-        if self.n_jobs is None:
-            return 1
-        if not isinstance(self.n_jobs, int | np.integer) or self.n_jobs == 0:
-            raise ValueError(f"n_jobs is {self.n_jobs!r}, expected a whole number, or -1 for all")
-        cores = len(os.sched_getaffinity(0))
-        return int(self.n_jobs) if self.n_jobs > 0 else max(1, cores + 1 + int(self.n_jobs))
+    def _new(self) -> LearnedRatings:
+        return LearnedRatings(Model.new(self._job(), KINDS))
 
     def _ready(self) -> LearnedRatings:
-        """Return what was learned, empty if nothing was, with the settings as they are now."""
-        values, learned = self._values(), self._learned
-        if learned is None:
-            return self._adopt(LearnedRatings(Model.new(self._job(), KINDS)))
+        learned = super()._ready()
         learned.remembers = bool(self.remember_seen)
-        if values == self._given:
-            return learned
-        job = self._job()
-        was, now = settings_of(learned.model.job), settings_of(job)
-        for name in _BINDING:
-            if was[name] != now[name]:
-                raise ValueError(
-                    f"{name} is {now[name]!r}, but the model has learned with {was[name]!r}; fit "
-                    "begins anew"
-                )
-        learned.use(job)
-        return self._adopt(learned)
-
-    def _fitted(self) -> LearnedRatings:
-        if not self.__sklearn_is_fitted__():
-            raise NotFittedError(
-                f"This {type(self).__name__} instance is not fitted yet. Call 'fit' with "
-                "appropriate arguments before using this estimator."
-            )
-        return self._ready()
+        return learned
 
     def _adopt(self, learned: LearnedRatings) -> LearnedRatings:
         learned.remembers = bool(self.remember_seen)
-        self._learned = learned
-        self._given = self._values()
-        return learned
+        return super()._adopt(learned)
 
     def _read(self, x: Any, y: Any, sample_weight: Any) -> tuple[Pairs, F32, F32]:
         pairs = read_pairs(x)
         rows = len(pairs.users.keys)
         ratings = read_ratings(y, rows, binary=self.loss == "logistic")
         return pairs, ratings, read_weights(sample_weight, rows)
-
-    def _begin(self, pairs: Pairs) -> None:
-        self._set_names(None if pairs.names is None else list(pairs.names))
-
-    def _set_names(self, names: list[str] | None) -> None:
-        self.n_features_in_ = len(KINDS)
-        if names is not None:
-            self.feature_names_in_ = np.array(names, dtype=object)
-
-    def _check_names(self, pairs: Pairs) -> None:
-        """Refuse a frame with other columns than the first one's."""
-        known = self.__dict__.get("feature_names_in_")
-        if pairs.names is not None and known is not None and pairs.names != tuple(known):
-            raise ValueError(
-                "The feature names should match those that were passed during fit: they are "
-                f"{list(pairs.names)}, they were {known.tolist()}"
-            )
 
     def _ids(self, kind: str) -> np.ndarray[Any, Any]:
         learned = self._fitted()
