@@ -81,18 +81,7 @@ class CriteoParser:
     def parse(self, buffer: U8, start: int, end: int, out: Minibatch) -> int:
         """Append the records of ``buffer[start:end]`` to ``out``; see ``Parser``."""
         assert start == end or buffer[end - 1] == 10
-        sink = (
-            out.keys,
-            out.indptr,
-            out.labels,
-            out.weights,
-            out.lines,
-            out.bad_start,
-            out.bad_reason,
-            out.bad_field,
-            out.bad_arg,
-            out.state,
-        )
+        sink = (out.keys, *out.row_arrays)
         return int(kernels.parse(buffer, start, end, self._seeds, sink))
 
     def describe(self, buffer: U8, starts: I64, ends: I64) -> Described:

@@ -297,15 +297,7 @@ class JsonlParser:
                 *names,
                 out.keys,
                 out.values,
-                out.indptr,
-                out.labels,
-                out.weights,
-                out.lines,
-                out.bad_start,
-                out.bad_reason,
-                out.bad_field,
-                out.bad_arg,
-                out.state,
+                *out.row_arrays,
                 out.nnz_max - FEATURES_PER_RECORD_MAX,
             )
         )

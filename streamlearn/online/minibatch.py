@@ -156,6 +156,14 @@ class Minibatch:
         self.indptr[0] = 0
 
     @property
+    def row_arrays(self) -> tuple[I64, F32, F32, I64, I64, I32, I32, I64, I64]:
+        """What parse kernels write beside keys and values, in the order in which they take it."""
+        return (
+            *(self.indptr, self.labels, self.weights, self.lines),
+            *(self.bad_start, self.bad_reason, self.bad_field, self.bad_arg, self.state),
+        )
+
+    @property
     def rows(self) -> int:
         """Number of examples."""
         return int(self.state[S_ROWS])

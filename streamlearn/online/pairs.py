@@ -38,19 +38,7 @@ class PairsParser:
         """Append the records of ``buffer[start:end]`` to ``out``; see ``Parser``."""
         assert start == end or buffer[end - 1] == 10
         assert out.has_values
-        sink = (
-            out.keys,
-            out.values,
-            out.indptr,
-            out.labels,
-            out.weights,
-            out.lines,
-            out.bad_start,
-            out.bad_reason,
-            out.bad_field,
-            out.bad_arg,
-            out.state,
-        )
+        sink = (out.keys, out.values, *out.row_arrays)
         return int(kernels.parse(buffer, start, end, self._fields, self._seed, sink))
 
     def describe(self, buffer: U8, starts: I64, ends: I64) -> Described:

@@ -157,15 +157,7 @@ class RatingsParser:
                 end,
                 *self._space(buffer, start, end)[0],
                 out.keys,
-                out.indptr,
-                out.labels,
-                out.weights,
-                out.lines,
-                out.bad_start,
-                out.bad_reason,
-                out.bad_field,
-                out.bad_arg,
-                out.state,
+                *out.row_arrays,
                 out.nnz_max - FEATURES_PER_RECORD_MAX,
             )
         )
