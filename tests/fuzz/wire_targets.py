@@ -6,10 +6,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from streamlearn import columns
+from streamlearn import columns, topic_columns
 from streamlearn.cluster.batcher import Cut
 from streamlearn.cluster.preparing import Buffers, Preparer, Stepper
-from streamlearn.config import FmConfig, JobConfig
+from streamlearn.cluster.topics import new_stepper
+from streamlearn.compute.kernels.topic_priors import BINS
+from streamlearn.config import FmConfig, JobConfig, LdaConfig
 from streamlearn.errors import AccessError, ColumnError, ProtocolError
 from streamlearn.net.connection import (
     AWAIT_CHALLENGE,
@@ -39,8 +41,18 @@ from streamlearn.net.packing import unpack
 from streamlearn.net.security import Secrets
 from streamlearn.online.localized import Localized
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX
+from streamlearn.online.topic_validation import TopicValidation
 from streamlearn.online.validation import BinaryValidation
-from streamlearn.protocol import Mark, Pull, Pulled, Push, decode, encode
+from streamlearn.protocol import (
+    Mark,
+    Pull,
+    Pulled,
+    PulledTopics,
+    Push,
+    PushTopics,
+    decode,
+    encode,
+)
 from streamlearn.shards.shard import Shard, ShardSpec
 from tests.reference.tables import minibatch
 
@@ -185,6 +197,35 @@ def push(data: bytes) -> None:
         assert again.digest() == shard.digest()
 
 
+def push_topics(data: bytes) -> None:
+    """Give a shard of a topic model a push: it is applied whole, or refused and nothing is."""
+    one = decode(data)
+    if not isinstance(one, Push) or one.count > 1 << 12:
+        return
+    shard = Shard(_TOPICS_SPEC)
+    before = shard.digest()
+    try:
+        located = shard.locate(shard.decode_keys(one))
+        gradients = shard.decode_gradients(one)
+        assert len(gradients.values) == len(located.keys)
+    finally:
+        assert shard.digest() == before
+    assert gradients.topics is not None
+    if shard.verdict(one.mark) == "next":
+        shard.apply(1, one, located, gradients)
+        again = Shard(_TOPICS_SPEC)
+        again.apply(1, one)
+        assert again.digest() == shard.digest()
+
+
+def pulled_topics(data: bytes) -> None:
+    """Give a worker of a topic model what a shard answers to its pull of two words."""
+    one = decode(data)
+    if not isinstance(one, Pulled):
+        return
+    _TOPICS_STEPPER.step(_TOPICS_PREPARED, [one], 0, epoch=1)
+
+
 def pulled(data: bytes) -> None:
     """Give a worker what a shard answers to its pull of three keys."""
     one = decode(data)
@@ -202,6 +243,13 @@ _PREPARED = Preparer(_JOB, [0], _FEATURES).prepare(
     Cut(_BATCH, 10, 1), Buffers(_BATCH, Localized(_FEATURES))
 )
 _STEPPER = Stepper(_JOB, 4, BinaryValidation(10))
+_TOPICS_JOB = JobConfig(model=LdaConfig(topics=5, min_df=1, max_df=1.0, epochs=3))
+_TOPICS_SPEC = ShardSpec(0, 1, _TOPICS_JOB, "job", 1000)
+_TOPICS_BATCH = minibatch([[3, 5, 5], [5]], [0, 0])
+_TOPICS_PREPARED = Preparer(_TOPICS_JOB, [0], _FEATURES).prepare(
+    Cut(_TOPICS_BATCH, 10, 2), Buffers(_TOPICS_BATCH, Localized(_FEATURES))
+)
+_TOPICS_STEPPER = new_stepper(_TOPICS_JOB, 4, TopicValidation(10))
 _HELLO = ClientHandshake(CLUSTER_ID, _PEER, _SECRETS, _NONCE).hello
 TARGETS: dict[str, tuple[Callable[[bytes], None], tuple[type[Exception], ...]]] = {
     "stream": (stream, (ProtocolError,)),
@@ -216,6 +264,8 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], tuple[type[Exception], ...]]] 
     "lengths": (lengths, (ColumnError,)),
     "push": (push, (ProtocolError, ColumnError)),
     "pulled": (pulled, (ProtocolError, ColumnError)),
+    "push_topics": (push_topics, (ProtocolError, ColumnError)),
+    "pulled_topics": (pulled_topics, (ProtocolError, ColumnError)),
 }
 
 
@@ -243,6 +293,32 @@ def _pulled() -> Pulled:
         3, coding, columns.encode_values(np.array([0.5, 0.0, 1.0], np.float32), coding).data,
         columns.encode_lengths(dims, (2, 9)).data,
         columns.encode_values(np.linspace(-1, 1, 22, dtype=np.float32), columns.FLOAT32).data,
+    )  # fmt: skip
+
+
+def _push_topics(epoch: int) -> PushTopics:
+    """Return a push of two words: counted in the first pass, later topics of their four tokens."""
+    column = columns.encode_keys(np.array([3, 5], np.uint64), 0)
+    counts = columns.encode_counts(np.array([1, 3], np.uint32)).data
+    nothing = memoryview(b"")
+    told = (0, "w", 1, 0, 0, 0, 2, column.data, 0, nothing, counts, Mark("p", "v", 0, 1, 10, 1))
+    if not epoch:
+        return PushTopics(*told, documents=counts)
+    lengths = columns.encode_lengths(np.array([5, 5]), (5,)).data
+    topics = topic_columns.encode_topics(np.array([1, 4, 0, 2], np.uint16), 5).data
+    fit = np.ones(6).view(np.uint8).data
+    return PushTopics(*told, lengths, nothing, nothing, topics, fit)
+
+
+def _pulled_topics() -> PulledTopics:
+    """Return an answer to the pull of two words, which both have topics."""
+    counts = np.array([0, 1, 0, 0, 0, 1, 0, 1, 4, 0], np.int32)
+    return PulledTopics(
+        2, 0, memoryview(b""), columns.encode_lengths(np.array([5, 5]), (5,)).data,
+        topic_columns.encode_rows(counts, np.array([0, 5]), 5).data, 2,
+        topic_columns.encode_totals(counts[:5] + counts[5:]).data,
+        topic_columns.encode_topics(np.array([1, 3, 0, 2], np.uint16), 5).data,
+        np.full(5, 0.1).view(np.uint8).data, np.ones(BINS, np.int64).view(np.uint8).data,
     )  # fmt: skip
 
 
@@ -274,5 +350,7 @@ def seeds() -> dict[str, list[bytes]]:
         ],
         "push": [bytes(encode(_push(4))), bytes(encode(_push(0)))],
         "pulled": [bytes(encode(_pulled()))],
+        "push_topics": [bytes(encode(_push_topics(0))), bytes(encode(_push_topics(1)))],
+        "pulled_topics": [bytes(encode(_pulled_topics()))],
         "counts": [b"\4" + bytes(columns.encode_counts(np.array([1, 1, 7, 300], np.uint32)))],
     }
