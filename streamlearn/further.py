@@ -6,21 +6,21 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from streamlearn.config import JobConfig, MfConfig
-from streamlearn.errors import DataError, ObjectChangedError
 from streamlearn.learner import Learner
-from streamlearn.messages import F32, U64, Partition
+from streamlearn.messages import F32, U64
 from streamlearn.model import Model
 from streamlearn.online.losses import new_validation
 from streamlearn.online.mf import MfSolver, scored
 from streamlearn.online.minibatch import Minibatch
 from streamlearn.online.progressive import Validation
+from streamlearn.read_again import ReadAgain, gone, keep_again
 from streamlearn.shards.table import ExactTable
 from streamlearn.strata.passes import Passes
 from streamlearn.strata.patience import Patience
@@ -29,7 +29,7 @@ from streamlearn.strata.rows import RowsCut
 from streamlearn.strata.sampling import SEED_BYTES, seal
 from streamlearn.tables import ratings_bytes_max
 
-__all__ = ["FurtherPasses", "check_unchanged"]
+__all__ = ["FurtherPasses"]
 
 _log = logging.getLogger("streamlearn.training")
 
@@ -86,10 +86,7 @@ class FurtherPasses:
     def _state(self) -> Model:
         return self._learner.model
 
-    async def run(
-        self,
-        read_again: Callable[[Callable[[F32, Minibatch], None]], Any],
-    ) -> None:
+    async def run(self, read_again: ReadAgain) -> None:
         """Learn on from where the model is: in the first pass, or in a later one.
 
         Parameters
@@ -133,33 +130,21 @@ class FurtherPasses:
         """Let go of the ratings."""
         self._kept.close()
 
-    async def _record(self, read_again: Callable[[Callable[[F32, Minibatch], None]], Any]) -> None:
+    async def _record(self, read_again: ReadAgain) -> None:
         """Keep the ratings that an earlier run learned."""
-        solver, unknown = self._solver, 0
-        scratch = solver.scratch(self._job.compute.minibatch, 0)
+        scratch = self._solver.scratch(self._job.compute.minibatch, 0)
 
-        def record(_scores: F32, batch: Minibatch) -> None:
-            nonlocal unknown
-            learned, missing = solver.look_up(batch, scratch)
-            unknown += missing
-            if not missing:
-                self._kept.add(learned)
-                return
-            known = (learned.held != 0) | (learned.pairs != 0xFFFFFFFF).all(axis=1)
-            self._kept.add(type(learned)(*(column[known] for column in learned)))
+        def keep(batch: Minibatch) -> int:
+            learned, missing = self._solver.look_up(batch, scratch)
+            if missing:
+                known = (learned.held != 0) | (learned.pairs != 0xFFFFFFFF).all(axis=1)
+                learned = type(learned)(*(column[known] for column in learned))
+            self._kept.add(learned)
+            return missing
 
-        await read_again(record)
-        if unknown:
-            _log.warning(
-                "%s ratings are of users or items that the model has not met, or has forgotten: "
-                "further passes leave them out",
-                f"{unknown:,}",
-            )
+        await keep_again(read_again, keep, "ratings are of users or items")
         if not self._kept.count and self._state.counts.examples:
-            raise DataError(
-                "the source has no ratings any more, but the model was learned from some",
-                hint="further passes read the source once more after a restart: a pipe cannot be",
-            )
+            raise gone("ratings")
 
     def _begin(self) -> Passes:
         """Arrange what was kept; from here on rows stand outside the table, and are cut there."""
@@ -277,21 +262,6 @@ class FurtherPasses:
         held = {name: value for name, value in last.items() if name.startswith("held_out_")}
         private = {"privacy": self._privacy} if self._privacy is not None else {}
         return {"duplicates": self.duplicates, **held, **private, "passes": self.passes}
-
-
-def check_unchanged(model: Model, partitions: Sequence[Partition]) -> None:
-    """Raise ObjectChangedError where what was learned cannot be read again as it was."""
-    versions = {partition.name: partition.version for partition in partitions}
-    for name, known in model.positions.items():
-        now = versions.get(name)
-        if now == known.version:
-            continue
-        what = f"it was {known.version}, it is {now}" if now is not None else "it is gone"
-        raise ObjectChangedError(
-            f"{name} has changed since it was learned: {what}",
-            hint="after a restart further passes read the source once more: put the object back, "
-            "or start over in another --out",
-        )
 
 
 def _sentence(told: dict[str, Any]) -> str:

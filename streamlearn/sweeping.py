@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from streamlearn.config import JobConfig, LdaConfig
-from streamlearn.errors import DataError
 from streamlearn.learner import Learner
-from streamlearn.messages import F32
 from streamlearn.model import Model
 from streamlearn.online.lda import LdaSolver
 from streamlearn.online.losses import new_validation
 from streamlearn.online.minibatch import Minibatch
 from streamlearn.online.topic_validation import TopicValidation
+from streamlearn.read_again import ReadAgain, gone, keep_again
 from streamlearn.tables import tokens_bytes_max
 from streamlearn.topics.documents import KeptDocuments
 from streamlearn.topics.schedule import Looks, fits
@@ -67,7 +66,7 @@ class FurtherSweeps:
         model = job.model
         return isinstance(model, LdaConfig) and model.epochs > 1 and not job.source.follow
 
-    async def run(self, read_again: Callable[[Callable[[F32, Minibatch], None]], Any]) -> None:
+    async def run(self, read_again: ReadAgain) -> None:
         """Learn on from where the model is; see ``FurtherPasses.run``."""
         state, learner = self._learner.model, self._learner
         self._solver.recorder = None
@@ -102,28 +101,17 @@ class FurtherSweeps:
         if self._sweeps is not None:
             self._sweeps.close()
 
-    async def _record(self, read_again: Callable[[Callable[[F32, Minibatch], None]], Any]) -> None:
+    async def _record(self, read_again: ReadAgain) -> None:
         """Keep the documents that an earlier run read."""
-        solver, unknown = self._solver, 0
 
-        def record(_scores: F32, batch: Minibatch) -> None:
-            nonlocal unknown
-            read, missing = solver.look_up(batch)
-            unknown += missing
+        def keep(batch: Minibatch) -> int:
+            read, missing = self._solver.look_up(batch)
             self._kept.add(read)
+            return missing
 
-        await read_again(record)
-        if unknown:
-            _log.warning(
-                "%s tokens are of words that the model has not met, or has forgotten: further "
-                "passes leave them out",
-                f"{unknown:,}",
-            )
+        await keep_again(read_again, keep, "tokens are of words")
         if not self._kept.tokens and self._learner.model.counts.examples:
-            raise DataError(
-                "the source has no documents any more, but the model was learned from some",
-                hint="further passes read the source once more after a restart: a pipe cannot be",
-            )
+            raise gone("documents")
 
     def _begin(self) -> Sweeps:
         state, job = self._learner.model, self._job

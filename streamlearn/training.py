@@ -28,7 +28,7 @@ from streamlearn.errors import (
     RunError,
     StreamlearnError,
 )
-from streamlearn.further import FurtherPasses, check_unchanged
+from streamlearn.further import FurtherPasses
 from streamlearn.inspection import sizes
 from streamlearn.learner import Learner
 from streamlearn.messages import F32, Partition, Position, Progress
@@ -41,6 +41,7 @@ from streamlearn.online.losses import new_validation
 from streamlearn.online.minibatch import Minibatch
 from streamlearn.privacy import is_private, refuse_more
 from streamlearn.quarantine import Quarantine
+from streamlearn.read_again import check_unchanged
 from streamlearn.report import report_json
 from streamlearn.serving import Serving
 from streamlearn.shards.directory import DirectoryLock
