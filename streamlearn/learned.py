@@ -28,6 +28,7 @@ __all__ = [
     "SETTINGS",
     "Learned",
     "job_of",
+    "job_with",
     "open_model",
     "pack",
     "read_beside",
@@ -113,7 +114,7 @@ class Learned:
 
     def use(self, job: JobConfig) -> None:
         """Go on with other rates."""
-        self.model.job = msgspec.structs.replace(self.model.job, model=job.model)
+        self.model.job = job_with(self.model.job, job)
         self.model.solver = new_solver(job.model, self.model.table)
 
     def learn(self, matrix: Matrix, columns: Columns, labels: F32, weights: F32) -> None:
@@ -368,6 +369,12 @@ def job_of(kind: str, settings: Mapping[str, Any]) -> JobConfig:
         raise ValueError(str(error)) from error
     # what was meant may stand there as something else: a whole number as a text, say
     return msgspec.convert(msgspec.to_builtins(job), JobConfig)
+
+
+def job_with(job: JobConfig, other: JobConfig) -> JobConfig:
+    """Return a job whose model has what another one's estimator says of it, all else as it was."""
+    mine = {name: getattr(other.model, name) for name in _MODELS[job.model.kind]}
+    return msgspec.structs.replace(job, model=msgspec.structs.replace(job.model, **mine))
 
 
 def settings_of(job: JobConfig) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 from streamlearn.config import JobConfig, MfConfig, SourceConfig
 from streamlearn.errors import SnapshotError, TableFullError
 from streamlearn.factorized import Places, factorized
-from streamlearn.learned import SETTINGS, open_model, pack, read_beside, save_model, unpack
+from streamlearn.learned import job_with, open_model, pack, read_beside, save_model, unpack
 from streamlearn.messages import F32, F64, U64
 from streamlearn.model import Model
 from streamlearn.online.ids import KINDS, Column, Ids, Pairs, named, read_column
@@ -87,12 +87,8 @@ class LearnedRatings:
 
     def use(self, job: JobConfig) -> None:
         """Go on with other rates."""
-        mine = {
-            name: getattr(job.model, name) for name in SETTINGS["mf"] if hasattr(job.model, name)
-        }
-        config = msgspec.structs.replace(self.config, **mine)
-        self.model.job = msgspec.structs.replace(self.model.job, model=config)
-        self.model.solver = new_solver(config, self.table)
+        self.model.job = job_with(self.model.job, job)
+        self.model.solver = new_solver(self.config, self.table)
         assert isinstance(self.model.solver, MfSolver)
         self.solver = self.model.solver
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from streamlearn.config import JobConfig, LdaConfig, SourceConfig
 from streamlearn.errors import DataError
-from streamlearn.learned import SETTINGS, open_model, pack, read_beside, save_model, unpack
+from streamlearn.learned import job_with, open_model, pack, read_beside, save_model, unpack
 from streamlearn.messages import F32, I64, U64
 from streamlearn.model import Model
 from streamlearn.online.corpora import Corpus, Piece
@@ -71,13 +71,9 @@ class LearnedTopics:
 
     def use(self, job: JobConfig) -> None:
         """Go on with other settings of what documents teach."""
-        mine = {
-            name: getattr(job.model, name) for name in SETTINGS["lda"] if hasattr(job.model, name)
-        }
-        config = msgspec.structs.replace(self.config, **mine)
-        self.model.job = msgspec.structs.replace(self.model.job, model=config)
+        self.model.job = job_with(self.model.job, job)
         state = self.solver.state()
-        solver = new_solver(config, self.table)
+        solver = new_solver(self.config, self.table)
         assert isinstance(solver, LdaSolver)
         solver.restore(state)
         self.model.solver = self.solver = solver
