@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import operator
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final, Generic, Protocol, Self, TypeVar
 
@@ -46,7 +47,7 @@ class Kept(Protocol):
 L = TypeVar("L", bound=Kept)
 
 
-class KeptEstimator(BaseEstimator, Generic[L]):  # type: ignore[misc]
+class KeptEstimator(ABC, BaseEstimator, Generic[L]):  # type: ignore[misc]
     """An estimator that keeps a model of its kind.
 
     A subclass has the settings of its kind of model (:data:`streamlearn.learned.SETTINGS`) as
@@ -65,9 +66,9 @@ class KeptEstimator(BaseEstimator, Generic[L]):  # type: ignore[misc]
 
     n_features_in_: int
 
+    @abstractmethod
     def _new(self) -> L:
         """Return what has learned nothing, with the settings as they are now."""
-        raise NotImplementedError
 
     def _job(self) -> JobConfig:
         return job_of(self._kind, {name: getattr(self, name) for name in SETTINGS[self._kind]})

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, nullcontext
 from queue import SimpleQueue
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import numpy as np
 
@@ -28,20 +28,14 @@ from streamlearn.cutting import Cutting, SnapshotDone
 from streamlearn.errors import DataError, SourceError, StreamlearnError, TableFullError
 from streamlearn.gate import Gate
 from streamlearn.lanes import Portions, split
-from streamlearn.messages import (
-    F32,
-    U8,
-    BadRecord,
-    Block,
-    Partition,
-    Position,
-)
+from streamlearn.messages import F32, U8, BadRecord, Block, Partition, Position
 from streamlearn.model import Model, ModelCut, Progressed
 from streamlearn.notices import Notices
 from streamlearn.online.formats import Format
 from streamlearn.online.losses import new_validation
 from streamlearn.online.minibatch import Minibatch, room_of
 from streamlearn.online.names import Sampler
+from streamlearn.online.solvers import Scorer, SharedSolver
 from streamlearn.quarantine import Quarantine
 from streamlearn.shards.cut import Cut, Nothing
 from streamlearn.shards.table import ExactTable
@@ -65,13 +59,12 @@ _RECORDS_BEFORE_STOP: Final = 1000
 class _Worker:
     """One learning lane's own things."""
 
-    def __init__(self, model: Model, fresh_names: bool, rows_max: int, nnz_max: int) -> None:
-        self.scratch = model.solver.scratch(rows_max, nnz_max)
+    def __init__(self, model: Model, scratch: Any, fresh_names: bool) -> None:
+        self.scratch = scratch
         every = model.job.model.kind in ("mf", "lda")
         self.sampler = Sampler(model.counts.examples, every=every) if fresh_names else None
-        job = model.job
         own = model.validation if fresh_names else None
-        self.validation = own or new_validation(job.model, job.output.window)
+        self.validation = own or new_validation(model.job.model, model.job.output.window)
 
 
 class Learner:
@@ -91,6 +84,8 @@ class Learner:
         Minutes since the epoch, for rows' last-seen.
     teach : bool
         False: score only.
+    scorer : Scorer, optional
+        Who scores where nothing is taught; by default the model's solver.
     positions : bool
         Whether to go on from, and note, how far each partition is learned.
     on_scores : callable, optional
@@ -116,6 +111,7 @@ class Learner:
         cpu_clock: Callable[[], float],
         tick: Callable[[], int],
         teach: bool = True,
+        scorer: Scorer | None = None,
         positions: bool = True,
         on_scores: Callable[[F32, Minibatch], None] | None = None,
     ) -> None:
@@ -157,7 +153,9 @@ class Learner:
         self._table: Gate | None = Gate() if lock_free else None
         self._boundary: Gate | None = Gate() if lock_free or roles else None
         self._noting = threading.Lock()
-        self._workers = [_Worker(model, i == 0, rows, nnz) for i in range(count)]
+        self._scorer: Scorer = scorer or model.solver
+        scratch = [self._scorer.scratch(rows, nnz) for _ in range(count)]
+        self._workers = [_Worker(model, one, i == 0) for i, one in enumerate(scratch)]
         self.learn_lanes = [Lane(f"learn-{i}", cpu_clock) for i in range(count)]
         two = compute.lanes != 1 and count == 1 and not roles
         self.parse_lane = Lane("parse", cpu_clock) if two else None
@@ -468,7 +466,7 @@ class Learner:
     def _step(self, work: Work, worker: _Worker) -> F32:
         batch, solver, scratch = work.batch, self.model.solver, worker.scratch
         if not self._teach:
-            return solver.score(batch, scratch)
+            return self._scorer.score(batch, scratch)
         tick = self._tick()
         if self._table is None:
             keeper = self._keeper
@@ -479,7 +477,7 @@ class Learner:
 
     def _step_shared(self, batch: Minibatch, worker: _Worker, gate: Gate, tick: int) -> F32:
         """Learn beside other lanes; alone while a cut is open or a segment is laid out anew."""
-        solver, scratch = self.model.solver, worker.scratch
+        solver, scratch = cast("SharedSolver", self.model.solver), worker.scratch
         with gate.shared():
             if self._cutting.cut is None:
                 full = solver.learn_until_full(batch, scratch, self._nothing, tick, 0)
@@ -492,8 +490,7 @@ class Learner:
                     self.model.table.make_room(full)
                 first = int(scratch.state[0])
                 full = solver.learn_until_full(batch, scratch, self._keeper, tick, first)
-        scores: F32 = scratch.scores[: batch.rows]
-        return scores
+        return cast("F32", scratch.scores[: batch.rows])
 
     @property
     def _keeper(self) -> Cut | Nothing:

@@ -75,7 +75,7 @@ async def score(
         model.validation = new_validation(job.model, job.output.window)
         model.counts = type(model.counts)()
         if isinstance(model.solver, LdaSolver):
-            model.solver = reader = TopicReader(
+            reader = TopicReader(
                 model.solver, job.compute.lanes or 1, None if mixtures else judging or Judging()
             )
         learner = Learner(
@@ -86,6 +86,7 @@ async def score(
             cpu_clock=time.thread_time,
             tick=lambda: 0,
             teach=False,
+            scorer=reader,
             on_scores=_told(model.validation.predictions, out, reader, mixtures),
         )
         telemetry.attach(learner, source)
@@ -105,7 +106,6 @@ async def score(
     finally:
         await source.aclose()
         if reader is not None:
-            model.solver = reader.solver
             reader.close()
     report = run_report(learner, started, telemetry)
     report.pop("examples_dropped", None)  # none is to teach anything

@@ -69,7 +69,6 @@ class TopicReader:
         self.solver = solver
         self.lanes = lanes
         self.judging = judging
-        self.counting = False
         self.unknown_tokens = self.known_tokens = 0
         self._pool = ThreadPoolExecutor(lanes, thread_name_prefix="lane-topics")
 
@@ -77,29 +76,13 @@ class TopicReader:
         """End the lanes."""
         self._pool.shutdown()
 
-    # ---------------------------------------------------------------- as of every solver
+    # ---------------------------------------------------------------- as of every scorer
 
     def scratch(
         self, rows_max: int, nnz_max: int, features_max: int = FEATURES_PER_RECORD_MAX
     ) -> LdaScratch:
         """Return buffers for a lane that scores."""
         return LdaScratch(rows_max, 1)
-
-    def learn(self, batch: Minibatch, scratch: Any, keeper: Any, tick: int) -> F32:
-        """Not here."""
-        raise NotImplementedError
-
-    def learn_until_full(
-        self, batch: Minibatch, scratch: Any, keeper: Any, tick: int, first: int
-    ) -> int:
-        """Not here."""
-        raise NotImplementedError
-
-    def learn_resolved(
-        self, batch: Minibatch, slots: Any, scratch: Any, keeper: Any, tick: int
-    ) -> F32:
-        """Not here."""
-        raise NotImplementedError
 
     def score(self, batch: Minibatch, scratch: LdaScratch) -> F32:
         """Return the logarithms of how probable documents are, float32[rows].
@@ -113,15 +96,6 @@ class TopicReader:
         scores, tokens = self.judge(batch.keys[: batch.nnz], batch.indptr[: rows + 1])
         scratch.scores[:rows], batch.weights[:rows] = scores, tokens
         return scratch.scores[:rows]
-
-    def weights(self, columns: U64) -> F32:
-        """Return how many tokens there were of words, from their columns (uint64[n])."""
-        return self.solver.weights(columns)
-
-    @property
-    def intercept(self) -> float:
-        """There is none."""
-        return 0.0
 
     # ---------------------------------------------------------------- documents by their words
 

@@ -177,12 +177,6 @@ class LdaSolver:
         scratch.slots[:count] = slots
         return self.learn_resolved(batch, scratch.slots, scratch, keeper, tick)
 
-    def learn_until_full(
-        self, batch: Minibatch, scratch: LdaScratch, keeper: Keeper, tick: int, first: int
-    ) -> int:
-        """Not for topics, whose documents are learned by one lane."""
-        raise NotImplementedError
-
     def learn_resolved(
         self, batch: Minibatch, slots: U32, scratch: LdaScratch, keeper: Keeper, tick: int
     ) -> F32:

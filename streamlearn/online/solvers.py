@@ -12,10 +12,24 @@ from streamlearn.online.logistic import LogisticSolver
 from streamlearn.online.mf import MfSolver
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
 
-__all__ = ["Solver", "new_solver"]
+__all__ = ["Scorer", "SharedSolver", "Solver", "new_solver"]
 
 
-class Solver(Protocol):
+class Scorer(Protocol):
+    """Scores minibatches."""
+
+    def scratch(
+        self, rows_max: int, nnz_max: int, features_max: int = FEATURES_PER_RECORD_MAX
+    ) -> Any:
+        """Return buffers for a lane that learns or scores."""
+        ...
+
+    def score(self, batch: Minibatch, scratch: Any) -> F32:
+        """Score each example without learning; return the scores."""
+        ...
+
+
+class Solver(Scorer, Protocol):
     """Scores and learns minibatches on one table.
 
     Attributes
@@ -26,30 +40,14 @@ class Solver(Protocol):
 
     counting: bool
 
-    def scratch(
-        self, rows_max: int, nnz_max: int, features_max: int = FEATURES_PER_RECORD_MAX
-    ) -> Any:
-        """Return buffers for a lane that learns or scores."""
-        ...
-
     def learn(self, batch: Minibatch, scratch: Any, keeper: Any, tick: int) -> F32:
         """Score each example, then learn it; return the scores."""
-        ...
-
-    def learn_until_full(
-        self, batch: Minibatch, scratch: Any, keeper: Any, tick: int, first: int
-    ) -> int:
-        """Do so from ``first`` on; return -1, or a segment that must be made room in first."""
         ...
 
     def learn_resolved(
         self, batch: Minibatch, slots: U32, scratch: Any, keeper: Any, tick: int
     ) -> F32:
         """Score and learn a minibatch whose rows are known; return the scores."""
-        ...
-
-    def score(self, batch: Minibatch, scratch: Any) -> F32:
-        """Score each example without learning; return the scores."""
         ...
 
     def weights(self, columns: U64) -> F32:
@@ -59,6 +57,16 @@ class Solver(Protocol):
     @property
     def intercept(self) -> float:
         """The intercept's weight; 0 where the model has none."""
+        ...
+
+
+class SharedSolver(Solver, Protocol):
+    """One that several lanes may learn with at the same time, on one table."""
+
+    def learn_until_full(
+        self, batch: Minibatch, scratch: Any, keeper: Any, tick: int, first: int
+    ) -> int:
+        """Learn from ``first`` on; return -1, or a segment that must be made room in first."""
         ...
 
 
