@@ -14,6 +14,8 @@ __all__ = ["MODELS", "FmConfig", "LdaConfig", "LrConfig", "MfConfig", "ModelConf
 
 # Items drawn for one record: more teach mostly what is not so.
 NEGATIVES_MAX: Final = 64
+# Documents from which on the share of those that have a word is taken for what it is.
+DF_KNOWN: Final = 100
 
 _ALPHA: Final = about("Step scale (learning rate).", gt=0, short="-l", common=True, inherited=True)
 _BETA: Final = about(
@@ -207,7 +209,29 @@ class FmConfig(
         return Tiers(self.order, counts, tuple(self.dim_by_count.values()))
 
 
+class _Added:
+    """What a model whose rows are added to has in place of the settings of an update rule."""
+
+    __slots__ = ()
+
+    @property
+    def beta(self) -> float:
+        """Step offset: there is none."""
+        return 1.0
+
+    @property
+    def l1(self) -> float:
+        """L1 penalty: there is none."""
+        return 0.0
+
+    @property
+    def l1_shrk(self) -> bool:
+        """Whether rows are left out while their weight is zero: they are not."""
+        return False
+
+
 class MfConfig(
+    _Added,
     msgspec.Struct,
     frozen=True,
     forbid_unknown_fields=True,
@@ -363,21 +387,6 @@ class MfConfig(
         return "mf"
 
     @property
-    def beta(self) -> float:
-        """Step offset: there is none."""
-        return 1.0
-
-    @property
-    def l1(self) -> float:
-        """L1 penalty: there is none."""
-        return 0.0
-
-    @property
-    def l1_shrk(self) -> bool:
-        """Whether factors are left out while the bias is zero: they are not."""
-        return False
-
-    @property
     def tiers(self) -> Tiers:
         """Which factors a row has: all, from the first rating on."""
         return Tiers(2, (0,), (self.dim,), sums=False)
@@ -395,6 +404,7 @@ class MfConfig(
 
 
 class LdaConfig(
+    _Added,
     msgspec.Struct,
     frozen=True,
     forbid_unknown_fields=True,
@@ -533,16 +543,6 @@ class LdaConfig(
         return 1.0
 
     @property
-    def beta(self) -> float:
-        """Step offset: there is none."""
-        return 1.0
-
-    @property
-    def l1(self) -> float:
-        """L1 penalty: there is none."""
-        return 0.0
-
-    @property
     def l2(self) -> float:
         """L2 penalty: there is none."""
         return 0.0
@@ -550,11 +550,6 @@ class LdaConfig(
     @property
     def intercept(self) -> bool:
         """Whether there is a constant feature: there is none."""
-        return False
-
-    @property
-    def l1_shrk(self) -> bool:
-        """Whether counts are left out while the weight is zero: they are not."""
         return False
 
     @property
@@ -566,6 +561,10 @@ class LdaConfig(
     def v_rates(self) -> tuple[float, ...]:
         """What counts are updated by over shards: nothing but what is sent."""
         return (0.0, 1.0, 0.0, 0.0)
+
+    def df_most(self, documents: int) -> float:
+        """Return in how many of so many documents a word may stand; all, while they are few."""
+        return self.max_df * documents if documents >= DF_KNOWN else math.inf
 
     @property
     def alpha_0(self) -> float:

@@ -21,12 +21,8 @@ __all__ = ["LdaScratch", "LdaSolver", "ReadDocuments", "numbers_of"]
 
 _LOW: Final = np.uint64(0xFFFFFFFF)
 _HIGH: Final = np.uint64(32)
-_LINE_INTS: Final = 16
-# Of where counts stand, in a row's word 3.
-_LINE: Final = np.uint64((1 << 48) - 1)
+# Of a row's word 3: how many counts there are.
 _DIM: Final = np.uint64(48)
-# Documents after which the share of those that have a word is taken for what it is.
-_DF_KNOWN: Final = 100
 # Of a half-life: how long documents are drawn again, of which nothing is forgotten meanwhile.
 _RECENT_SHARE: Final = 0.25
 # Half-lives that pass before counts are thinned: a pass over all of them.
@@ -256,11 +252,8 @@ class LdaSolver:
 
     def places_at(self, slots: I64) -> I64:
         """Return where the counts of rows begin in :attr:`counts`; -1: they have none."""
-        places = np.full(len(slots), -1, np.int64)
-        there = np.flatnonzero(slots >= 0)
-        held = self.table.words[slots[there] * 4 + 3]
-        has = held >> _DIM != 0
-        places[there[has]] = (held[has] & _LINE).astype(np.int64) * _LINE_INTS
+        places: I64 = np.empty(len(slots), np.int64)
+        words.places_of(slots, self.table.words, places)
         return places
 
     def counts_at(self, keys: U64) -> I32:
@@ -276,27 +269,6 @@ class LdaSolver:
         priors = self.priors
         norm = priors.totals + max(priors.words, 1) * priors.beta
         return ((self.counts_at(keys) + priors.beta) / norm).astype(np.float32)
-
-    def mixtures(self, batch: Minibatch) -> tuple[F32, I64]:
-        """Return the topics of documents.
-
-        Returns
-        -------
-        float32[rows, topics]
-            Each row sums to 1; of a document without known words it is that of the prior.
-        int64[rows]
-            Tokens whose words have topics.
-        """
-        rows, priors = batch.rows, self.priors
-        places = self.places_at(self.table.find(batch.keys[: batch.nnz]))
-        alpha, beta, inverse, _ = priors.arrays()
-        out: F32 = np.empty((rows, priors.topics), np.float32)
-        known: I64 = np.zeros(rows, np.int64)
-        mixtures.mix_all(
-            batch.indptr, 0, rows, places, self.counts, priors.topics, alpha, beta, inverse,
-            room(3 * SPREAD, np.float32).reshape(3, SPREAD), out, known,
-        )  # fmt: skip
-        return out, known
 
     def recount(self) -> I64:
         """Return how many tokens each topic has by the counts of words, int64[topics]."""
@@ -424,7 +396,7 @@ class LdaSolver:
         chosen = slots[:count][mine][first].astype(np.int64)
         df = (table.words[chosen * 4 + 2] & _LOW).astype(np.int64)
         self._forget(rows)
-        wanted = (df >= self._model.min_df) & (df <= self._df_most())
+        wanted = (df >= self._model.min_df) & (df <= self._model.df_most(self.documents))
         self._admit(chosen[wanted], df[wanted])
         known = wanted & (self.places_at(chosen) >= 0)
         if not known.any():
@@ -453,11 +425,6 @@ class LdaSolver:
     def _next_key(self) -> int:
         self._drawn += 1
         return self.key(self._drawn)
-
-    def _df_most(self) -> float:
-        """Return in how many documents a word may stand; all, while there are few."""
-        documents = self.documents
-        return self._model.max_df * documents if documents >= _DF_KNOWN else np.inf
 
     def _admit(self, slots: I64, df: I64) -> None:
         """Give counts to words that have earned some, the most frequent first."""

@@ -102,12 +102,6 @@ class Block:
         """Tokens of each document."""
         return np.diff(self.bounds)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of everything but the tokens."""
-        held = (self.present, self.starts, self.bounds, *self.fills)
-        return sum(array.nbytes for array in held)
-
 
 @dataclass(frozen=True, slots=True)
 class Swept:

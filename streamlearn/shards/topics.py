@@ -50,8 +50,6 @@ _LINE_INTS: Final = 16
 _PIECE_BYTES: Final = 4 << 20
 # The pass from which on priors are fitted, from 0: not before topics have taken shape.
 FIT_FROM: Final = 10
-# Documents after which the share of those that have a word is taken for what it is.
-_DF_KNOWN: Final = 100
 _NONE: Final[U16] = np.zeros(0, np.uint16)
 
 
@@ -214,7 +212,7 @@ class TopicStore:
         places = self._places(slots)
         if self.online:  # those that have turned out to be in too many documents are left out
             df = self._table.words[np.maximum(slots, 0) * 4 + 2] & _LOW
-            places[df.astype(np.int64) > self._df_most(documents)] = -1
+            places[df.astype(np.int64) > self._model.df_most(documents)] = -1
         there = np.where(places >= 0, self.topics, 0)
         kept = self._kept_of(partition, sequence)
         return {
@@ -245,11 +243,8 @@ class TopicStore:
 
     def _places(self, slots: I64) -> I64:
         """Return where the counts of rows begin; -1: they have none."""
-        places = np.full(len(slots), -1, np.int64)
-        there = np.flatnonzero(slots >= 0)
-        held = self._table.words[slots[there] * 4 + 3]
-        has = held >> _DIM != 0
-        places[there[has]] = (held[has] & _LINE).astype(np.int64) * _LINE_INTS
+        places: I64 = np.empty(len(slots), np.int64)
+        words_kernels.places_of(slots, self._table.words, places)
         return places
 
     def _kept_of(self, partition: str, sequence: int) -> U16:
@@ -311,11 +306,7 @@ class TopicStore:
         rows = self._table.rows_at(slots)
         df = (rows[:, 2] & _LOW).astype(np.int64)
         earned = (rows[:, 3] >> _DIM == 0) & (df >= self._model.min_df)
-        self._give(slots[earned & (df <= self._df_most(documents))], keeper)
-
-    def _df_most(self, documents: int) -> float:
-        """Return in how many documents a word may stand; all, while there are few."""
-        return self._model.max_df * documents if documents >= _DF_KNOWN else np.inf
+        self._give(slots[earned & (df <= self._model.df_most(documents))], keeper)
 
     def move(self, slots: I64, keys: U64, moves: Moves, mark: Mark, keeper: Keeper) -> None:
         """Give the tokens of a minibatch the topics that a push says."""

@@ -189,11 +189,6 @@ class KeptDocuments:
         self._lengths.append(np.concatenate(self._waiting))
         self._used, self._waiting = 0, []
 
-    @property
-    def in_file(self) -> bool:
-        """Whether some are in the file."""
-        return self._spill.size > 0
-
     def take(self) -> Iterator[tuple[U32, I32]]:
         """Yield chunks, uint32[tokens] and int32[documents], each of which is then let go of.
 

@@ -14,10 +14,11 @@ from streamlearn.compute.kernels.bits import prefetch
 from streamlearn.compute.kernels.esca import draw
 from streamlearn.compute.kernels.table import preserve
 
-__all__ = ["count_documents", "give_rows", "look_up", "set_aside", "thin"]
+__all__ = ["count_documents", "give_rows", "look_up", "places_of", "set_aside", "thin"]
 
 AHEAD = 16
 _LOW = np.uint64(0xFFFFFFFF)
+_LINE = np.uint64((1 << 48) - 1)  # of word 3: where a row of the arena begins
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -123,6 +124,27 @@ def look_up(slots, n, words, numbers):
         numbers[i] = uint32(0xFFFFFFFF)
         if slot >= 0:
             numbers[i] = uint32(words[slot * 4 + 1] >> uint64(32)) - uint32(1)
+
+
+@njit(nogil=True, cache=True)
+def places_of(slots, words, out):
+    """Find where the counts of rows begin in the arena.
+
+    Parameters
+    ----------
+    slots : int64[n]
+        -1: no row.
+    words : uint64[...]
+        The table.
+    out : int64[n]
+        Written: the number of the first, of 32 bits each; -1 where there are none.
+    """
+    for i in range(slots.shape[0]):
+        out[i] = -1
+        if slots[i] >= 0:
+            word = words[slots[i] * 4 + 3]
+            if word >> uint64(48) != uint64(0):
+                out[i] = int64(word & _LINE) << 4
 
 
 @njit(nogil=True, cache=True)
