@@ -171,9 +171,7 @@ class Learner:
         for _ in range(count):
             stock: SimpleQueue[Minibatch] = SimpleQueue()
             for _ in range(_MINIBATCHES if two else PARCELS if roles else 1):
-                stock.put(Minibatch(
-                    rows, nnz, has_values=format.has_values, record_rows=format.record_rows
-                ))  # fmt: skip
+                stock.put(Minibatch.of(format, rows, nnz))
             self._stocks.append(stock)
         # Which rows a table forgets depends on what has been learned when it does: then nothing is
         # found ahead.

@@ -56,7 +56,7 @@ def warm_up(
         output=msgspec.structs.replace(job.output, names_max=1024),
     )
     rows, nnz = room_of(_ROWS, FEATURES_PER_RECORD_MAX, format.record_rows)
-    batch = Minibatch(rows, nnz, has_values=format.has_values, record_rows=format.record_rows)
+    batch = Minibatch.of(format, rows, nnz)
     buffer = np.zeros(len(records) + BLOCK_TAILROOM_BYTES, np.uint8)
     buffer[: len(records)] = np.frombuffer(records, np.uint8)
     parser = format.parser(header)

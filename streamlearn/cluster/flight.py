@@ -113,11 +113,7 @@ class Flight:
         """Return buffers of a minibatch, those of an earlier partition where there are some."""
         worker = self._worker
         while len(worker.pool) <= number:
-            format = worker.format
-            batch = Minibatch(
-                worker.rows, worker.nnz, has_values=format.has_values,
-                record_rows=format.record_rows,
-            )  # fmt: skip
+            batch = Minibatch.of(worker.format, worker.rows, worker.nnz)
             worker.pool.append(Buffers(batch, Localized(worker.nnz)))
         return worker.pool[number]
 

@@ -457,7 +457,7 @@ def warm_up_worker(job: JobConfig, format: Format, header: bytes | None, records
     """Compile what a worker runs, on some of its records."""
     columns.warm_up()
     rows, nnz = room_of(64, FEATURES_PER_RECORD_MAX, format.record_rows)
-    batch = Minibatch(rows, nnz, has_values=format.has_values, record_rows=format.record_rows)
+    batch = Minibatch.of(format, rows, nnz)
     buffer = np.zeros(len(records) + BLOCK_TAILROOM_BYTES, np.uint8)
     buffer[: len(records)] = np.frombuffer(records, np.uint8)
     parser = format.parser(header)

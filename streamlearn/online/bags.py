@@ -90,6 +90,8 @@ class _BagsFormat:
     fields: tuple[str, ...] = ()
     has_values = False
     record_rows = DOCUMENT_ROWS_MAX
+    has_fields = False
+    dense: tuple[int, ...] = ()
     first = 0  # number of the first word
     has_header = first_line = False
 

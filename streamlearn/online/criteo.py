@@ -45,6 +45,8 @@ class CriteoFormat:
     fields = FIELDS
     has_values = False
     record_rows = 1
+    has_fields = False
+    dense: tuple[int, ...] = ()
     has_header = False
     first_line = False
 

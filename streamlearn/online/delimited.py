@@ -65,6 +65,8 @@ class DelimitedFormat:
 
     name = "delimited"
     record_rows = 1
+    has_fields = False
+    dense: tuple[int, ...] = ()
 
     def __init__(self, config: SourceConfig, *, labelled: bool = True) -> None:
         delimiter = config.delimiter

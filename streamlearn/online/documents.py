@@ -68,6 +68,8 @@ class DocumentsFormat:
     fields: tuple[str, ...] = ()
     has_values = False
     record_rows = DOCUMENT_ROWS_MAX
+    has_fields = False
+    dense: tuple[int, ...] = ()
 
     def __init__(self, config: SourceConfig) -> None:
         self.words = Tokeniser(config)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from streamlearn.errors import ConfigError
 from streamlearn.online.layouts import looks_like_ratings
+from streamlearn.online.minibatch import Layout
 from streamlearn.online.quoting import quoted
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class Parser(Protocol):
         ...
 
 
-class Format(Protocol):
+class Format(Layout, Protocol):
     """How the records of a source are read.
 
     Attributes
@@ -93,20 +94,14 @@ class Format(Protocol):
     name : str
     fields : tuple of str
         Names of the fields of features.
-    has_values : bool
-        Whether features carry values.
     has_header, first_line : bool
         Whether the first line of an object is no record; whether a parser needs to know it.
-    record_rows : int
-        Rows that one record may make, at most.
     """
 
     name: str
     fields: tuple[str, ...]
-    has_values: bool
     has_header: bool
     first_line: bool
-    record_rows: int
 
     def parser(self, header: bytes | None) -> Parser:
         """Return a parser for an object with this first line (None where it needs to know none).

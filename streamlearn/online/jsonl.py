@@ -87,6 +87,8 @@ class JsonlFormat:
     has_header = False
     first_line = False
     record_rows = 1
+    has_fields = False
+    dense: tuple[int, ...] = ()
 
     def __init__(self, config: SourceConfig) -> None:
         schema, self.by_type = _read_schema(config)

@@ -6,7 +6,8 @@ the counters. The counters live in ``state`` (an int64 array) so that kernels ca
 
 from __future__ import annotations
 
-from typing import Final
+import math
+from typing import Final, Protocol, Self
 
 import numpy as np
 
@@ -23,6 +24,7 @@ __all__ = [
     "S_REPLACED",
     "S_ROWS",
     "S_SPLIT",
+    "Layout",
     "Minibatch",
     "room_of",
 ]
@@ -76,6 +78,27 @@ def room_of(rows: int, features: int, record_rows: int) -> tuple[int, int]:
     return rows + record_rows - 1, features + record_rows * FEATURES_PER_RECORD_MAX
 
 
+class Layout(Protocol):
+    """What a format has in its minibatches.
+
+    Attributes
+    ----------
+    has_values : bool
+        Whether features carry values.
+    record_rows : int
+        Rows that one record may make, at most.
+    has_fields : bool
+        Whether features say of which field they are.
+    dense : tuple of int
+        Shape of an example's dense part; () where it has none.
+    """
+
+    has_values: bool
+    record_rows: int
+    has_fields: bool
+    dense: tuple[int, ...]
+
+
 class Minibatch:
     """Examples in compressed sparse rows (CSR), with the places of their records in their block.
 
@@ -90,6 +113,10 @@ class Minibatch:
         Whether features carry values; if not, every value is one and ``values`` is empty.
     record_rows : int
         Rows that one record may make: it is full where there is no room for these.
+    has_fields : bool
+        Whether features say of which field they are; if not, ``fields`` is empty.
+    dense : tuple of int
+        Shape of an example's dense part; () where there is none.
 
     Attributes
     ----------
@@ -97,6 +124,13 @@ class Minibatch:
         Feature keys, never 0 (always odd); those of example ``i`` are ``keys[indptr[i]:indptr[i +
         1]]``.
     values : float32[nnz_max] or float32[0]
+    fields : int32[nnz_max] or int32[0]
+        Index into ``Format.fields`` of each feature.
+    dense : float32[rows_max, d]
+        The dense part of each example, flat; NaN where a number is missing. d is 0 where there is
+        none.
+    shape : tuple of int
+        Of one example's dense part.
     indptr : int64[rows_max + 1]
     labels : float32[rows_max]
         0 or 1 for classification.
@@ -116,6 +150,8 @@ class Minibatch:
         "bad_field",
         "bad_reason",
         "bad_start",
+        "dense",
+        "fields",
         "has_values",
         "indptr",
         "keys",
@@ -124,13 +160,21 @@ class Minibatch:
         "nnz_max",
         "record_rows",
         "rows_max",
+        "shape",
         "state",
         "values",
         "weights",
     )
 
     def __init__(
-        self, rows_max: int, nnz_max: int, *, has_values: bool, record_rows: int = 1
+        self,
+        rows_max: int,
+        nnz_max: int,
+        *,
+        has_values: bool,
+        record_rows: int = 1,
+        has_fields: bool = False,
+        dense: tuple[int, ...] = (),
     ) -> None:
         assert rows_max >= record_rows > 0
         assert nnz_max >= record_rows * FEATURES_PER_RECORD_MAX
@@ -140,6 +184,9 @@ class Minibatch:
         self.has_values = has_values
         self.keys: U64 = np.zeros(nnz_max, np.uint64)
         self.values: F32 = np.zeros(nnz_max if has_values else 0, np.float32)
+        self.fields: I32 = np.zeros(nnz_max if has_fields else 0, np.int32)
+        self.shape = dense
+        self.dense: F32 = np.zeros((rows_max, math.prod(dense) if dense else 0), np.float32)
         self.indptr: I64 = np.zeros(rows_max + 1, np.int64)
         self.labels: F32 = np.zeros(rows_max, np.float32)
         self.weights: F32 = np.ones(rows_max, np.float32)
@@ -149,6 +196,14 @@ class Minibatch:
         self.bad_field: I32 = np.full(rows_max, -1, np.int32)
         self.bad_arg: I64 = np.zeros(rows_max, np.int64)
         self.state: I64 = np.zeros(8, np.int64)
+
+    @classmethod
+    def of(cls, layout: Layout, rows_max: int, nnz_max: int) -> Self:
+        """Return an empty minibatch for what a format has."""
+        return cls(
+            rows_max, nnz_max, has_values=layout.has_values, record_rows=layout.record_rows,
+            has_fields=layout.has_fields, dense=layout.dense,
+        )  # fmt: skip
 
     def clear(self) -> None:
         """Forget the examples; the buffers stay."""

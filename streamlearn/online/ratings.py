@@ -57,6 +57,8 @@ class RatingsFormat:
     fields: tuple[str, ...] = FIELDS
     has_values = False
     record_rows = 1
+    has_fields = False
+    dense: tuple[int, ...] = ()
 
     def __init__(
         self, config: SourceConfig, *, labelled: bool = True, clicks: bool = False

@@ -33,6 +33,8 @@ class SvmlightFormat:
     has_header = False
     first_line = False
     record_rows = 1
+    has_fields = False
+    dense: tuple[int, ...] = ()
 
     def __init__(self, config: SourceConfig) -> None:
         self._parser = PairsParser(fields=False)
