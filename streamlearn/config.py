@@ -20,9 +20,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from streamlearn.deep_checks import check_deep
 from streamlearn.embeddings import Tiers
 from streamlearn.errors import ConfigError
-from streamlearn.kinds import MODELS, FmConfig, LdaConfig, LrConfig, MfConfig, ModelConfig
+from streamlearn.kinds import (
+    MODELS,
+    DeepConfig,
+    FmConfig,
+    LdaConfig,
+    LrConfig,
+    MfConfig,
+    ModelConfig,
+)
 from streamlearn.privacy import check_private
 from streamlearn.sections import (
     ClusterConfig,
@@ -55,6 +64,7 @@ __all__ = [
     "SHARDS_MAX",
     "ClusterConfig",
     "ComputeConfig",
+    "DeepConfig",
     "FmConfig",
     "HttpConfig",
     "JobConfig",
@@ -69,6 +79,7 @@ __all__ = [
     "TablesConfig",
     "check_for_shards",
     "check_job",
+    "classes_of",
     "job_differences",
     "job_signature",
     "load_job",
@@ -83,7 +94,7 @@ SHARDS_MAX: Final = 256
 # What keys and numbers mean.
 _MEANING: Final = (
     *(f"source.{name}" for name in ("format", "columns", "label", "cross", "fields", "header")),
-    *(f"source.{name}" for name in ("delimiter", "quote", "trim", "negative_rate")),
+    *(f"source.{name}" for name in ("delimiter", "quote", "trim", "negative_rate", "classes")),
     *(f"source.{name}" for name in ("documents", "encoding", "undecodable", "markup", "digits")),
     *(f"source.{name}" for name in ("word_length_min", "word_length_max", "stop_words")),
     "source.vocabulary",
@@ -190,11 +201,19 @@ def check_job(job: JobConfig) -> None:
 def loss_of(model: ModelConfig) -> str:
     """Return by what a model is judged.
 
-    ``logistic``: labels are 0 or 1; ``squared``: they are any; ``likelihood``: there are none.
+    ``logistic``: labels are 0 or 1; ``classes``: one of several; ``squared``: they are any;
+    ``likelihood``: there are none.
     """
     if isinstance(model, LdaConfig):
         return "likelihood"
-    return model.loss if isinstance(model, MfConfig) else "logistic"
+    return model.loss if isinstance(model, MfConfig | DeepConfig) else "logistic"
+
+
+def classes_of(job: JobConfig) -> int:
+    """Return how many classes labels are of; 0 where they are no classes."""
+    if not isinstance(job.model, DeepConfig) or job.model.loss != "classes":
+        return 0
+    return job.model.classes or len(job.source.classes)
 
 
 def check_for_shards(job: JobConfig) -> None:
@@ -292,7 +311,7 @@ _MODEL_KIND: Final = Setting(
     type=str,
     default="lr",
     description="What is learned: lr (sparse logistic regression), fm (factorization machines), mf "
-    "(matrix factorization of ratings), lda (topics of documents).",
+    "(matrix factorization of ratings), lda (topics of documents), deep (deep nets).",
     limits={},
     choices=tuple(MODELS),
     flag="--model",
@@ -478,10 +497,11 @@ def _check_together(job: JobConfig) -> None:
             f"`source.negative_rate` is {job.source.negative_rate}, but documents have no labels",
             hint="leave it out",
         )
-    if loss_of(job.model) == "squared" and job.source.negative_rate < 1:
+    if (loss := loss_of(job.model)) in ("squared", "classes") and job.source.negative_rate < 1:
+        what = "ratings" if isinstance(job.model, MfConfig) else "such labels"
         raise ConfigError(
-            f"`source.negative_rate` is {job.source.negative_rate}, but of ratings "
-            '(`model.loss` is "squared") none is a negative',
+            f"`source.negative_rate` is {job.source.negative_rate}, but of {what} "
+            f'(`model.loss` is "{loss}") none is a negative',
             hint="leave it out, or take --loss logistic where every label is 0 or 1",
         )
     if tables.features_max and tables.features_min > tables.features_max:
@@ -493,6 +513,8 @@ def _check_together(job: JobConfig) -> None:
     check_private(job)
     if isinstance(job.model, MfConfig | LdaConfig):
         _check_dense_rows(job)
+    if isinstance(job.model, DeepConfig):
+        check_deep(job, job.model)
     files = {name: getattr(cluster, name) for name in ("certificate", "key", "authority")}
     if any(files.values()) and not all(files.values()):
         given, missing = ([n for n in files if bool(files[n]) == said] for said in (True, False))
@@ -546,7 +568,7 @@ def _check_lanes(job: JobConfig) -> None:
             "work",
             hint="a worker lane takes about twice as long as all shard lanes for the same records",
         )
-    if (lanes <= 2 and not shards) or isinstance(job.model, MfConfig | LdaConfig):
+    if (lanes <= 2 and not shards) or isinstance(job.model, MfConfig | LdaConfig | DeepConfig):
         return
     setting = "`compute.shard_lanes`" if shards else f"`compute.lanes` = {lanes}"
     if job.tables.index == "hashed":

@@ -98,6 +98,15 @@ class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             inherited=True,
         ),
     ] = ""
+    classes: Annotated[
+        tuple[str, ...],
+        about(
+            "Texts of labels that are classes, in the order of their numbers; empty: labels are "
+            "numbers from 0.",
+            flag="--class",
+            inherited=True,
+        ),
+    ] = ()
     cross: Annotated[
         tuple[str, ...],
         about("Crossed features: `origin*destination`.", short="-q", common=True, inherited=True),
@@ -476,7 +485,23 @@ class ComputeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             le=255,
         ),
     ] = 0
-    minibatch: Annotated[int, about("Examples parsed at once.", ge=1, le=1 << 20)] = 4096
+    minibatch: Annotated[
+        int,
+        about(
+            "Examples parsed at once; of mf over shards and of deep those of a step.",
+            ge=1,
+            le=1 << 20,
+            common=True,
+        ),
+    ] = 4096
+    device: Annotated[
+        str,
+        about(
+            "deep: where the net computes: cpu, cuda, cuda:1, or several with commas; auto: cuda "
+            "where there is one.",
+            common=True,
+        ),
+    ] = "auto"
     cache_bytes: Annotated[
         int,
         about(

@@ -11,6 +11,7 @@ import math
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -42,6 +43,8 @@ _TRUTH: Final = {
     **dict.fromkeys(("true", "yes", "on", "1"), True),
     **dict.fromkeys(("false", "no", "off", "0"), False),
 }
+# A comma that is not within brackets.
+_COMMA: Final = re.compile(r",(?![^\[]*\])")
 _CHARACTERS: Final = {"\\t": "\t", "tab": "\t", "space": " ", "none": ""}
 
 
@@ -70,8 +73,8 @@ class Setting:
         See :func:`about`.
     models : tuple of str
         Kinds of model that have the setting; empty where it does not depend on the model.
-    counts : bool
-        Whether the values of a table are whole numbers, not texts.
+    counts, free : bool
+        Whether the values of a table are whole numbers, not texts; or whatever TOML has.
     """
 
     section: str
@@ -92,6 +95,7 @@ class Setting:
     positional: bool
     models: tuple[str, ...]
     counts: bool = False
+    free: bool = False
 
     @property
     def path(self) -> str:
@@ -263,6 +267,7 @@ def struct_settings(
             positional=extra["positional"],
             models=models,
             counts=isinstance(getattr(known.type, "value_type", None), inspect.IntType),
+            free=isinstance(getattr(known.type, "value_type", None), inspect.AnyType),
         )
 
 
@@ -325,6 +330,8 @@ def _meant(setting: Setting, one: Given) -> Any:
     if setting.shape == "table" and isinstance(value, dict):
         if setting.counts:
             return {name: _number(item) for name, item in value.items()}
+        if setting.free:
+            return {name: _free(item) for name, item in value.items()}
         for name, item in value.items():
             if not isinstance(item, str):
                 raise ConfigError(
@@ -336,6 +343,15 @@ def _meant(setting: Setting, one: Given) -> Any:
 def _number(item: Any) -> Any:
     """Return a whole number that may be typed as text; raises ValueError."""
     return int(item) if isinstance(item, str) else item
+
+
+def _free(item: Any) -> Any:
+    """Return what TOML reads an item as that may be typed as text; text where it reads nothing."""
+    if not isinstance(item, str):
+        return item
+    with suppress(tomllib.TOMLDecodeError):
+        return tomllib.loads(f"value = {item}")["value"]
+    return item
 
 
 def _typed(setting: Setting, text: str) -> Any:
@@ -356,7 +372,7 @@ def _typed(setting: Setting, text: str) -> Any:
     if setting.shape == "table":
         if text.startswith("{"):
             return tomllib.loads(f"value = {text}")["value"]
-        pairs = [item.partition("=") for item in text.split(",") if item.strip()]
+        pairs = [item.partition("=") for item in _COMMA.split(text) if item.strip()]
         if not all(equals for _, equals, _ in pairs):
             raise ValueError(text)
         return {name.strip(): value.strip() for name, _, value in pairs}

@@ -11,7 +11,7 @@ import numpy as np
 from streamlearn.compute.kernels import factors, fm_steps, mf_steps
 from streamlearn.compute.kernels import steps as kernels
 from streamlearn.compute.kernels.rules import MEAN_SHARE, v_rates_of
-from streamlearn.config import FmConfig, LdaConfig, LrConfig, MfConfig, ModelConfig
+from streamlearn.config import DeepConfig, FmConfig, LdaConfig, LrConfig, MfConfig, ModelConfig
 from streamlearn.messages import F32, I64, U8, U32, U64
 from streamlearn.online.localized import Localized
 from streamlearn.online.mf import rates_of
@@ -120,8 +120,8 @@ def new_step(model: ModelConfig, copies: int = 0) -> Step:
     """Return the step of a kind of model; ``copies`` are those of :class:`MfStep`."""
     if isinstance(model, FmConfig):
         return FmStep(model)
-    if isinstance(model, LdaConfig):
-        raise AssertionError("topics are drawn by online.topic_steps")
+    if isinstance(model, LdaConfig | DeepConfig):
+        raise AssertionError(f"steps of {model.kind} are made elsewhere")
     return MfStep(model, copies) if isinstance(model, MfConfig) else LogisticStep(model)
 
 
