@@ -454,7 +454,8 @@ class Learner:
             self._on_scores(scores, batch)
         if rows:
             features = int(batch.indptr[rows] - batch.indptr[rows - 1])
-            self.last = (float(batch.labels[rows - 1]), float(scores[rows - 1]), features)
+            score = worker.validation.last_score(scores)
+            self.last = (float(batch.labels[rows - 1]), score, features)
         if batch.bad:
             for bad in work.bad_records(self._format):
                 self._note_bad(bad)

@@ -94,6 +94,12 @@ MAE = Metric(
     "Mean absolute error of ratings before learning; span is run or window.",
     ("span",),
 )
+ACCURACY = Metric(
+    "progressive_accuracy",
+    "gauge",
+    "Share of examples whose class was predicted before learning; span is run or window.",
+    ("span",),
+)
 PERPLEXITY = Metric(
     "progressive_perplexity",
     "gauge",
@@ -280,6 +286,7 @@ _FIGURES: Final = {
     "auc_error": AUC_ERROR,
     "rmse": RMSE,
     "mae": MAE,
+    "accuracy": ACCURACY,
     "perplexity": PERPLEXITY,
 }
 

@@ -72,6 +72,7 @@ _SHOWN: Final = {
     "logloss": _Shown("loss", ("AUC", "auc"), 1),
     "rmse": _Shown("rmse", ("MAE", "mae"), 2),
     "nll": _Shown("nll", ("perplex", "perplexity"), 1),
+    "cross_entropy": _Shown("loss", ("correct", "accuracy"), 1),
 }
 
 _STATES_TOLD: Final = frozenset({"following", "draining", "failed"})
@@ -439,7 +440,22 @@ def _topics(progress: Progress) -> list[str]:
     ]
 
 
-_LINES: Final = {"logloss": _clicks, "rmse": _ratings, "nll": _topics}
+def _classes(progress: Progress) -> list[str]:
+    """Return the board's lines about predictions of classes."""
+    figures = progress.figures
+    return [
+        f"  loss        {_losses(progress)}",
+        f"  accuracy    {_number(figures['accuracy'], '.4f')}   "
+        f"window {_number(figures['accuracy_window'], '.4f')}",
+    ]
+
+
+_LINES: Final = {
+    "logloss": _clicks,
+    "rmse": _ratings,
+    "nll": _topics,
+    "cross_entropy": _classes,
+}
 
 
 def _losses(progress: Progress) -> str:

@@ -129,12 +129,25 @@ class RatingMark(Mark, frozen=True, tag=2):
     label_square: float = 0.0
 
 
-AnyMark: TypeAlias = Mark | RatingMark
+class ClassMark(Mark, frozen=True, tag=3):
+    """A mark of a model of classes: ``loss`` is in nats.
+
+    Attributes
+    ----------
+    correct : float
+        A further sum: of the weights of examples whose class was predicted, all passes.
+    """
+
+    correct: float = 0.0
+
+
+AnyMark: TypeAlias = Mark | RatingMark | ClassMark
 # By ``config.loss_of``: the marks that workers push.
 MARKS: Final[dict[str, type[AnyMark]]] = {
     "logistic": Mark,
     "squared": RatingMark,
     "likelihood": Mark,
+    "classes": ClassMark,
 }
 
 

@@ -24,6 +24,9 @@ _LABELS: Final[Mapping[str, str]] = {
     "bad_records": "bad records",
     "examples_dropped": "examples dropped",
     "resumed_from": "resumed from",
+    "loss": "loss",
+    "accuracy": "accuracy",
+    "baseline_loss": "best constant",
     "logloss": "logloss",
     "baseline_logloss": "best constant",
     "auc": "AUC",
@@ -60,6 +63,9 @@ _LABELS: Final[Mapping[str, str]] = {
 }
 # Measures of a model are compared at the fourth digit; of a machine, at the third.
 _DECIMALS: Final[Mapping[str, str]] = {
+    "loss": ".6f",
+    "accuracy": ".5f",
+    "baseline_loss": ".6f",
     "logloss": ".6f",
     "baseline_logloss": ".6f",
     "auc": ".5f",

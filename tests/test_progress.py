@@ -67,6 +67,17 @@ RATINGS = replace(
     last_prediction=3.75,
     last_features=2,
 )
+CLASSES = replace(
+    AT,
+    measure="cross_entropy",
+    loss=1.25,
+    loss_window=1.0,
+    baseline_loss=2.302585,
+    figures={"accuracy": 0.625, "accuracy_window": 0.75},
+    last_label=7.0,
+    last_prediction=3.0,
+    last_features=0,
+)
 
 
 def plain(*progress: Progress, spacing: Spacing | None = None) -> list[str]:
@@ -234,8 +245,9 @@ def test_json_lines_have_the_fields_by_name_and_null_for_nan() -> None:
     [
         (AT, {"logloss", "auc", "calibration", "normalized_entropy"}, {"rmse", "mae"}),
         (RATINGS, {"rmse", "rmse_window", "mae", "mae_window"}, {"logloss", "auc", "calibration"}),
+        (CLASSES, {"cross_entropy", "cross_entropy_window", "accuracy"}, {"logloss", "rmse"}),
     ],
-    ids=["clicks", "ratings"],
+    ids=["clicks", "ratings", "classes"],
 )
 def test_json_lines_have_the_figures_of_the_loss_and_no_others(
     progress: Progress, has: set[str], has_not: set[str]
@@ -258,6 +270,21 @@ def test_the_board_of_ratings_says_rmse_and_mae() -> None:
         "  RMSE        0.90000   window 0.88000   best constant 1.06250",
         "  MAE         0.71875   window 0.70000",
         "  last        label 4.5, predicted 3.7500, 2 features, 2026-11-01T00:00:00 UTC",
+    ]
+
+
+def test_of_classes_the_line_and_the_board_say_loss_and_accuracy() -> None:
+    header, line = plain(CLASSES)[1:]
+    assert header.startswith("loss  ")
+    assert header.endswith("correct")
+    assert line.startswith("1.250000 1.250000 ")
+    assert line.endswith(" 0.6250")
+    board = LiveBoard(Console(file=io.StringIO()))
+    seen = Seen(CLASSES, math.nan, math.nan, math.nan)
+    assert board.lines(seen)[3:] == [
+        "  loss        1.25000   window 1.00000   best constant 2.30259",
+        "  accuracy    0.6250   window 0.7500",
+        "  last        label 7, predicted 3.0000, 0 features, 2026-11-01T00:00:00 UTC",
     ]
 
 

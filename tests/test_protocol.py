@@ -17,6 +17,7 @@ from streamlearn.protocol import (
     Choose,
     Claim,
     Claimed,
+    ClassMark,
     Done,
     Fault,
     Finished,
@@ -148,8 +149,12 @@ def test_marks_of_ratings_travel_with_their_own_sums_and_others_as_before():
         assert decode(encode(message)) == message
     assert [*_plain(MESSAGES[1])[3][0]] == [1, *told.values()]
     assert [*_plain(messages[0])[3][1]] == [2, *told.values(), 7.5, -0.25]
+    classes = Joined(3, 4, [ClassMark(**told, correct=7.5), MARK])
+    assert decode(encode(classes)) == classes
+    assert [*_plain(classes)[3][0]] == [3, *told.values(), 7.5]
     wrong = [
         [1, *told.values(), 7.5, -0.25],
+        [3, *told.values(), 7.5, -0.25],
         [2, *told.values(), 7.5, -0.25, 0],
         [2, *told.values(), "x"],
     ]

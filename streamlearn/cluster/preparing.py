@@ -253,7 +253,8 @@ class Stepper:
             self.dropped += stepped.dropped
             self.validation.update(self._scores[:rows], batch.labels[:rows], batch.weights[:rows])
             features = int(batch.indptr[rows] - batch.indptr[rows - 1])
-            self.last = (float(batch.labels[rows - 1]), float(self._scores[rows - 1]), features)
+            score = self.validation.last_score(self._scores[:rows])
+            self.last = (float(batch.labels[rows - 1]), score, features)
         else:
             gradients = np.zeros(0, np.float32)
         shared = localized.shared

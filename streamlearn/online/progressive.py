@@ -2,8 +2,8 @@
 
 Every figure is a function of a few sums (and, of clicks, of a histogram), so lanes, snapshots and
 windows add up: figures are pooled, never averaged over minibatches. What the sums are of goes by
-the loss: :mod:`streamlearn.online.validation` and :mod:`streamlearn.online.rating_validation`;
-:mod:`streamlearn.online.losses` says which is for what.
+the loss: :mod:`streamlearn.online.validation`, :mod:`streamlearn.online.rating_validation` and
+:mod:`streamlearn.online.class_validation`; :mod:`streamlearn.online.losses` says which is for what.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Validation(ABC):
 
         Parameters
         ----------
-        scores : float32[n]
+        scores : float32[n], or of classes float32[n, classes]
             Before learning, finite: a NaN shows as a NaN loss.
         labels : float32[n]
         weights : float32[n]
@@ -98,15 +98,15 @@ class Validation(ABC):
         for array in (scores, labels, weights):
             assert array.dtype == np.float32, f"dtype is {array.dtype}, expected float32"
             assert array.flags.c_contiguous, "expected a contiguous array"
-            assert array.size == scores.size, f"size is {array.size}, expected {scores.size}"
+            assert len(array) == len(scores), f"length is {len(array)}, expected {len(scores)}"
         start = 0
-        while start < scores.size:
+        while start < len(scores):
             row = 1 + self._at
             room = self._part - int(self._sums[row, _EXAMPLES])
             if room <= 0:
                 self._move_on()
                 continue
-            end = min(start + room, scores.size)
+            end = min(start + room, len(scores))
             self._add(scores[start:end], labels[start:end], weights[start:end], row)
             start = end
 
@@ -177,6 +177,11 @@ class Validation(ABC):
             "baseline_loss": summary.get("baseline_loss", np.nan),
             "figures": {name: summary.get(name, np.nan) for name in cls.shown},
         }
+
+    @classmethod
+    def last_score(cls, scores: F32) -> float:
+        """Return the score of the last of at least one example, for :meth:`prediction`."""
+        return float(scores[-1])
 
     @classmethod
     def prediction(cls, score: float) -> float:

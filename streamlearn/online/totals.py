@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Final, NamedTuple, TypeAlias
 
-__all__ = ["AnyTotals", "RatingTotals", "TopicTotals", "Totals"]
+__all__ = ["AnyTotals", "ClassTotals", "RatingTotals", "TopicTotals", "Totals"]
 
 
 class Totals(NamedTuple):
@@ -135,7 +135,37 @@ class TopicTotals(NamedTuple):
         }
 
 
-AnyTotals: TypeAlias = Totals | RatingTotals | TopicTotals
+class ClassTotals(NamedTuple):
+    """Weighted sums over examples of classes (and their number): ``loss`` in nats."""
+
+    loss: float
+    correct: float
+    weight: float
+    examples: int
+
+    @property
+    def cross_entropy(self) -> float:
+        """Mean of minus the logarithm of the probability of the right class; NaN of nothing."""
+        return _ratio(self.loss, self.weight)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the examples whose class was predicted; NaN of nothing."""
+        return _ratio(self.correct, self.weight)
+
+    def figures(self) -> dict[str, float]:
+        """Return all that these sums tell, by name, NaN where it is not defined."""
+        return {
+            "loss": self.cross_entropy,
+            "cross_entropy": self.cross_entropy,
+            "accuracy": self.accuracy,
+            "baseline_loss": math.nan,
+            "examples": float(self.examples),
+            "weight": self.weight,
+        }
+
+
+AnyTotals: TypeAlias = Totals | RatingTotals | TopicTotals | ClassTotals
 
 # Beyond it there is no power of e that is a float.
 _NLL_MAX: Final = 700.0

@@ -16,7 +16,7 @@ from streamlearn.messages import F32, F64
 from streamlearn.online.progressive import Validation
 from streamlearn.online.totals import Totals
 
-__all__ = ["BINS", "LOGIT_LIMIT", "BinaryValidation", "auc_of"]
+__all__ = ["BINS", "LOGIT_LIMIT", "BinaryValidation", "accuracy_of", "auc_of"]
 
 # Bins of 1/256 over logits -16 to 16 (probabilities down to one in nine million). A model of clicks
 # fills about 2,000 of them (32 kB), its AUC is then known to +-0.0004; twice as many bins halve
@@ -54,6 +54,25 @@ def auc_of(histogram: F64) -> tuple[float, float]:
     return float(np.sum(positive * below)) / pairs + tied, tied
 
 
+def accuracy_of(histogram: F64) -> float:
+    """Compute the share of labels on their logit's side of 0, a logit of 0 saying 1.
+
+    Parameters
+    ----------
+    histogram : float64[2 * bins]
+        As for :func:`auc_of`, of an even number of bins; the upper half are those from 0 on, so
+        that this is exact but for logits of some -1e-16, which are counted as 0. NaN says 0.
+
+    Returns
+    -------
+    float
+        NaN of nothing.
+    """
+    total, half = float(histogram.sum()), len(histogram) // 2
+    right = float(histogram[:half:2].sum()) + float(histogram[half + 1 :: 2].sum())
+    return right / total if total > 0.0 else math.nan
+
+
 class BinaryValidation(Validation):
     """Weighted validation of logits, whose labels are 0 or 1.
 
@@ -65,7 +84,7 @@ class BinaryValidation(Validation):
 
     measure: ClassVar = "logloss"
     totals_type: ClassVar = Totals
-    headline: ClassVar = ("logloss", "auc", "calibration", "normalized_entropy")
+    headline: ClassVar[tuple[str, ...]] = ("logloss", "auc", "calibration", "normalized_entropy")
     reported: ClassVar = {
         "logloss": "logloss",
         "baseline_logloss": "baseline_loss",
@@ -110,5 +129,7 @@ class BinaryValidation(Validation):
         )
 
     def _figures(self, first: int) -> dict[str, float]:
-        auc, error = auc_of(self._rows["histograms"][first:].sum(axis=0))
-        return super()._figures(first) | {"auc": auc, "auc_error": error}
+        histogram: F64 = self._rows["histograms"][first:].sum(axis=0)
+        auc, error = auc_of(histogram)
+        told = {"auc": auc, "auc_error": error, "accuracy": accuracy_of(histogram)}
+        return super()._figures(first) | told

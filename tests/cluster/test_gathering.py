@@ -14,13 +14,13 @@ from streamlearn.cluster.gathering import gather, totals_of
 from streamlearn.cluster.resharding import remove_shards, reshard
 from streamlearn.cluster.stored_shards import StoredShards, counts_of_shards, shard_directory
 from streamlearn.compute.kernels.factors import ITEM
-from streamlearn.config import JobConfig, MfConfig, job_signature
+from streamlearn.config import DeepConfig, JobConfig, MfConfig, job_signature
 from streamlearn.errors import ClusterError, ResourceError, SnapshotError
 from streamlearn.messages import BadRecord
 from streamlearn.model import Model, load
 from streamlearn.online.mf import numbers_of
-from streamlearn.online.totals import RatingTotals, Totals
-from streamlearn.protocol import Mark, Push, RatingMark
+from streamlearn.online.totals import ClassTotals, RatingTotals, Totals
+from streamlearn.protocol import ClassMark, Mark, Push, RatingMark
 from streamlearn.quarantine import Quarantine
 from streamlearn.shards.arena import dims_of
 from streamlearn.shards.directory import DirectoryLock
@@ -191,6 +191,9 @@ def test_sums_of_marks_are_those_of_the_models_loss() -> None:
     rated = [RatingMark(name, "1", 0, 1, 9, 2, **sums, **more) for name in "abc"]
     expected = RatingTotals(12.0, 21.0, 15.0, 24.0, 18.0, 9.0, 6)
     assert totals_of(JobConfig(model=MfConfig()), rated) == expected
+    named = [ClassMark(name, "1", 0, 1, 9, 2, **sums, correct=1.5) for name in "ab"]
+    classes = JobConfig(model=DeepConfig(loss="classes", classes=3))
+    assert totals_of(classes, named) == ClassTotals(8.0, 3.0, 6.0, 4)
     assert totals_of(JobConfig(model=MfConfig()), []) == RatingTotals(0, 0, 0, 0, 0, 0, 0)
 
 

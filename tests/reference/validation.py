@@ -52,6 +52,7 @@ def figures(scores: Array, labels: Array, weights: Array) -> dict[str, float]:
         "normalized_entropy": logloss / baseline,
         "calibration": float(weights @ predictions(scores) / (weights @ labels)),
         "auc": auc(scores, labels, weights),
+        "accuracy": float(weights @ ((np.asarray(scores) >= 0) == (labels > 0.5)) / weights.sum()),
         "examples": float(labels.size),
         "weight": float(weights.sum()),
     }
@@ -69,5 +70,28 @@ def rating_figures(predicted: Array, labels: Array, weights: Array) -> dict[str,
         "baseline_loss": float(np.sqrt(weights @ around**2 / total)),
         "baseline_rmse": float(np.sqrt(weights @ around**2 / total)),
         "examples": float(labels.size),
+        "weight": float(total),
+    }
+
+
+def class_losses(scores: Array, labels: Array) -> Array:
+    """Return log(sum_k exp(s_k)) - s_y of each example."""
+    s = np.asarray(scores, np.float64)
+    own = s[np.arange(len(s)), np.asarray(labels, int)]
+    return np.logaddexp.reduce(s, axis=1) - own
+
+
+def class_figures(scores: Array, labels: Array, weights: Array) -> dict[str, float]:
+    """Return the figures of some examples of classes."""
+    weights = np.asarray(weights, np.float64)
+    total = weights.sum()
+    loss = float(weights @ class_losses(scores, labels) / total)
+    shares = [float(weights[np.asarray(labels) == k].sum() / total) for k in set(labels.tolist())]
+    return {
+        "loss": loss,
+        "cross_entropy": loss,
+        "accuracy": float(weights @ (np.argmax(scores, axis=1) == labels) / total),
+        "baseline_loss": float(-sum(p * np.log(p) for p in shares if p > 0)),
+        "examples": float(len(labels)),
         "weight": float(total),
     }
