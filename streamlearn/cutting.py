@@ -13,7 +13,7 @@ from typing import Final
 
 from streamlearn.compute.pool import Lane
 from streamlearn.errors import StreamlearnError
-from streamlearn.model import ModelCut
+from streamlearn.model_cut import ModelCut
 from streamlearn.shards.cut import Part
 
 __all__ = ["Cutting", "SnapshotDone"]

@@ -31,12 +31,12 @@ import numpy as np
 
 from streamlearn.compute.kernels.rules import v_rates_of
 from streamlearn.compute.pool import Lane
-from streamlearn.config import JobConfig, LdaConfig, MfConfig, ModelConfig
+from streamlearn.config import DeepConfig, JobConfig, LdaConfig, MfConfig, ModelConfig
 from streamlearn.gate import Youth
 from streamlearn.messages import F32, I64, U8, U64
 from streamlearn.model import Model
 from streamlearn.online.localized import Localized
-from streamlearn.online.steps import Gradients, Values
+from streamlearn.online.steps import Gradients, Pending, Values
 from streamlearn.shards.cut import Cut, Keeper, Nothing, Part, Table
 from streamlearn.shards.dividing import divide, segments_of
 from streamlearn.shards.rules import Updater
@@ -55,7 +55,8 @@ _EVICTED_SHARE: Final = 1 / 64
 def split(job: JobConfig) -> tuple[int, int] | None:
     """Return how many lanes are worker lanes and how many shard lanes; None where none is either.
 
-    Of matrix factorization and of topics none is: their lanes are for further passes.
+    Of matrix factorization and of topics none is: their lanes are for further passes. Of a deep net
+    one is a worker, whatever the number of lanes.
 
     Parameters
     ----------
@@ -65,6 +66,8 @@ def split(job: JobConfig) -> tuple[int, int] | None:
     compute = job.compute
     if isinstance(job.model, MfConfig | LdaConfig):
         return None
+    if isinstance(job.model, DeepConfig):
+        return 1, max(1, compute.shard_lanes)
     if compute.learn_lanes > 1 or (compute.lanes <= 2 and not compute.shard_lanes):
         return None
     shards = compute.shard_lanes or max(1, round(compute.lanes * _SHARD_LANES))
@@ -78,6 +81,8 @@ class Parcel:
     ----------
     weights, after : float32[>= u]
         Of its keys as they were pulled, and after its push where ``wants_after``.
+    wants_fresh : bool
+        Whether it is asked which examples had weights that left zero, or new keys.
     slots : int64[>= u]
         Their rows when they were pulled, -1: none.
     generations : int64[portions, 256]
@@ -88,6 +93,8 @@ class Parcel:
         How many coordinates of each key's embedding were pulled; 0: none.
     vectors : list of float32[...]
         Those, by portion, as ``Arena.pull`` lays them out.
+    pending : Pending or None
+        Its step, while that is under way.
     gradients : Gradients
         What the step made of it.
     counting : bool
@@ -108,6 +115,7 @@ class Parcel:
         self.evictions = 0
         self.dims: I64 = np.zeros(nnz_max + 2, np.int64)
         self.vectors: list[F32] = [_NO_VECTORS] * portions
+        self.pending: Pending | None = None
         self.gradients = Gradients(_NO_VECTORS)
         self.counting = True
         self.bounds: I64 = np.zeros(portions + 1, np.int64)
@@ -115,7 +123,7 @@ class Parcel:
         self.fresh: U8 = np.zeros(rows_max, np.uint8)
         self.marks: U8 = np.zeros(nnz_max + 2, np.uint8)
         self.minute = 0
-        self.wants_after = False
+        self.wants_after = self.wants_fresh = False
         self.answers: SimpleQueue[BaseException | None] = SimpleQueue()
         self.then: list[Callable[[], None]] = []
         self._open = 0  # answers that are still to come

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Self, cast
 
 import msgspec
 import numpy as np
@@ -14,13 +14,14 @@ from streamlearn.config import JobConfig, OutputConfig, SourceConfig, TablesConf
 from streamlearn.errors import ConfigError, SnapshotError
 from streamlearn.kinds import MODELS
 from streamlearn.messages import F32, F64, U64
-from streamlearn.model import Counts, Model, ModelCut
+from streamlearn.model import Counts, Model
 from streamlearn.model import load as load_model
+from streamlearn.model_cut import ModelCut
 from streamlearn.online.mappings import Examples, Fields, described
 from streamlearn.online.matrices import Columns, Matrix, column_names
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
 from streamlearn.online.records import SchemaFields, by_index
-from streamlearn.online.solvers import new_solver
+from streamlearn.online.solvers import LocalSolver, new_solver
 from streamlearn.shards.cut import Nothing
 from streamlearn.shards.table import ExactTable
 
@@ -201,7 +202,8 @@ class Learned:
 
     def _learn(self, batch: Minibatch) -> None:
         model, rows = self.model, batch.rows
-        scores = model.solver.learn(batch, self._scratch, _NOTHING, 0)
+        solver = cast("LocalSolver", model.solver)
+        scores = solver.learn(batch, self._scratch, _NOTHING, 0)
         model.validation.update(scores, batch.labels[:rows], batch.weights[:rows])
         model.counts.examples += rows
 

@@ -17,8 +17,9 @@ import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, nullcontext
+from functools import partial
 from queue import SimpleQueue
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import numpy as np
 
@@ -29,19 +30,20 @@ from streamlearn.errors import DataError, SourceError, StreamlearnError, TableFu
 from streamlearn.gate import Gate
 from streamlearn.lanes import Portions, split
 from streamlearn.messages import F32, U8, BadRecord, Block, Partition, Position
-from streamlearn.model import Model, ModelCut, Progressed
+from streamlearn.model import Model, Progressed
+from streamlearn.model_cut import ModelCut
 from streamlearn.notices import Notices
 from streamlearn.online.formats import Format
 from streamlearn.online.losses import new_validation
 from streamlearn.online.minibatch import Minibatch, room_of
-from streamlearn.online.names import Sampler
-from streamlearn.online.solvers import Scorer, SharedSolver
+from streamlearn.online.solvers import LocalSolver, Scorer, SharedSolver
 from streamlearn.quarantine import Quarantine
 from streamlearn.shards.cut import Cut, Nothing
 from streamlearn.shards.table import ExactTable
 from streamlearn.stream import Stream, Work
 from streamlearn.todo import Reading, SharedTodo, until
 from streamlearn.window import PARCELS, TornError, Window
+from streamlearn.worker_lane import WorkerLane
 
 __all__ = ["Learner"]
 
@@ -54,17 +56,6 @@ _FEATURES_PER_ROW: Final = 48
 _BLOCKS_HELD_MAX: Final = 2
 # A job stops for its share of bad records only once it has seen this many.
 _RECORDS_BEFORE_STOP: Final = 1000
-
-
-class _Worker:
-    """One learning lane's own things."""
-
-    def __init__(self, model: Model, scratch: Any, fresh_names: bool) -> None:
-        self.scratch = scratch
-        every = model.job.model.kind in ("mf", "lda")
-        self.sampler = Sampler(model.counts.examples, every=every) if fresh_names else None
-        own = model.validation if fresh_names else None
-        self.validation = own or new_validation(model.job.model, model.job.output.window)
 
 
 class Learner:
@@ -155,9 +146,11 @@ class Learner:
         self._noting = threading.Lock()
         self._scorer: Scorer = scorer or model.solver
         scratch = [self._scorer.scratch(rows, nnz) for _ in range(count)]
-        self._workers = [_Worker(model, one, i == 0) for i, one in enumerate(scratch)]
+        self._workers = [WorkerLane(model, one, first=i == 0) for i, one in enumerate(scratch)]
         self.learn_lanes = [Lane(f"learn-{i}", cpu_clock) for i in range(count)]
-        two = compute.lanes != 1 and count == 1 and not roles
+        # A net is stepped in one lane, with all lanes' doings between two of its minibatches.
+        deep = model.job.model.kind == "deep"
+        two = compute.lanes != 1 and count == 1 and (not roles or deep)
         self.parse_lane = Lane("parse", cpu_clock) if two else None
         self.snapshot_lane = Lane("snapshot", cpu_clock)
         self._cutting = Cutting(
@@ -165,7 +158,8 @@ class Learner:
         )
         self._portions = Portions(model, roles[1], cpu_clock) if roles else None
         # where what concerns all lanes is done
-        self.control = Lane("control", cpu_clock) if roles else self.learn_lanes[0]
+        apart = roles and not deep
+        self.control = Lane("control", cpu_clock) if apart else self.learn_lanes[0]
         self._windows = [self._window(i, rows, nnz) for i in range(count) if self._portions]
         self._stocks: list[SimpleQueue[Minibatch]] = []
         for _ in range(count):
@@ -177,14 +171,16 @@ class Learner:
         # found ahead.
         table = model.table
         self._ahead: Ahead | None = None
-        if two and teach and isinstance(table, ExactTable) and table.when_full == "error":
+        alone = two and teach and not roles
+        if alone and isinstance(table, ExactTable) and table.when_full == "error":
             self._ahead = Ahead(table, self.learn_lanes[0], self._fail)
 
     @property
     def lanes(self) -> list[Lane]:
         """All lanes, for their metrics."""
         parse = [self.parse_lane] if self.parse_lane else []
-        shares = [self.control, *self._portions.lanes] if self._portions else []
+        shares = [*self._portions.lanes] if self._portions else []
+        shares += [] if self.control is self.learn_lanes[0] else [self.control]
         return [*parse, *self.learn_lanes, *shares, self.snapshot_lane]
 
     def _window(self, number: int, rows: int, nnz: int) -> Window:
@@ -269,6 +265,7 @@ class Learner:
                 self._note_empty(partition, block.offset)
                 return None
             parser = self._format.parser(header)
+            self.model.check_inputs(self._format)
         except (DataError, SourceError) as error:
             self.failed[partition.name] = error
             return None
@@ -302,6 +299,7 @@ class Learner:
         """Begin the next pass over the source, as one step for whatever snapshot is made."""
 
         def turn() -> None:
+            self._come_to_rest()
             with self._noting:
                 self.model.epoch += 1
                 self.model.swept = 0
@@ -358,21 +356,25 @@ class Learner:
                     self._parse(stream, block, number)
             except BaseException as error:  # noqa: BLE001 - raised by run()
                 self._fail(error)
+            if self.parse_lane is not None:
+                self.learn_lanes[number].post(ended)
+            else:
+                ended()
+
+        def ended() -> None:
             if self._windows:
                 self._windows[number].then(after)
                 self._settle(number)
-            elif self.parse_lane is not None:
-                self.learn_lanes[number].post(after)
             else:
                 after()
 
         return task
 
-    def _settle(self, number: int) -> None:
+    def _settle(self, number: int, *, now: bool = False) -> None:
         """Let no minibatch wait for the next one where none comes soon, or none ever."""
         window = self._windows[number]
         try:
-            if self._failure is None and self.learn_lanes[number].idle:
+            if self._failure is None and (now or self.learn_lanes[number].idle):
                 window.settle()
         except BaseException as error:  # noqa: BLE001 - raised by run()
             self._fail(error)
@@ -395,14 +397,13 @@ class Learner:
         """Parse a block's whole records into minibatches and hand them on, in order."""
         lane = self.learn_lanes[number] if self.parse_lane is not None else None
         for work in stream.minibatches(block, self._stocks[number].get, self._rate):
-            if self._windows:
-                self._add_or_fail(work, number)
-            elif lane is None:
-                self._learn_or_fail(work, number)
+            learn = self._add_or_fail if self._windows else self._learn_or_fail
+            if lane is None:
+                learn(work, number)
             else:
                 if self._ahead is not None:
                     self._ahead.find(work)
-                lane.post(lambda work=work: self._learn_or_fail(work, number))  # type: ignore[misc]
+                lane.post(partial(learn, work, number))
             if self._failure is not None:
                 return
 
@@ -434,7 +435,7 @@ class Learner:
             raise
         self._learned(work, worker, scores, worker.scratch.fresh)
 
-    def _learned(self, work: Work, worker: _Worker, scores: F32, fresh: U8) -> None:
+    def _learned(self, work: Work, worker: WorkerLane, scores: F32, fresh: U8) -> None:
         """Note a minibatch that is learned."""
         batch, rows = work.batch, work.batch.rows
         dropped, worker.scratch.state[4] = int(worker.scratch.state[4]), 0
@@ -443,13 +444,8 @@ class Learner:
         self.notices.note_documents(batch, work.stream.partition.uri)
         self.notices.look_at(self._arena)
         worker.validation.update(scores, batch.labels[:rows], batch.weights[:rows])
-        if self._teach and worker.sampler is not None and rows:
-            picked = worker.sampler.pick(fresh, rows)
-            names = self.model.names
-            names.note(work.stream.parser, work.block.buffer, batch.lines[:rows], picked)
-            if names.prune_due:
-                weights_at = self._portions.weights_at if self._portions else self.model.weights_at
-                names.prune(lambda keys: weights_at(keys) != 0)
+        if self._teach:
+            worker.name(work, fresh, (self._portions or self.model).weights_at)
         if self._on_scores is not None:
             self._on_scores(scores, batch)
         if rows:
@@ -462,11 +458,11 @@ class Learner:
         self._note(work, batch.records, rows, int(batch.state[4]))
         self._check_bad_share()
 
-    def _step(self, work: Work, worker: _Worker) -> F32:
-        batch, solver, scratch = work.batch, self.model.solver, worker.scratch
+    def _step(self, work: Work, worker: WorkerLane) -> F32:
+        batch, scratch = work.batch, worker.scratch
         if not self._teach:
             return self._scorer.score(batch, scratch)
-        tick = self._tick()
+        solver, tick = cast("LocalSolver", self.model.solver), self._tick()
         if self._table is None:
             keeper = self._keeper
             if work.slots is not None:
@@ -474,7 +470,7 @@ class Learner:
             return solver.learn(batch, scratch, keeper, tick)
         return self._step_shared(batch, worker, self._table, tick)
 
-    def _step_shared(self, batch: Minibatch, worker: _Worker, gate: Gate, tick: int) -> F32:
+    def _step_shared(self, batch: Minibatch, worker: WorkerLane, gate: Gate, tick: int) -> F32:
         """Learn beside other lanes; alone while a cut is open or a segment is laid out anew."""
         solver, scratch = cast("SharedSolver", self.model.solver), worker.scratch
         with gate.shared():
@@ -515,7 +511,7 @@ class Learner:
             self.model.counts.bytes += offset - stream.counted
             stream.counted = offset
 
-    def _note_partial(self, work: Work, worker: _Worker, learned: int) -> None:
+    def _note_partial(self, work: Work, worker: WorkerLane, learned: int) -> None:
         """Note the examples of a minibatch that were learned before the table was full."""
         batch = work.batch
         worker.validation.update(
@@ -568,7 +564,13 @@ class Learner:
     # ---------------------------------------------------------------- snapshots, in the control
     # lane
 
+    def _come_to_rest(self) -> None:
+        """Note what is under way where minibatches are stepped in the lane that is to look."""
+        if self._windows and self.control is self.learn_lanes[0]:
+            self._settle(0, now=True)
+
     def _begin(self, begin: Callable[[], ModelCut], done: SnapshotDone) -> None:
+        self._come_to_rest()
         self._cutting.take_parts(all_parts=True)
         with self._boundary.alone() if self._boundary else nullcontext(), self._noting:
             if self._torn is not None:
@@ -589,6 +591,7 @@ class Learner:
         """Return the validation's figures as they are between two minibatches."""
 
         def ask() -> dict[str, float]:
+            self._come_to_rest()
             with self._boundary.alone() if self._boundary else nullcontext():
                 self._merge()
                 return self.model.validation.summary()

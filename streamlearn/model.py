@@ -1,47 +1,48 @@
 """A model as it is learned and kept: table, solver, validation, names, positions.
 
-The learn lane owns a model. A snapshot begins with a :class:`ModelCut` in that lane, which notes
-everything small at once and lets the table be taken piece by piece between minibatches; the pieces
-are written in another lane.
+The learn lane owns a model. :mod:`streamlearn.model_cut` writes snapshots of it.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import msgspec
 import numpy as np
 
-from streamlearn.config import BINDING, JobConfig, LdaConfig
+from streamlearn.config import BINDING, DeepConfig, JobConfig, LdaConfig
 from streamlearn.errors import (
     ConfigError,
+    DataError,
     ObjectChangedError,
     SnapshotError,
     StreamlearnError,
 )
 from streamlearn.messages import F32, U64, Partition, Position
+from streamlearn.online.formats import Format
 from streamlearn.online.lda import LdaSolver
 from streamlearn.online.losses import new_validation
 from streamlearn.online.names import Names
 from streamlearn.online.progressive import Validation
-from streamlearn.online.solvers import Solver, new_solver
+from streamlearn.online.solvers import DeviceSolver, Solver, new_solver
 from streamlearn.shards.arena import Geometry
 from streamlearn.shards.cut import Cut, Part, Table, WholeCut
-from streamlearn.shards.image import read_parts, write_part
-from streamlearn.shards.snapshot import SnapshotReader, SnapshotWriter, newest, next_sequence, prune
+from streamlearn.shards.image import read_parts
+from streamlearn.shards.snapshot import SnapshotReader, newest
 from streamlearn.shards.table import ExactTable
 from streamlearn.tables import new_table
 
-__all__ = ["Counts", "Held", "Model", "ModelCut", "load", "stored_job"]
+__all__ = ["DENSE", "TOPICS", "Counts", "Held", "Model", "TableCut", "load", "stored_job"]
 
 _NO_VECTORS: Final[F32] = np.zeros(0, np.float32)
 # Names of arrays of a snapshot that only further passes need.
-_TOPICS: Final = "topics."
+TOPICS: Final = "topics."
+# The file of a snapshot that has the dense part of a net.
+DENSE: Final = "dense.safetensors"
 
 
 @dataclass(slots=True)
@@ -120,6 +121,8 @@ class Model:
         Of a further pass over kept ratings: buckets of users that are done; -1: all.
     resumed_from : str or None
         The snapshot that it was loaded from.
+    dense : tuple of int
+        Of a net: shape of an example's dense part.
     stored_topics : mapping or None
         Topics of tokens, by block, where a snapshot was loaded with them.
     words_digest : str
@@ -146,6 +149,7 @@ class Model:
     sealed: bool = False
     stored_topics: Mapping[str, Any] | None = None
     words_digest: str = ""
+    dense: tuple[int, ...] = ()
 
     @classmethod
     def new(
@@ -154,10 +158,26 @@ class Model:
         fields: tuple[str, ...],
         rows: int = 0,
         clock: Callable[[], float] | None = None,
+        *,
+        dense: tuple[int, ...] = (),
     ) -> Model:
-        """Return an empty model, its table laid out for ``rows`` rows."""
+        """Return an empty model, its table laid out for ``rows`` rows.
+
+        Parameters
+        ----------
+        fields : tuple of str
+            Names of the fields of features.
+        dense : tuple of int
+            Shape of an example's dense part, for a net.
+        """
         table = new_table(job, rows, clock)
-        solver = new_solver(job.model, table, shared=job.compute.learn_lanes > 1)
+        solver: Solver
+        if isinstance(job.model, DeepConfig):
+            from streamlearn.deep_net import new_net  # which brings torch
+
+            solver = new_net(job, job.model, table, len(fields), dense)
+        else:
+            solver = new_solver(job.model, table, shared=job.compute.learn_lanes > 1)
         if isinstance(solver, LdaSolver):
             solver.online = solver.online or job.source.follow
         return cls(
@@ -166,6 +186,7 @@ class Model:
             solver=solver,
             validation=new_validation(job.model, job.output.window),
             names=Names(fields, max(1, job.output.names_max)),
+            dense=dense,
             new_cut=WholeCut if isinstance(job.model, LdaConfig) else Cut,
         )
 
@@ -173,6 +194,32 @@ class Model:
     def counting(self) -> bool:
         """Whether examples raise the counts of their features now: fm's do in the first pass."""
         return self.job.model.kind == "lr" or self.epoch == 0
+
+    def check_inputs(self, format: Format) -> None:
+        """Check that a net was made for what an object's records have.
+
+        Raises
+        ------
+        DataError
+            They have another dense part, or other fields.
+        """
+        if not isinstance(self.job.model, DeepConfig):
+            return
+        known, found = self.names.fields, format.fields
+        if self.dense != format.dense or known != found:
+            had = f"{len(known)} fields and a dense part of shape {self.dense}"
+            has = f"{len(found)} and {format.dense}"
+            new = [name for name in found if name not in known]
+            raise DataError(
+                f"the net was made for {had}, but the records have {has}"
+                + (f"; new are {', '.join(new[:10])}" if new else ""),
+                hint="name all columns in source.columns, or start over in another --out",
+            )
+
+    def close(self) -> None:
+        """End what a net computes with."""
+        if isinstance(self.job.model, DeepConfig):
+            cast("DeviceSolver", self.solver).close()
 
     @property
     def has_embeddings(self) -> bool:
@@ -332,113 +379,6 @@ def _object_of(name: str) -> str:
     return uri if ranged else name
 
 
-class ModelCut:
-    """A model as it was at the moment this object was made, written while it goes on changing.
-
-    Made, stepped and closed in the learn lane; ``write`` and ``commit`` run in the lane that
-    writes.
-
-    Parameters
-    ----------
-    model : Model
-    root : Path
-        Directory of snapshots.
-    quarantine_size : int
-        Bytes of ``bad_records.jsonl`` that belong to this moment.
-    now : float
-        Seconds since the epoch.
-    """
-
-    def __init__(self, model: Model, root: Path, quarantine_size: int, now: float) -> None:
-        self.cut = model.new_cut(model.table)
-        model = model.told()
-        self.at_once = bool(getattr(self.cut, "at_once", False))  # nobody keeps old lines for it
-        self._root = root
-        self._keep = model.job.output.snapshots_kept
-        self.failed: StreamlearnError | None = None
-        self._writer: SnapshotWriter | None = None
-        self._exact = isinstance(model.table, ExactTable)
-        self._arrays = {f"names.{k}": v for k, v in _copied(model.names.state()).items()}
-        self._arrays |= {f"validation.{k}": v for k, v in _copied(model.validation.state()).items()}
-        self._arrays["intercept"] = self.cut.intercept
-        if isinstance(model.solver, LdaSolver):
-            self._arrays |= {f"solver.{k}": v for k, v in model.solver.state().items()}
-            held = model.solver.topics_of() if model.solver.topics_of else {}
-            self._arrays |= {f"{_TOPICS}{k}": v for k, v in held.items()}
-        self._rows = 0
-        self._meta: dict[str, Any] = {
-            "kind": model.job.model.kind,
-            "job": msgspec.to_builtins(model.job),
-            "created_seconds": now,
-            "counts": {name: getattr(model.counts, name) for name in Counts.__slots__},
-            "epoch": model.epoch,
-            "swept": model.swept,
-            "words_digest": model.words_digest,
-            "fields": list(model.names.fields),
-            "quarantine_size": 0 if model.sealed else quarantine_size,
-            "replayed_size": model.replayed_size,
-            "features": model.table.features if self._exact else 0,
-            "summary": {
-                name: value
-                for name, value in model.validation.summary().items()
-                if np.isfinite(value)
-            },
-            "positions": {
-                name: [p.version, p.position.offset, p.position.records, p.position.done]
-                for name, p in model.positions.items()
-            },
-        }
-
-    def take(self) -> Part | None:
-        """Take the next part of the table; None once all are taken (the cut is then closed)."""
-        part = self.cut.take()
-        if part is None:
-            self.cut.close()
-        return part
-
-    def write(self, part: Part) -> None:
-        """Write a part of the table."""
-        number = f"{part.number:03d}" if self._exact else f"{part.number:05d}"
-        write_part(self._open(), part, number)
-
-    def commit(self, **more: Any) -> dict[str, Any]:
-        """Write the rest and give the snapshot its name; return sequence, path and bytes.
-
-        ``more`` is meta that takes the place of what the cut noted, where the rows are not those of
-        the model's table.
-        """
-        writer = self._open()
-        shapes: dict[str, Any] = {}
-        for name, array in self._arrays.items():
-            plain = np.ascontiguousarray(array)
-            shapes[name] = [str(plain.dtype), list(plain.shape)]
-            with writer.open(name) as blob:
-                blob.write(plain)
-        path = writer.commit(self._meta | more | {"arrays": shapes})
-        self._writer = None
-        size = 0
-        with suppress(OSError):  # the snapshot is there: what is left to do is done after the next
-            size = sum(file.stat().st_size for file in path.iterdir())
-            prune(self._root, self._keep, trusted=writer.sequence)
-        return {"sequence": writer.sequence, "path": str(path), "bytes": size}
-
-    def abort(self, error: StreamlearnError) -> None:
-        """Remove what was written, and remember why."""
-        self.failed = error
-        if self._writer is not None:
-            self._writer.abort()
-            self._writer = None
-
-    def _open(self) -> SnapshotWriter:
-        if self._writer is None:
-            self._writer = SnapshotWriter(self._root, next_sequence(self._root))
-        return self._writer
-
-
-def _copied(state: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: np.array(value) for name, value in state.items()}
-
-
 def stored_job(directory: Path) -> JobConfig:
     """Return what the model in an output directory was learned with.
 
@@ -502,12 +442,13 @@ def load(
             _check_binding(stored, job, directory, mended=mended)
         meta = reader.meta
         model = Model.new(
-            job or stored, tuple(meta["fields"]), rows=int(meta["features"]), clock=clock
-        )
+            job or stored, tuple(meta["fields"]), rows=int(meta["features"]), clock=clock,
+            dense=tuple(meta.get("dense", ())),
+        )  # fmt: skip
         arrays = {
             name: reader.read(name).view(np.dtype(dtype)).reshape(shape)
             for name, (dtype, shape) in meta["arrays"].items()
-            if topics or not name.startswith(_TOPICS)
+            if topics or not name.startswith(TOPICS)
         }
         model.validation.restore(_part(arrays, "validation."))
         model.names.restore(_part(arrays, "names."))
@@ -515,7 +456,9 @@ def load(
         _load_rows(model.table, reader)
         if isinstance(model.solver, LdaSolver):
             model.solver.restore(_part(arrays, "solver."))
-            model.stored_topics = _part(arrays, _TOPICS)
+            model.stored_topics = _part(arrays, TOPICS)
+        if isinstance(model.job.model, DeepConfig):
+            _load_dense(cast("DeviceSolver", model.solver), reader)
         model.counts = Counts(**meta["counts"])
         model.epoch = int(meta["epoch"])
         model.swept = int(meta.get("swept", 0))
@@ -529,6 +472,18 @@ def load(
         model.resumed_from = str(reader.path)
         model.skipped = skipped
     return model
+
+
+def _load_dense(solver: DeviceSolver, reader: SnapshotReader) -> None:
+    """Take the dense part of a net from a snapshot."""
+    from safetensors import SafetensorError  # of the extra that brings torch
+    from safetensors.numpy import load as tensors_of
+
+    try:
+        arrays = tensors_of(reader.read(DENSE).tobytes())
+    except SafetensorError as error:
+        raise SnapshotError(f"{reader.path / DENSE} is damaged", cause=str(error)) from error
+    solver.restore(arrays)
 
 
 def _load_rows(table: Table, reader: SnapshotReader) -> None:

@@ -28,9 +28,10 @@ from streamlearn.messages import (
     Position,
     Progress,
 )
-from streamlearn.model import ModelCut, load
+from streamlearn.model import load
+from streamlearn.model_cut import ModelCut
 from streamlearn.net.sources.uri import open_source
-from streamlearn.online.formats import open_format
+from streamlearn.preparing import format_of
 from streamlearn.privacy import refuse_more
 from streamlearn.quarantine import Quarantine, read_quarantine
 from streamlearn.shards.directory import DirectoryLock
@@ -109,7 +110,7 @@ async def replay(
         job = msgspec.structs.replace(job, source=msgspec.structs.replace(job.source, uri=uris))
         source = open_source(job.source)
         quarantine = Quarantine(path, model.quarantine_size)
-        format_ = open_format(job.source, records[0].record + b"\n")
+        format_ = format_of(job, records[0].record + b"\n")
         learner = Learner(
             model,
             format_,

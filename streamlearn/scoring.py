@@ -21,19 +21,12 @@ from streamlearn.online.lda import LdaSolver
 from streamlearn.online.losses import new_validation
 from streamlearn.online.mf import MfSolver
 from streamlearn.online.minibatch import Minibatch
+from streamlearn.preparing import compile_kernels, prepare_format, todo_all
 from streamlearn.telemetry import Telemetry
 from streamlearn.topic_inference import Judging, TopicReader
 from streamlearn.topic_mixtures import MixturesOut, mixtures_of
 from streamlearn.topic_model import check_words
-from streamlearn.training import (
-    Started,
-    compile_kernels,
-    failed,
-    prepare_format,
-    run_report,
-    todo_all,
-    with_lanes,
-)
+from streamlearn.training import Started, failed, run_report, with_lanes
 
 __all__ = ["read_records", "score"]
 
@@ -103,6 +96,7 @@ async def score(
             showing.cancel()
             await asyncio.gather(showing, return_exceptions=True)
             learner.close()
+            model.close()
     finally:
         await source.aclose()
         if reader is not None:

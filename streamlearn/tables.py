@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal, cast
 
-from streamlearn.config import FmConfig, JobConfig, LdaConfig, MfConfig, ModelConfig
+from streamlearn.config import FmConfig, JobConfig, LrConfig, ModelConfig
 from streamlearn.shards.arena import Arena, split_slots
 from streamlearn.shards.cut import Table
 from streamlearn.shards.hashed import HashedTable
@@ -35,7 +35,7 @@ def features_max(job: JobConfig) -> int:
     """Return how many features a job's table may hold, of all shards together."""
     if job.tables.features_max:
         return job.tables.features_max
-    share = _FEATURES_SHARE if isinstance(job.model, FmConfig | MfConfig | LdaConfig) else 1.0
+    share = _FEATURES_SHARE if not isinstance(job.model, LrConfig) else 1.0
     return min(int(_memory_bytes() * _MEMORY_SHARE * share / _FEATURE_BYTES), _FEATURES_MAX)
 
 
@@ -75,7 +75,7 @@ def new_table(job: JobConfig, rows: int = 0, clock: Callable[[], float] | None =
         table = ExactTable.sized(rows, most, when_full, clock, split_slots=slots)
     else:
         table = ExactTable(most, when_full, clock)
-    if isinstance(job.model, FmConfig | MfConfig | LdaConfig):
+    if not isinstance(job.model, LrConfig):
         Arena.of(table, job.model, embeddings_bytes_max(job))
     return table
 

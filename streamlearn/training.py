@@ -19,8 +19,8 @@ from typing import Any, Final
 
 import msgspec
 
-from streamlearn.compute.leftovers import few_arenas, give_back
-from streamlearn.config import JobConfig, LdaConfig, MfConfig, loss_of, start_seconds
+from streamlearn.compute.leftovers import few_arenas
+from streamlearn.config import JobConfig, LdaConfig, MfConfig, start_seconds
 from streamlearn.errors import (
     ConfigError,
     DataError,
@@ -32,13 +32,15 @@ from streamlearn.further import FurtherPasses
 from streamlearn.inspection import sizes
 from streamlearn.learner import Learner
 from streamlearn.messages import F32, Partition, Position, Progress
-from streamlearn.model import Model, ModelCut, Progressed, load
+from streamlearn.model import Model, Progressed, load
+from streamlearn.model_cut import ModelCut
 from streamlearn.net.http import HttpServer
 from streamlearn.net.sources.objects import ObjectSource
 from streamlearn.net.sources.uri import open_source
-from streamlearn.online.formats import Format, open_format
+from streamlearn.online.formats import Format
 from streamlearn.online.losses import new_validation
 from streamlearn.online.minibatch import Minibatch
+from streamlearn.preparing import compile_kernels, prepare_format, todo_all
 from streamlearn.privacy import is_private, refuse_more
 from streamlearn.quarantine import Quarantine
 from streamlearn.read_again import check_unchanged
@@ -49,25 +51,18 @@ from streamlearn.shards.snapshot import listing
 from streamlearn.signals import taken
 from streamlearn.sweeping import FurtherSweeps, judge_anew
 from streamlearn.telemetry import Telemetry
-from streamlearn.warmup import warm_up, whole_records
 
 __all__ = [
     "Started",
     "TrainingRun",
-    "compile_kernels",
     "failed",
-    "first_records",
-    "prepare_format",
     "run_report",
-    "todo_all",
     "with_lanes",
 ]
 
 _log = logging.getLogger("streamlearn.training")
 
 _PROGRESS_SECONDS: Final = 0.5
-# Records to compile the kernels with are taken from this much of the first object.
-_SAMPLE_BYTES: Final = 1 << 16
 # Between two parts of a table that are taken for a snapshot while no blocks come.
 _PART_SECONDS: Final = 0.02
 
@@ -144,8 +139,9 @@ class TrainingRun:
         model = stored
         if model is None:
             model = await asyncio.to_thread(
-                Model.new, self.job, tuple(format_.fields), clock=time.monotonic
-            )
+                Model.new, self.job, tuple(format_.fields), clock=time.monotonic,
+                dense=format_.dense,
+            )  # fmt: skip
         _check_words(model, format_)
         quarantine = Quarantine(self.directory / "bad_records.jsonl", model.quarantine_size)
         learner = Learner(
@@ -180,6 +176,7 @@ class TrainingRun:
         finally:
             self._serving.detach()
             learner.close()
+            model.close()
             quarantine.close()
             if self._further is not None:
                 self._further.close()
@@ -480,84 +477,6 @@ def with_lanes(job: JobConfig) -> JobConfig:
         lanes = cores  # those of further passes; the first has a parse and a learn lane
     compute = msgspec.structs.replace(job.compute, lanes=lanes)
     return msgspec.structs.replace(job, compute=compute)
-
-
-async def prepare_format(
-    job: JobConfig, source: ObjectSource, partitions: list[Partition], *, labelled: bool = True
-) -> tuple[Format, JobConfig]:
-    """Open the format, by the first line where it is ``auto``; return the job that names it.
-
-    Without ``labelled``, records need no label where the format can do without.
-    """
-    sample: bytes | None = None
-    if partitions and job.source.format == "auto":
-        first = next((one for one in partitions if one.size != 0), partitions[0])
-        sample = await source.header(first) + b"\n"
-    ratings = job.model.kind == "mf"
-    clicks = ratings and labelled and loss_of(job.model) == "logistic"
-    format_ = open_format(
-        job.source, sample, labelled=labelled, ratings=ratings, clicks=clicks,
-        documents=job.model.kind == "lda",
-    )  # fmt: skip
-    named = msgspec.structs.replace(job.source, format=format_.name)
-    return format_, msgspec.structs.replace(job, source=named)
-
-
-async def compile_kernels(
-    job: JobConfig,
-    format_: Format,
-    source: ObjectSource,
-    partitions: list[Partition],
-    telemetry: Telemetry,
-) -> None:
-    """Compile (or load) the kernels with records of the first object."""
-    started = time.monotonic()
-    telemetry.tell("compiling", "reading the first records")
-    loop = asyncio.get_running_loop()
-
-    def told(what: str) -> None:
-        loop.call_soon_threadsafe(telemetry.tell, "compiling", what)
-
-    header, records = await first_records(format_, source, partitions)
-    if records:
-        with suppress(StreamlearnError):  # whoever learns from it will say so
-            await asyncio.to_thread(warm_up, job, format_, header, records, told)
-    give_back()
-    telemetry.compile_seconds = time.monotonic() - started
-
-
-async def first_records(
-    format_: Format, source: ObjectSource, partitions: list[Partition]
-) -> tuple[bytes | None, bytes]:
-    """Return the header (where there is one) and some whole records of the first object."""
-    first = next((p for p in partitions if p.size > 0 and p.start == 0), None)
-    if first is not None:
-        with suppress(StreamlearnError):  # whoever learns from it will say so
-            header = await source.header(first) if format_.first_line else None
-            sample = await _sample(source, first)
-            if format_.has_header:
-                sample = sample[sample.find(b"\n") + 1 :]
-            return header, whole_records(sample)
-    return None, b""
-
-
-async def todo_all(partitions: list[Partition]) -> AsyncIterator[tuple[Partition, Position]]:
-    """Yield every partition from its beginning."""
-    for partition in partitions:
-        yield partition, Position(offset=partition.start)
-
-
-async def _sample(source: ObjectSource, partition: Partition) -> bytes:
-    blocks = source.read(partition, Position())
-    try:
-        async for block in blocks:
-            end = min(block.end, block.start + _SAMPLE_BYTES)
-            sample = block.buffer[block.start : end].tobytes()
-            block.release()
-            return sample
-    finally:
-        await blocks.aclose()
-    return b""
 
 
 def _check_words(model: Model, format_: Format) -> None:

@@ -1,23 +1,33 @@
 """A worker lane's window: the minibatches that it has on their way to shard lanes and back.
 
-See :mod:`streamlearn.lanes` for the order of things.
+See :mod:`streamlearn.lanes` for the order of things. With a delay (of deep nets) a minibatch is
+pulled for, and its step begun, before the step of the one before has ended:
+
+::
+
+    worker  pull 3 | begin 3 | wait for 2 | push 2, note 1 | pull 4 | begin 4 | wait for 3 ...
+    device  ... 2 .............|  3 .....................................|  4 ...
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
-from typing import Final, Protocol
+from contextlib import ExitStack, suppress
+from typing import Final, Protocol, cast
+
+import numpy as np
 
 from streamlearn.compute.kernels.steps import left_zero
-from streamlearn.errors import RunError, TableFullError
+from streamlearn.config import DeepConfig
+from streamlearn.errors import RunError, StreamlearnError, TableFullError
 from streamlearn.gate import Gate
 from streamlearn.lanes import Parcel, Portion, Portions
 from streamlearn.messages import F32, U8
 from streamlearn.model import Model
-from streamlearn.online.localized import Localizer
+from streamlearn.online.localized import Localized, Localizer
 from streamlearn.online.minibatch import Minibatch
-from streamlearn.online.steps import new_step
+from streamlearn.online.solvers import DeviceSolver
+from streamlearn.online.steps import Begun, Gradients, Pending, Step, Values, new_step
 from streamlearn.shards.table import ExactTable
 from streamlearn.stream import Work
 
@@ -35,16 +45,54 @@ def rehearse(model: Model, batch: Minibatch) -> None:
     """Call each kernel of these lanes once, on a small model."""
     assert isinstance(model.table, ExactTable)
     parcel = Parcel(batch.rows_max, batch.nnz_max, 1)
-    step = new_step(model.job.model)
+    step = _step_of(model)
     portion = Portion(0, model.table, model.job.model, (0, 256))
     localized = Localizer(batch.nnz_max).localize(batch, parcel.localized, intercept=step.intercept)
     parcel.bounds[:] = localized.bounds((0, 256))
     parcel.wants_after = True
     portion.pull(parcel)
-    parcel.gradients = step.step(batch, localized, parcel.values, parcel.scores, 0)
+    parcel.gradients = step.begin(batch, localized, parcel.values, parcel.scores, 0).result()
     parcel.generations -= 1  # as if all segments were laid out anew
     portion.push(parcel)
     _count_fresh(parcel, batch)
+
+
+class _AtOnce:
+    """A step that is over as soon as it has begun."""
+
+    def __init__(self, step: Step) -> None:
+        self.intercept = step.intercept
+        self._step = step
+
+    def begin(
+        self,
+        batch: Minibatch,
+        localized: Localized,
+        values: Values,
+        scores: F32,
+        seed: int,
+        epoch: int = 0,
+    ) -> Pending:
+        """Make the step."""
+        return _Over(self._step.step(batch, localized, values, scores, seed, epoch))
+
+
+class _Over:
+    """Gradients that are there."""
+
+    def __init__(self, gradients: Gradients) -> None:
+        self._gradients = gradients
+
+    def result(self) -> Gradients:
+        """Return them."""
+        return self._gradients
+
+
+def _step_of(model: Model) -> Begun:
+    """Return what steps a model's minibatches."""
+    if isinstance(model.job.model, DeepConfig):
+        return cast("DeviceSolver", model.solver).step
+    return _AtOnce(new_step(model.job.model))
 
 
 def _count_fresh(parcel: Parcel, batch: Minibatch) -> None:
@@ -114,10 +162,15 @@ class Window:
         self._tick = tick
         self.dropped = 0
         self._model = model
-        self._step = new_step(model.job.model)
+        self._step = _step_of(model)
+        config = model.job.model
+        self._delay = isinstance(config, DeepConfig) and config.delay > 0
+        # a row is fresh with its key where there may be no weights
+        self._by_keys = isinstance(config, DeepConfig)
         self._localizer = Localizer(nnz_max)
         self._free = [Parcel(rows_max, nnz_max, len(portions.portions)) for _ in range(PARCELS)]
         self._pulling: Parcel | None = None
+        self._stepping: Parcel | None = None
         self._pushing: Parcel | None = None
         self._under_way = False
         self._held = ExitStack()
@@ -139,6 +192,9 @@ class Window:
             work.batch, parcel.localized, intercept=self._step.intercept
         )
         parcel.bounds[:] = localized.bounds(self._portions.prefixes)
+        if self._delay:
+            self._add_early(parcel)
+            return
         before, self._pulling = self._pulling, None
         if before is not None:
             self._push(before, parcel)
@@ -147,9 +203,20 @@ class Window:
             self._portions.post(None, parcel)
         self._pulling = parcel
 
+    def _add_early(self, parcel: Parcel) -> None:
+        """Pull for a minibatch and begin its step; then end that of the one before, and push it."""
+        self._enter()
+        self._portions.post(None, parcel)
+        self._pulling = parcel
+        self._begin(parcel)
+        self._pulling = None
+        before, self._stepping = self._stepping, parcel
+        if before is not None:
+            self._push(before, None)
+
     def then(self, callback: Callable[[], None]) -> None:
         """Call ``callback`` once all that was added is noted."""
-        last = self._pulling or self._pushing
+        last = self._pulling or self._stepping or self._pushing
         if last is not None:
             last.then.append(callback)
         else:
@@ -157,7 +224,8 @@ class Window:
 
     def settle(self) -> None:
         """Wait until all that was added is learned and noted; raises as :meth:`add` does."""
-        before, self._pulling = self._pulling, None
+        before, self._pulling = self._pulling or self._stepping, None
+        self._stepping = None
         if before is not None:
             self._push(before, None)
         self._land()
@@ -181,40 +249,60 @@ class Window:
         TornError
             As :meth:`add`.
         """
-        parcel, self._pulling = self._pulling, None
+        left = [one for one in (self._stepping, self._pulling) if one is not None]
+        self._stepping = self._pulling = None
         try:
             self._land()
-            if parcel is not None:
+            for parcel in left:
                 parcel.wait()
+                if parcel.pending is not None:
+                    with suppress(StreamlearnError):  # what failed first is what is told
+                        parcel.pending.result()
         finally:
             callbacks, self._orphans = self._orphans, []
-            for callback in (*callbacks, *(parcel.then if parcel is not None else ())):
+            for callback in (*callbacks, *(one for parcel in left for one in parcel.then)):
                 callback()
             self._held.close()
             self._leave()
 
+    def _begin(self, parcel: Parcel) -> Pending:
+        """Begin the step of a minibatch once it is pulled."""
+        work = parcel.work
+        assert work is not None
+        parcel.wait()
+        seed = work.base + work.end  # of chance, if there is any
+        parcel.pending = self._step.begin(
+            work.batch, parcel.localized, parcel.values, parcel.scores, seed, self._model.epoch
+        )
+        return parcel.pending
+
     def _push(self, parcel: Parcel, following: Parcel | None) -> None:
-        """Step with a minibatch that is pulled, and post its push with the pull of the next."""
+        """End the step of a minibatch, and post its push with the pull of the next."""
         work = parcel.work
         assert work is not None
         try:
-            parcel.wait()
+            pending = parcel.pending or self._begin(parcel)
             self._land()
-            localized, rows = parcel.localized, work.batch.rows
-            seed = work.base + work.end  # of chance, if there is any
-            parcel.gradients = self._step.step(
-                work.batch, localized, parcel.values, parcel.scores, seed
-            )
+            parcel.gradients, parcel.pending = pending.result(), None
             parcel.counting = self._model.counting
             parcel.minute = self._tick()
-            parcel.wants_after = self._wants_fresh(rows)
+            parcel.wants_fresh = self._wants_fresh(work.batch.rows)
+            parcel.wants_after = parcel.wants_fresh and not self._by_keys
+            if self._by_keys and parcel.wants_fresh:
+                unique = parcel.localized.unique
+                np.not_equal(parcel.slots[:unique], -1, out=parcel.weights[:unique])
+                parcel.after[:unique] = 1.0
             self._held.enter_context(self._boundary.shared())
             if not self._portions.reserve(parcel):
                 self._held.close()
                 self._held.enter_context(self._boundary.alone())
                 self._portions.make_room(parcel)
         except BaseException:
-            self._pulling = parcel  # of which nothing is learned: it will be dropped
+            parcel.pending = None
+            if self._stepping is None:  # of which nothing is learned: it will be dropped
+                self._stepping = parcel
+            else:
+                self._orphans += parcel.then
             raise
         self._pushing = parcel
         self._portions.post(parcel, following)
@@ -241,7 +329,7 @@ class Window:
                 hint="the snapshot before it is whole: raise tables.features_max and start again",
             ) from error
         rows = work.batch.rows
-        if parcel.wants_after:
+        if parcel.wants_fresh:
             _count_fresh(parcel, work.batch)
         self.dropped = parcel.gradients.dropped
         self._learned(work, parcel.scores[:rows], parcel.fresh)

@@ -11,7 +11,8 @@ import pytest
 from streamlearn.config import FmConfig, JobConfig, LrConfig, OutputConfig, TablesConfig
 from streamlearn.errors import ConfigError, ObjectChangedError, SnapshotError
 from streamlearn.messages import Partition, Position
-from streamlearn.model import Model, ModelCut, Progressed, load, stored_job
+from streamlearn.model import Model, Progressed, load, stored_job
+from streamlearn.model_cut import ModelCut
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
 from streamlearn.online.rating_validation import RatingValidation
 from streamlearn.shards.cut import Nothing

@@ -32,12 +32,14 @@ VOCABULARY = (
     "streamlearn.columns",
     "streamlearn.topic_columns",
     "streamlearn.embeddings",
+    "streamlearn.binary",
 )
 MAY_IMPORT = {
     "streamlearn.net": (
         *VOCABULARY,
         "streamlearn.compute.kernels.wire",
         "streamlearn.compute.kernels.bags",
+        "streamlearn.compute.kernels.stuffing",
     ),
     "streamlearn.shards": (*VOCABULARY, "streamlearn.compute.kernels"),
     "streamlearn.online": (*VOCABULARY, "streamlearn.compute.kernels"),
@@ -76,6 +78,7 @@ MAY_WAIT = (
     "streamlearn.signals",
     "streamlearn.todo",
     "streamlearn.training",
+    "streamlearn.preparing",
     "streamlearn.further",
     "streamlearn.scoring",
     "streamlearn.recommending",
@@ -97,6 +100,7 @@ WIRING = (
     "streamlearn.recommending",
     "streamlearn.scoring",
     "streamlearn.training",
+    "streamlearn.preparing",
     "streamlearn.further",
     "streamlearn.sweeping",
     "streamlearn.telemetry",

@@ -25,7 +25,8 @@ from streamlearn.compute.kernels.factors import ITEM, MEAN_OVER
 from streamlearn.config import JobConfig, LdaConfig, MfConfig
 from streamlearn.errors import SnapshotError, StreamlearnError
 from streamlearn.messages import U64, Position
-from streamlearn.model import Counts, Model, ModelCut, Progressed
+from streamlearn.model import Counts, Model, Progressed
+from streamlearn.model_cut import ModelCut
 from streamlearn.online.formats import Described
 from streamlearn.online.lda import LdaSolver
 from streamlearn.online.losses import new_validation, validation_of

@@ -46,12 +46,12 @@ from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch, roo
 from streamlearn.online.names import Names
 from streamlearn.online.progressive import Validation
 from streamlearn.online.validation import BinaryValidation
+from streamlearn.preparing import first_records, prepare_format
 from streamlearn.quarantine import Quarantine
 from streamlearn.report import report_json
 from streamlearn.shards.directory import DirectoryLock
 from streamlearn.shards.shard import prefixes_of
 from streamlearn.shards.snapshot import SnapshotWriter, newest, next_sequence, prune
-from streamlearn.training import first_records, prepare_format
 
 __all__ = ["STATE", "WorkerNode", "connector", "remotes_of"]
 

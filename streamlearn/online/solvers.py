@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
-from streamlearn.config import FmConfig, LdaConfig, MfConfig, ModelConfig
+from streamlearn.config import DeepConfig, FmConfig, LdaConfig, MfConfig, ModelConfig
 from streamlearn.messages import F32, U32, U64
 from streamlearn.online.fm import FmSolver
 from streamlearn.online.lda import LdaSolver
 from streamlearn.online.logistic import LogisticSolver
 from streamlearn.online.mf import MfSolver
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
+from streamlearn.online.steps import Begun
 
-__all__ = ["Scorer", "SharedSolver", "Solver", "new_solver"]
+__all__ = ["DeviceSolver", "LocalSolver", "Scorer", "SharedSolver", "Solver", "new_solver"]
 
 
 class Scorer(Protocol):
@@ -30,7 +32,7 @@ class Scorer(Protocol):
 
 
 class Solver(Scorer, Protocol):
-    """Scores and learns minibatches on one table.
+    """What a model of one table is scored with, and what its rows mean.
 
     Attributes
     ----------
@@ -39,16 +41,6 @@ class Solver(Scorer, Protocol):
     """
 
     counting: bool
-
-    def learn(self, batch: Minibatch, scratch: Any, keeper: Any, tick: int) -> F32:
-        """Score each example, then learn it; return the scores."""
-        ...
-
-    def learn_resolved(
-        self, batch: Minibatch, slots: U32, scratch: Any, keeper: Any, tick: int
-    ) -> F32:
-        """Score and learn a minibatch whose rows are known; return the scores."""
-        ...
 
     def weights(self, columns: U64) -> F32:
         """Derive the weights of rows from their columns."""
@@ -60,7 +52,44 @@ class Solver(Scorer, Protocol):
         ...
 
 
-class SharedSolver(Solver, Protocol):
+class DeviceSolver(Solver, Protocol):
+    """One whose minibatches are stepped by lanes and devices, as those of deep nets are.
+
+    Attributes
+    ----------
+    step : Begun
+    """
+
+    step: Begun
+
+    def state(self) -> dict[str, Any]:
+        """Return what it has beside the table, as arrays by name; copies."""
+        ...
+
+    def restore(self, arrays: Mapping[str, Any]) -> None:
+        """Take what :meth:`state` returned; raises SnapshotError where it does not fit."""
+        ...
+
+    def close(self) -> None:
+        """End its lanes."""
+        ...
+
+
+class LocalSolver(Solver, Protocol):
+    """One that learns minibatches itself, on the table."""
+
+    def learn(self, batch: Minibatch, scratch: Any, keeper: Any, tick: int) -> F32:
+        """Score each example, then learn it; return the scores."""
+        ...
+
+    def learn_resolved(
+        self, batch: Minibatch, slots: U32, scratch: Any, keeper: Any, tick: int
+    ) -> F32:
+        """Score and learn a minibatch whose rows are known; return the scores."""
+        ...
+
+
+class SharedSolver(LocalSolver, Protocol):
     """One that several lanes may learn with at the same time, on one table."""
 
     def learn_until_full(
@@ -70,8 +99,8 @@ class SharedSolver(Solver, Protocol):
         ...
 
 
-def new_solver(model: ModelConfig, table: Any, *, shared: bool = False) -> Solver:
-    """Return the solver of a kind of model.
+def new_solver(model: ModelConfig, table: Any, *, shared: bool = False) -> LocalSolver:
+    """Return the solver of a kind of model that learns on its table.
 
     Parameters
     ----------
@@ -86,4 +115,5 @@ def new_solver(model: ModelConfig, table: Any, *, shared: bool = False) -> Solve
         return MfSolver(model, table)
     if isinstance(model, LdaConfig):
         return LdaSolver(model, table)
+    assert not isinstance(model, DeepConfig), "nets are made by streamlearn.deep_net"
     return LogisticSolver(model, table, shared=shared)

@@ -17,7 +17,17 @@ from streamlearn.online.localized import Localized
 from streamlearn.online.mf import rates_of
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
 
-__all__ = ["FmStep", "Gradients", "LogisticStep", "MfStep", "Step", "Values", "new_step"]
+__all__ = [
+    "Begun",
+    "FmStep",
+    "Gradients",
+    "LogisticStep",
+    "MfStep",
+    "Pending",
+    "Step",
+    "Values",
+    "new_step",
+]
 
 _NO_VECTORS: Final[F32] = np.zeros(0, np.float32)
 _NO_DIMS: Final[I64] = np.zeros(0, np.int64)
@@ -113,6 +123,38 @@ class Step(Protocol):
         epoch : int
             Pass over the source, from 0.
         """
+        ...
+
+
+class Pending(Protocol):
+    """A step that has begun."""
+
+    def result(self) -> Gradients:
+        """Wait for its end and return the gradients; the scores are written by then."""
+        ...
+
+
+class Begun(Protocol):
+    """Begins steps: one may begin before the result of the one before was taken, in that order.
+
+    Attributes
+    ----------
+    intercept : bool
+        As of :class:`Step`.
+    """
+
+    intercept: bool
+
+    def begin(
+        self,
+        batch: Minibatch,
+        localized: Localized,
+        values: Values,
+        scores: F32,
+        seed: int,
+        epoch: int = 0,
+    ) -> Pending:
+        """Begin what :meth:`Step.step` does; what is given stays untouched until the result."""
         ...
 
 

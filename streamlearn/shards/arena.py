@@ -9,13 +9,13 @@ that are free then are given back at the next growth.
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
 from streamlearn.compute.kernels import embeddings as kernels
 from streamlearn.compute.kernels import factors
-from streamlearn.config import FmConfig, LdaConfig, MfConfig
+from streamlearn.config import DeepConfig, FmConfig, LdaConfig, MfConfig
 from streamlearn.embeddings import Tiers
 from streamlearn.errors import TableFullError
 from streamlearn.messages import F32, I64, U8, U32, U64
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from streamlearn.shards.table import ExactTable
 
 __all__ = ["LINE_FLOATS", "Arena", "Geometry", "Part", "dims_of", "sliced", "split_slots"]
+
+# Models whose rows have something in an arena.
+_Long: TypeAlias = FmConfig | MfConfig | LdaConfig | DeepConfig
 
 LINE_FLOATS: Final = 16
 _NO_COUNTS: Final[U32] = np.zeros(0, np.uint32)
@@ -211,7 +214,7 @@ class Arena:
         table.after_change = self._relocate
 
     @classmethod
-    def of(cls, table: ExactTable, model: FmConfig | MfConfig | LdaConfig, bytes_max: int) -> Arena:
+    def of(cls, table: ExactTable, model: _Long, bytes_max: int) -> Arena:
         """Return the arena of a model's table."""
         return cls(
             table, model.tiers, l1_shrk=model.l1_shrk, bytes_max=bytes_max, scale=model.v_init_scale

@@ -15,7 +15,7 @@ import numpy as np
 
 from streamlearn import columns
 from streamlearn.compute.kernels.rules import v_rates_of
-from streamlearn.config import FmConfig, JobConfig, LdaConfig, MfConfig
+from streamlearn.config import JobConfig, LdaConfig, LrConfig, MfConfig
 from streamlearn.errors import ColumnError, RefusedError
 from streamlearn.messages import F32, I64, U8, U32, U64
 from streamlearn.protocol import Choose, Join, Leave, Mark, Push, PushFactors, PushTopics, Tick
@@ -168,11 +168,9 @@ class Shard:
         self.spec = spec
         self.table = table if table is not None else self.new_table(spec)
         self.updater = Updater.of(job.model)
-        self._tiers = (
-            job.model.tiers if isinstance(job.model, FmConfig | MfConfig | LdaConfig) else None
-        )
+        self._tiers = job.model.tiers if not isinstance(job.model, LrConfig) else None
         self._v_rates = _NO_VECTORS
-        if isinstance(job.model, FmConfig | MfConfig | LdaConfig):
+        if not isinstance(job.model, LrConfig):
             self._v_rates = v_rates_of(*job.model.v_rates)
         self.marks: dict[str, Mark] = {}
         self.clocks = Clocks()
@@ -200,7 +198,7 @@ class Shard:
         else:
             table = ExactTable(spec.features_max, when_full, prefixes=spec.prefixes)
         table.features_min = tables.features_min // spec.of
-        if isinstance(spec.job.model, FmConfig | MfConfig | LdaConfig):
+        if not isinstance(spec.job.model, LrConfig):
             Arena.of(table, spec.job.model, spec.embeddings_bytes_max)
         return table
 

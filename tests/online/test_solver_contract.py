@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from streamlearn.config import FmConfig, JobConfig, LrConfig, OutputConfig, TablesConfig
-from streamlearn.model import Model, ModelCut, load
+from streamlearn.model import Model, load
+from streamlearn.model_cut import ModelCut
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
 from streamlearn.shards.cut import Nothing
 from streamlearn.shards.table import ExactTable
