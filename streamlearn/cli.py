@@ -21,6 +21,7 @@ from streamlearn.cluster_cli import cluster_app
 from streamlearn.command import Call, option, sources, verb
 from streamlearn.errors import ConfigError, ResourceError
 from streamlearn.mixed import MixtureLines
+from streamlearn.predicted import prediction_lines
 from streamlearn.recommended import asked_users, recommended_json, recommended_text
 from streamlearn.report import report_json, report_text, table_text
 from streamlearn.topic_asked import asked_topics, judging_of
@@ -36,7 +37,7 @@ from streamlearn.verbs import (
 
 if TYPE_CHECKING:
     import inspect
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from streamlearn.config import JobConfig
 
@@ -200,17 +201,28 @@ def evaluate(call: Call) -> None:
             "Of topics (lda): those of largest share of each document; 0: all, in the order of "
             "their numbers. Default: 10.",
         ),
+        option(
+            "probabilities",
+            bool,
+            typer.Option(
+                False,
+                "--probabilities",
+                help="Of classes: the probability of each, between tabs, in their order.",
+            ),
+        ),
     ],
     examples=(
         "streamlearn predict model today.csv > predictions.txt",
         "streamlearn predict model 's3://logs/today/*' -p predictions.txt --json",
         "streamlearn predict topics news.txt --top 3",
+        "streamlearn predict digits test.jsonl --probabilities",
     ),
 )
 def predict(call: Call) -> None:
     """Write one prediction a record, in the records' order.
 
-    Of topics (lda): those of each document, with their shares.
+    Of classes: the one that is the most probable. Of topics (lda): those of each document, with
+    their shares.
     """
     directory: Path = call["directory"]
     resolved = resolve(call, directory)
@@ -501,34 +513,27 @@ def _predict(call: Call, job: JobConfig, target: str) -> dict[str, Any]:
     if call["top"] is not None and not topics:
         raise ConfigError(f"--top is for topics (lda), but the model is {job.model.kind}")
     report: dict[str, Any]
-    with _opened(target, "utf-8" if topics else "ascii") as write:
+    probabilities = bool(call["probabilities"])
+    if probabilities and topics:
+        raise ConfigError("--probabilities is for classes; --top 0 writes the shares of all topics")
+    with _opened(target) as write:
         if topics:
             top = 10 if call["top"] is None else call["top"]
             lines = MixtureLines(write, top, as_json=call["json"])
             report = node.predict_topics(directory, job, lines)
         else:
-            report = node.predict(directory, job, _lines(write))
+            lines_out = prediction_lines(write, job, probabilities=probabilities)
+            report = node.predict(directory, job, lines_out, probabilities=probabilities)
     return report
 
 
-def _lines(write: Callable[[str], None]) -> Callable[[Sequence[float]], None]:
-    """Return a function that writes predictions, one a line."""
-
-    def out(values: Sequence[float]) -> None:
-        # one format for the whole minibatch: three times as fast as one a value
-        plain = values.tolist() if hasattr(values, "tolist") else values
-        write(("%.6g\n" * len(plain)) % tuple(plain))
-
-    return out
-
-
 @contextmanager
-def _opened(target: str, encoding: str) -> Iterator[Callable[[str], None]]:
+def _opened(target: str) -> Iterator[Callable[[str], None]]:
     """Open where predictions go; give a function that writes text there."""
     try:
         # no with statement: standard output stays open
         path = Path(target)
-        file = sys.stdout if target == "-" else path.open("w", encoding=encoding)
+        file = sys.stdout if target == "-" else path.open("w", encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{target} cannot be written", cause=error.strerror) from error
 

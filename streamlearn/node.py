@@ -68,10 +68,18 @@ def evaluate(
 
 
 def predict(
-    directory: Path, job: JobConfig, out: Callable[[Sequence[float]], None]
+    directory: Path,
+    job: JobConfig,
+    out: Callable[[Sequence[Any]], None],
+    *,
+    probabilities: bool = False,
 ) -> dict[str, Any]:
-    """Hand the prediction of each record to ``out``, in order; NaN for a bad record."""
-    return uvloop.run(score(directory, job, lambda _: None, out))
+    """Hand the prediction of each record to ``out``, in order; NaN for a bad record.
+
+    Of classes the number of one, or the probabilities of all.
+    """
+    scored = score(directory, job, lambda _: None, out, probabilities=probabilities)
+    return uvloop.run(scored)
 
 
 def predict_topics(directory: Path, job: JobConfig, out: MixturesOut) -> dict[str, Any]:
@@ -163,7 +171,8 @@ def snapshots(directory: Path) -> list[dict[str, Any]]:
     listed = listing(directory / "model")
     summaries = [row["meta"].get("summary", {}) for row in listed]
     known = {figure for summary in summaries for figure in summary}
-    measure = next((one for one in ("rmse", "perplexity") if one in known), "logloss")
+    others = ("rmse", "perplexity", "cross_entropy")
+    measure = next((one for one in others if one in known), "logloss")
     for row, summary in zip(listed, summaries, strict=True):
         meta = row["meta"]
         rows.append(

@@ -12,13 +12,14 @@ from typing import Any
 
 import msgspec
 
-from streamlearn.config import JobConfig
+from streamlearn.config import JobConfig, loss_of
 from streamlearn.learner import Learner
 from streamlearn.messages import F32, F64, Progress
 from streamlearn.model import Model, load, stored_job
 from streamlearn.net.sources.uri import open_source
+from streamlearn.online import class_validation
 from streamlearn.online.lda import LdaSolver
-from streamlearn.online.losses import new_validation
+from streamlearn.online.losses import new_validation, validation_of
 from streamlearn.online.mf import MfSolver
 from streamlearn.online.minibatch import Minibatch
 from streamlearn.preparing import compile_kernels, prepare_format, todo_all
@@ -37,8 +38,9 @@ async def score(
     directory: Path,
     job: JobConfig,
     sink: Callable[[Progress], None],
-    out: Callable[[Sequence[float]], None] | None,
+    out: Callable[[Sequence[Any]], None] | None,
     *,
+    probabilities: bool = False,
     judging: Judging | None = None,
     mixtures: MixturesOut | None = None,
 ) -> dict[str, Any]:
@@ -47,8 +49,10 @@ async def score(
     Parameters
     ----------
     out : callable or None
-        Receives the prediction of each record in order (a probability, or a rating), NaN for a bad
-        one.
+        Receives the prediction of each record in order (a probability, a number, or that of a
+        class), NaN for a bad one.
+    probabilities : bool
+        Of classes: ``out`` receives the probabilities of all of them, a list a record.
     judging : Judging, optional
         Of a topic model: how documents are judged.
     mixtures : callable, optional
@@ -80,7 +84,7 @@ async def score(
             tick=lambda: 0,
             teach=False,
             scorer=reader,
-            on_scores=_told(model.validation.predictions, out, reader, mixtures),
+            on_scores=_told(_predictions(job, probabilities), out, reader, mixtures),
         )
         telemetry.attach(learner, source)
         for partition in partitions:
@@ -178,9 +182,16 @@ async def _show(telemetry: Telemetry, learner: Learner) -> None:
         telemetry.show()
 
 
+def _predictions(job: JobConfig, probabilities: bool) -> Callable[[F32], F64]:
+    """Return what takes scores to predictions."""
+    if probabilities and loss_of(job.model) == "classes":
+        return class_validation.probabilities
+    return validation_of(job.model).predictions
+
+
 def _told(
     predictions: Callable[[F32], F64],
-    out: Callable[[Sequence[float]], None] | None,
+    out: Callable[[Sequence[Any]], None] | None,
     reader: TopicReader | None,
     mixtures: MixturesOut | None,
 ) -> Callable[[F32, Minibatch], None] | None:
@@ -193,10 +204,10 @@ def _told(
 
 
 def _printer(
-    out: Callable[[Sequence[float]], None], predictions: Callable[[F32], F64]
+    out: Callable[[Sequence[Any]], None], predictions: Callable[[F32], F64]
 ) -> Callable[[F32, Minibatch], None]:
     def on_scores(scores: F32, batch: Minibatch) -> None:
-        predicted: list[float] = predictions(scores).tolist()
+        predicted: list[Any] = predictions(scores).tolist()
         starts = batch.lines[: batch.rows].tolist()
         out(list(_merged(predicted, starts, batch, math.nan)) if batch.bad else predicted)
 

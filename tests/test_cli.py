@@ -86,7 +86,9 @@ class Node(ModuleType):
     def replay(self, directory: Path, job: JobConfig, tell: Any) -> dict[str, Any]:
         return self._called("replay", directory, job)
 
-    def predict(self, directory: Path, job: JobConfig, out: Any) -> dict[str, Any]:
+    def predict(
+        self, directory: Path, job: JobConfig, out: Any, *, probabilities: bool
+    ) -> dict[str, Any]:
         for values in self.predictions:
             out(values)
         return self._called("predict", directory, job)
@@ -572,7 +574,7 @@ def test_a_reader_that_goes_away_ends_the_program_quietly() -> None:
     code = (
         "import sys, types\n"
         "node = types.ModuleType('streamlearn.node')\n"
-        "def predict(directory, job, out):\n"
+        "def predict(directory, job, out, *, probabilities):\n"
         "    for _ in range(10_000):\n"
         "        out([0.5] * 1000)\n"
         "    return {}\n"
