@@ -45,7 +45,7 @@ class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             "How records read; auto decides by suffix and first line.",
             choices=(
                 *("auto", "criteo", "delimited", "svmlight", "libffm", "jsonl", "ratings"),
-                *("documents", "ldac", "bow"),
+                *("documents", "ldac", "bow", "idx", "samples"),
             ),
             common=True,
             inherited=True,
@@ -83,8 +83,8 @@ class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         dict[str, str],
         about(
             "Column name (or number from 0) = kind: label, weight, categorical, number, time, "
-            "ignore; of ratings: user, item, rating, time, weight, ignore; of documents: text, "
-            "ignore.",
+            "ignore, and `*` for all others that a header names; of ratings: user, item, rating, "
+            "time, weight, ignore; of documents: text, ignore.",
             flag="--column",
             common=True,
             inherited=True,
@@ -113,7 +113,12 @@ class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     ] = ()
     fields: Annotated[
         tuple[str, ...],
-        about("jsonl: the fields to use; empty: all.", flag="--field", inherited=True),
+        about(
+            "jsonl: the fields to use; empty: all. libffm: those there are, which a deep model "
+            "must know; `0-38` stands for all from 0 to 38.",
+            flag="--field",
+            inherited=True,
+        ),
     ] = ()
     # --- documents
     documents: Annotated[
@@ -176,6 +181,33 @@ class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             inherited=True,
         ),
     ] = ""
+    # --- samples
+    sample: Annotated[
+        str,
+        about(
+            "samples: extension of the member that is the input, an image or an array; empty: the "
+            "first of png, jpg, jpeg, webp and npy.",
+            inherited=True,
+        ),
+    ] = ""
+    image_size: Annotated[
+        str,
+        about(
+            "samples: HEIGHTxWIDTH to which images are resized; empty: all are as the first.",
+            pattern="^$|^[1-9][0-9]{0,4}x[1-9][0-9]{0,4}$",
+            expects="HEIGHTxWIDTH (224x224)",
+            common=True,
+            inherited=True,
+        ),
+    ] = ""
+    image_mode: Annotated[
+        str,
+        about(
+            "samples: RGB: images have three channels; L: one.",
+            choices=("RGB", "L"),
+            inherited=True,
+        ),
+    ] = "RGB"
     bad_records_max: Annotated[
         float, about("Share of bad records above which the job stops.", ge=0, le=1)
     ] = 0.05

@@ -118,8 +118,8 @@ class Stream:
                 at = self.parser.parse(block.buffer, at, piece.end, batch)
                 if rate < 1.0:
                     subsample_negatives(
-                        batch.keys, batch.values, batch.indptr, batch.labels, batch.weights,
-                        batch.lines, batch.state, base, rate,
+                        batch.keys, batch.values, batch.fields, batch.dense, batch.indptr,
+                        batch.labels, batch.weights, batch.lines, batch.state, base, rate,
                     )  # fmt: skip
                 yield Work(batch, self, block, base, at)
 

@@ -8,18 +8,19 @@ progress.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 import numpy as np
 
 from streamlearn.compute.kernels.records import last_newline, subsample_negatives
-from streamlearn.config import JobConfig
+from streamlearn.config import DeepConfig, JobConfig
 from streamlearn.lanes import split
 from streamlearn.messages import BLOCK_TAILROOM_BYTES
 from streamlearn.model import Model
 from streamlearn.online.formats import Format
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch, room_of
+from streamlearn.online.solvers import LocalSolver
 from streamlearn.shards.cut import Cut, Nothing
 from streamlearn.shards.resolver import Resolver
 from streamlearn.shards.table import ExactTable
@@ -56,11 +57,11 @@ def warm_up(
         output=msgspec.structs.replace(job.output, names_max=1024),
     )
     rows, nnz = room_of(_ROWS, FEATURES_PER_RECORD_MAX, format.record_rows)
+    parser = format.parser(header)  # before all else: a header may say what minibatches have
     batch = Minibatch.of(format, rows, nnz)
     buffer = np.zeros(len(records) + BLOCK_TAILROOM_BYTES, np.uint8)
     buffer[: len(records)] = np.frombuffer(records, np.uint8)
-    parser = format.parser(header)
-    model = Model.new(small, tuple(format.fields))
+    model = Model.new(small, tuple(format.fields), dense=format.dense)
     scratch = model.solver.scratch(rows, batch.nnz_max)
 
     def parse() -> None:
@@ -68,23 +69,28 @@ def warm_up(
         batch.clear()
         parser.parse(buffer, 0, end, batch)
         subsample_negatives(
-            batch.keys, batch.values, batch.indptr, batch.labels, batch.weights, batch.lines,
-            batch.state, 0, 0.999,
+            batch.keys, batch.values, batch.fields, batch.dense, batch.indptr, batch.labels,
+            batch.weights, batch.lines, batch.state, 0, 0.999,
         )  # fmt: skip
 
     def learn() -> None:
-        table = model.table
+        table, solver = model.table, model.solver
+        if isinstance(job.model, DeepConfig):
+            rehearse(model, batch)
+            return
+        solver = cast("LocalSolver", solver)
         if split(job) is not None and isinstance(table, ExactTable):
             rehearse(model, batch)
         elif job.compute.lanes != 1 and isinstance(table, ExactTable):
             slots = np.zeros(batch.nnz_max, np.uint32)
             if Resolver(table, lambda _: False).resolve(batch.keys, batch.nnz, slots):
-                model.solver.learn_resolved(batch, slots, scratch, Nothing(), 0)
-        model.solver.learn(batch, scratch, Nothing(), 0)
+                solver.learn_resolved(batch, slots, scratch, Nothing(), 0)
+        solver.learn(batch, scratch, Nothing(), 0)
 
     def keep() -> None:
         cut = Cut(model.table)
-        model.solver.learn(batch, scratch, cut, 0)
+        if not isinstance(job.model, DeepConfig):
+            cast("LocalSolver", model.solver).learn(batch, scratch, cut, 0)
         while cut.take() is not None:
             pass
         cut.close()
@@ -117,6 +123,7 @@ def warm_up(
     for number, (what, step) in enumerate(steps, 1):
         told(f"compiling kernels: {what}, {number} of {len(steps)}")
         step()
+    model.close()
 
 
 def whole_records(sample: bytes, rows: int = _ROWS) -> bytes:

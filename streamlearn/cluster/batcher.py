@@ -155,8 +155,8 @@ class Batcher:
         self.stream.records = cut.records
         if self._rate < 1.0:
             subsample_negatives(
-                batch.keys, batch.values, batch.indptr, batch.labels, batch.weights, batch.lines,
-                batch.state, 0, self._rate,
+                batch.keys, batch.values, batch.fields, batch.dense, batch.indptr, batch.labels,
+                batch.weights, batch.lines, batch.state, 0, self._rate,
             )  # fmt: skip
         return cut
 

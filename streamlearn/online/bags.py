@@ -92,6 +92,7 @@ class _BagsFormat:
     record_rows = DOCUMENT_ROWS_MAX
     has_fields = False
     dense: tuple[int, ...] = ()
+    dense_names: tuple[str, ...] = ()
     first = 0  # number of the first word
     has_header = first_line = False
 

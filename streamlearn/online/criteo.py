@@ -3,6 +3,9 @@
 A label (0 or 1), 13 integers (``I1`` to ``I13``, possibly negative) and 26 categories (``C1`` to
 ``C26``, eight hexadecimal digits as a rule). A blank field is a missing one and makes no feature;
 an integer is a feature by its logarithmic bucket.
+
+For deep models the integers are the dense part, as ``log(1 + max(x, 0))`` with NaN for a blank, and
+only the categories are features.
 """
 
 from __future__ import annotations
@@ -14,12 +17,13 @@ import numpy as np
 from streamlearn.compute.kernels import criteo as kernels
 from streamlearn.online.buckets import BUCKET_TEXT_BYTES_MAX, bucket_texts
 from streamlearn.online.features import field_seed
-from streamlearn.online.formats import Described
+from streamlearn.online.formats import Described, refuse_other_losses
 from streamlearn.online.quoting import quoted
 
 if TYPE_CHECKING:
     from streamlearn.config import SourceConfig
     from streamlearn.messages import I64, U8
+    from streamlearn.online.formats import Deep
     from streamlearn.online.minibatch import Minibatch
 
 __all__ = ["FIELDS", "CriteoFormat", "CriteoParser"]
@@ -39,19 +43,30 @@ class CriteoFormat:
     ----------
     config : SourceConfig
         None of its settings matters here.
+    deep : Deep, optional
+        What a deep model wants.
+
+    Raises
+    ------
+    ConfigError
+        The model's labels are others than 0 and 1.
     """
 
     name = "criteo"
-    fields = FIELDS
     has_values = False
     record_rows = 1
-    has_fields = False
-    dense: tuple[int, ...] = ()
     has_header = False
     first_line = False
 
-    def __init__(self, config: SourceConfig) -> None:
-        self._parser = CriteoParser()
+    def __init__(self, config: SourceConfig, *, deep: Deep | None = None) -> None:
+        if deep is not None:
+            refuse_other_losses(self.name, deep)
+        self.has_fields = deep is not None
+        skipped = INTEGERS if self.has_fields else 0
+        self.fields = FIELDS[skipped:]
+        self.dense_names = FIELDS[:skipped]
+        self.dense: tuple[int, ...] = (INTEGERS,) if self.has_fields else ()
+        self._parser = CriteoParser(skipped)
 
     def parser(self, header: bytes | None) -> CriteoParser:
         """Return the parser, which is the same for every object."""
@@ -74,17 +89,30 @@ class CriteoFormat:
 
 
 class CriteoParser:
-    """Parses blocks of a Criteo log; holds nothing but the fields' seeds, so lanes may share it."""
+    """Parses blocks of a Criteo log; holds nothing but the fields' seeds, so lanes may share it.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    skipped : int
+        So many fields from the left are of the dense part: none, or the integers.
+    """
+
+    def __init__(self, skipped: int = 0) -> None:
+        self._skipped = skipped
         # one more than there are fields: kernels read them eight at a time
         self._seeds = np.array([*(field_seed(name) for name in FIELDS), 0], np.uint64)
 
     def parse(self, buffer: U8, start: int, end: int, out: Minibatch) -> int:
         """Append the records of ``buffer[start:end]`` to ``out``; see ``Parser``."""
         assert start == end or buffer[end - 1] == 10
+        first = out.rows
         sink = (out.keys, *out.row_arrays)
-        return int(kernels.parse(buffer, start, end, self._seeds, sink))
+        stop = int(kernels.parse(buffer, start, end, self._seeds, sink))
+        if self._skipped:
+            kernels.take_numbers(
+                buffer, first, out.keys, out.fields, out.dense, out.indptr, out.lines, out.state
+            )
+        return stop
 
     def describe(self, buffer: U8, starts: I64, ends: I64) -> Described:
         """Name the features of good records; see ``Parser``."""
@@ -99,6 +127,7 @@ class CriteoParser:
             starts,
             ends,
             self._seeds,
+            self._skipped,
             *bucket_texts(whole=True),
             keys,
             fields,

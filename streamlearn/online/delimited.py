@@ -10,6 +10,9 @@ What a record is:
 * With a header a record has as many fields as the header; without, at least as many as the schema
   names.
 * An empty token is a missing one: no feature, but for a label or weight a bad record.
+
+For deep models columns of raw numbers are the dense part of each example, NaN where one is missing,
+and all objects have the same columns.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ from streamlearn.online.schema import WEEKDAYS, BoundSchema, Part, read_schema
 if TYPE_CHECKING:
     from streamlearn.config import SourceConfig
     from streamlearn.messages import I64, U8, U64
+    from streamlearn.online.formats import Deep
 
 __all__ = ["DelimitedFormat", "DelimitedParser", "one_character", "split_line"]
 
@@ -43,6 +47,7 @@ _KINDS: Final[dict[tuple[Part, ...], int]] = {
     ("hour",): kernels.HOUR,
     ("weekday",): kernels.WEEKDAY,
 }
+_DENSE_KINDS: Final = _KINDS | {("raw",): kernels.DENSE}
 
 
 class DelimitedFormat:
@@ -56,6 +61,9 @@ class DelimitedFormat:
     labelled : bool
         Whether records have a label (and weight, where the schema says so). If not, their columns
         may be absent and are not looked at; every label is 0, every weight 1.
+    deep : Deep, optional
+        What a deep model wants. Where columns are named by the header alone, fields and the dense
+        part are those of the first that :meth:`parser` is given, in the order of their names.
 
     Raises
     ------
@@ -65,10 +73,10 @@ class DelimitedFormat:
 
     name = "delimited"
     record_rows = 1
-    has_fields = False
-    dense: tuple[int, ...] = ()
 
-    def __init__(self, config: SourceConfig, *, labelled: bool = True) -> None:
+    def __init__(
+        self, config: SourceConfig, *, labelled: bool = True, deep: Deep | None = None
+    ) -> None:
         delimiter = config.delimiter
         if config.format == "tsv" and delimiter == ",":
             delimiter = "\t"
@@ -78,18 +86,33 @@ class DelimitedFormat:
             raise ConfigError(f"source.quote: {self.quote!r} is the delimiter already")
         self.trim = config.trim
         self.labelled = labelled
-        self.schema = read_schema(config)
+        self.schema = read_schema(config, deep)
+        self.has_fields = deep is not None
         self.has_values = self.schema.has_values
         self.has_header = self.first_line = config.header
         # Fields keep their numbers: a header met later may only add to them.
         self._fields = {field: i for i, field in enumerate(self.schema.fields)}
+        self._dense = {name: i for i, name in enumerate(self.schema.dense_names)}
+        self._settled = not self.has_fields or not self.schema.others
         self._columns: dict[str, int] = {}
         self._count = 0
 
     @property
     def fields(self) -> tuple[str, ...]:
         """Names of the fields; grows with headers where the schema names no columns."""
+        assert self._settled, "a header says what fields there are"
         return tuple(self._fields)
+
+    @property
+    def dense_names(self) -> tuple[str, ...]:
+        """Names of the numbers of the dense part."""
+        assert self._settled, "a header says what is dense"
+        return tuple(self._dense)
+
+    @property
+    def dense(self) -> tuple[int, ...]:
+        """Shape of the dense part."""
+        return (len(self.dense_names),) if self.dense_names else ()
 
     def parser(self, header: bytes | None) -> DelimitedParser:
         """Return a parser for an object with this header; see ``Format``."""
@@ -97,11 +120,39 @@ class DelimitedFormat:
             self._names(header) if self.has_header else None, labelled=self.labelled
         )
         self._count = bound.count
-        for feature in bound.features:
-            self._fields.setdefault(feature.field, len(self._fields))
+        self._meet(bound)
         for column in bound.columns:
             self._columns.setdefault(column, len(self._columns))
-        return DelimitedParser(self, bound, self._fields, self._columns)
+        return DelimitedParser(self, bound, self._fields, self._columns, self._dense)
+
+    def _meet(self, bound: BoundSchema) -> None:
+        """Give numbers to what a header has; what a deep model has is what the first one has.
+
+        Raises
+        ------
+        DataError
+            They are others.
+        """
+        if not self.has_fields:
+            for feature in bound.features:
+                self._fields.setdefault(feature.field, len(self._fields))
+            return
+        if not self._settled:
+            # by name: objects with their columns in another order give the same model
+            for feature in sorted(bound.features, key=lambda feature: feature.field):
+                numbers = self._dense if self.schema.is_dense(feature) else self._fields
+                numbers.setdefault(feature.field, len(numbers))
+            self._settled = True
+            return
+        found = {feature.field for feature in bound.features}
+        known = ({*self._fields} - {*bound.cross_fields}) | {*self._dense}
+        for which, columns in (("another column", found - known), ("no column", known - found)):
+            if columns:
+                raise DataError(
+                    f"the header has {which} {min(columns)!r}, unlike the first that was read: "
+                    "a deep model learns the same columns throughout",
+                    hint="name the columns to use in source.columns",
+                )
 
     def complaint(self, reason: int, field: int, arg: int, record: bytes) -> str:
         """Say what is wrong with a record; ``arg`` numbers the column, ``field`` is its place."""
@@ -163,8 +214,8 @@ class DelimitedParser:
     source : DelimitedFormat
     bound : BoundSchema
         The schema, applied to the object's header.
-    fields, columns : dict
-        The format's numbers of fields and columns.
+    fields, columns, dense : dict
+        The format's numbers of fields, columns and numbers of the dense part.
 
     Raises
     ------
@@ -178,6 +229,7 @@ class DelimitedParser:
         bound: BoundSchema,
         fields: dict[str, int],
         columns: dict[str, int],
+        dense: dict[str, int],
     ) -> None:
         ops: list[tuple[str, tuple[Part, ...]]] = []
         slots: list[int] = []  # by feature: 2 op, or 2 op + 1 for weekdays
@@ -215,14 +267,18 @@ class DelimitedParser:
         slot_fields = np.full(2 * len(ops), -1, np.int32)
         for feature, slot in zip(bound.features, slots, strict=True):
             seeds[slot >> 1, slot & 1] = field_seed(feature.field)
-            slot_fields[slot] = fields[feature.field]
+            numbers = dense if source.schema.is_dense(feature) else fields
+            slot_fields[slot] = numbers[feature.field]
+        kinds = _DENSE_KINDS if source.schema.dense else _KINDS
+        cross_fields = np.array([fields[f] for f in bound.cross_fields], np.int32)
         self._ops = len(ops)
+        self._dense = len(dense)
         self._parts = sum(len(cross) for cross in bound.crosses)
         self._features = features_max
         self._settings = settings
         self._common = (
             settings,
-            np.array([_KINDS[parts] for _, parts in ops], np.int8),
+            np.array([kinds[parts] for _, parts in ops], np.int8),
             np.array([bound.columns[column] for column, _ in ops], np.int32),
         )
         self._crosses = (
@@ -240,12 +296,13 @@ class DelimitedParser:
             np.frombuffer(bytearray(b"".join(tokens)), np.uint8),
             np.cumsum([len(token) for token in tokens], dtype=np.int64),
             np.array(list(tokens.values()), np.int64),
+            slot_fields,
+            cross_fields,
         )
         self._space = _space(len(ops), bound.count)
         self._parse_arguments = (*fixed, *_space(len(ops), bound.count))
         self._describe_arguments = (*fixed, *self._space)
-        self._slot_fields = slot_fields
-        self._cross_fields = np.array([fields[f] for f in bound.cross_fields], np.int32)
+        self._numbers_of_fields = (slot_fields, cross_fields)
 
     def parse(self, buffer: U8, start: int, end: int, out: Minibatch) -> int:
         """Append the records of ``buffer[start:end]`` to ``out``; see ``Parser``."""
@@ -258,8 +315,7 @@ class DelimitedParser:
                 start,
                 end,
                 *self._parse_arguments,
-                out.keys,
-                out.values,
+                *(out.keys, out.values, out.fields, out.dense),
                 *out.row_arrays,
                 out.nnz_max - FEATURES_PER_RECORD_MAX,
             )
@@ -282,8 +338,7 @@ class DelimitedParser:
             0,
             size,
             *self._describe_arguments,
-            keys,
-            values,
+            *(keys, values, np.zeros(0, np.int32), np.zeros((n, self._dense), np.float32)),
             rows,
             np.zeros(n, np.float32),
             np.zeros(n, np.float32),
@@ -311,8 +366,7 @@ class DelimitedParser:
             *self._space[1:],
             *bucket_texts(whole=False),
             WEEKDAYS,
-            self._slot_fields,
-            self._cross_fields,
+            *self._numbers_of_fields,
             fields,
             text_ends,
             text,

@@ -70,6 +70,7 @@ class DocumentsFormat:
     record_rows = DOCUMENT_ROWS_MAX
     has_fields = False
     dense: tuple[int, ...] = ()
+    dense_names: tuple[str, ...] = ()
 
     def __init__(self, config: SourceConfig) -> None:
         self.words = Tokeniser(config)

@@ -22,19 +22,21 @@ if TYPE_CHECKING:
     from streamlearn.messages import I32, I64, U8, U64
     from streamlearn.online.minibatch import Minibatch
 
-__all__ = ["FORMATS", "Described", "Format", "Parser", "open_format"]
+__all__ = ["FORMATS", "Deep", "Described", "Format", "Parser", "open_format", "refuse_other_losses"]
 
 # Name -> "module:class"; imported when asked for, since each brings kernels. The class takes a
-# SourceConfig.
+# SourceConfig, and as ``deep`` what a deep model wants, where deep models learn the format.
 FORMATS: Final[dict[str, str]] = {
     "bow": "streamlearn.online.bags:BowFormat",
     "criteo": "streamlearn.online.criteo:CriteoFormat",
     "delimited": "streamlearn.online.delimited:DelimitedFormat",
     "documents": "streamlearn.online.documents:DocumentsFormat",
+    "idx": "streamlearn.online.idx:IdxFormat",
     "jsonl": "streamlearn.online.jsonl:JsonlFormat",
     "ldac": "streamlearn.online.bags:LdacFormat",
     "libffm": "streamlearn.online.libffm:LibffmFormat",
     "ratings": "streamlearn.online.ratings:RatingsFormat",
+    "samples": "streamlearn.online.samples:SamplesFormat",
     "svmlight": "streamlearn.online.svmlight:SvmlightFormat",
 }
 # What else users call them. "tsv" is "delimited" whose delimiter is a tab (see DelimitedFormat).
@@ -46,7 +48,24 @@ ALIASES: Final = {
     "ffm": "libffm",
     "libsvm": "svmlight",
     "svm": "svmlight",
+    "webdataset": "samples",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Deep:
+    """What a deep model wants of a format: fields, a dense part, and labels for its loss.
+
+    Attributes
+    ----------
+    loss : str
+        ``logistic``: labels are 0 or 1; ``classes``: one of several; ``squared``: any number.
+    classes : int
+        How many classes there are, 0 where the loss has none.
+    """
+
+    loss: str
+    classes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +113,17 @@ class Format(Layout, Protocol):
     name : str
     fields : tuple of str
         Names of the fields of features.
+        A deep format has those of embedded features. Where only a header names them they are
+        there once :meth:`parser` was called, as are ``dense`` and ``dense_names``.
+    dense_names : tuple of str
+        Names of the numbers of the dense part; () where they have none.
     has_header, first_line : bool
         Whether the first line of an object is no record; whether a parser needs to know it.
     """
 
     name: str
     fields: tuple[str, ...]
+    dense_names: tuple[str, ...]
     has_header: bool
     first_line: bool
 
@@ -109,7 +133,8 @@ class Format(Layout, Protocol):
         Raises
         ------
         DataError
-            The header lacks a column that the schema names, or has one twice.
+            The header lacks a column that the schema names, or has one twice; for deep models, it
+            has others than the one before.
         """
         ...
 
@@ -119,9 +144,12 @@ class Format(Layout, Protocol):
 
 
 # Formats whose label is a column like any other, so that it may be absent where none is wanted.
-_LABEL_OPTIONAL: Final = {"delimited", "ratings"}
+_LABEL_OPTIONAL: Final = {"delimited", "ratings", "idx", "samples"}
 # What models of topics learn, and no other.
 _DOCUMENTS: Final = ("documents", "ldac", "bow")
+# What deep models learn besides others, and what they alone learn.
+_DEEP_TOO: Final = ("criteo", "delimited", "jsonl", "libffm", "svmlight")
+_DEEP_ONLY: Final = ("idx", "samples")
 
 
 def open_format(
@@ -132,6 +160,7 @@ def open_format(
     ratings: bool | None = None,
     clicks: bool = False,
     documents: bool | None = None,
+    deep: Deep | None = None,
 ) -> Format:
     """Return the format that a source's settings ask for.
 
@@ -152,6 +181,8 @@ def open_format(
         Whether documents are what the model learns: if so, ``auto`` takes all lines for documents
         but those of ``ldac``, and no other format will do; if not, they will not do. None:
         whatever it is.
+    deep : Deep, optional
+        What a deep model wants; None: no deep model learns.
 
     Raises
     ------
@@ -194,12 +225,65 @@ def open_format(
             f"source.format: expected {what}, which the model learns, got {name!r}",
             hint="--model lda learns documents",
         )
+    if deep is None and name in _DEEP_ONLY:
+        raise ConfigError(
+            f"source.format: expected text, which the model learns, got {name!r}",
+            hint="--model deep learns images and samples",
+        )
+    if deep is not None:
+        _check_deep(config, name, deep)
     module, _, attribute = FORMATS[name].partition(":")
     kind = getattr(import_module(module), attribute)
-    options = {"labelled": False} if not labelled and name in _LABEL_OPTIONAL else {}
+    options: dict[str, object] = {}
+    if not labelled and name in _LABEL_OPTIONAL:
+        options["labelled"] = False
     if clicks and name == "ratings":
         options["clicks"] = True
+    if deep is not None:
+        options["deep"] = deep
     return cast("Format", kind(config, **options))
+
+
+def _check_deep(config: SourceConfig, name: str, deep: Deep) -> None:
+    """Refuse what a deep model cannot learn.
+
+    Raises
+    ------
+    ConfigError
+    """
+    formats = [one for one in (*_DEEP_TOO, *_DEEP_ONLY) if one in FORMATS]
+    if name not in formats:
+        raise ConfigError(
+            f"source.format: expected one of {', '.join(formats)}, which deep models learn, "
+            f"got {name!r}",
+            hint="--model mf learns ratings"
+            if name == "ratings"
+            else "--model lda learns documents",
+        )
+    if deep.loss != "logistic" and config.negative_rate < 1:
+        raise ConfigError(
+            f"source.negative_rate: expected 1, since with model.loss {deep.loss} no label is "
+            f"negative, got {config.negative_rate:g}"
+        )
+    if deep.loss == "classes" and len(config.classes) not in {0, deep.classes}:
+        raise ConfigError(
+            f"source.classes: expected {deep.classes} texts, one a class, got {len(config.classes)}"
+        )
+
+
+def refuse_other_losses(name: str, deep: Deep) -> None:
+    """Refuse deep models whose loss is not of labels 0 and 1, which is all that a format has.
+
+    Raises
+    ------
+    ConfigError
+    """
+    if deep.loss != "logistic":
+        raise ConfigError(
+            f"model.loss: expected logistic, since the labels of {name} are 0 and 1, "
+            f"got {deep.loss!r}",
+            hint="delimited, jsonl and svmlight have labels of any kind",
+        )
 
 
 _RATED: Final = {"user", "item", "rating"}  # kinds of columns that other formats do not have

@@ -15,6 +15,8 @@ r"""JSON, one object a line, flattened to fields; kinds, rules and crosses as fo
   parts of a cross the last counts.
 * All of a record must be JSON (RFC 8259), also what is not used; objects and arrays go 64 deep.
   Half a surrogate pair (``"\ud83d"``) is no text and makes a bad record (``utf8``).
+* For deep models the settings name the fields, and those of kind ``number:raw`` are the dense part
+  of each example: NaN where missing, and of several values the last.
 """
 
 from __future__ import annotations
@@ -27,18 +29,27 @@ import numpy as np
 
 from streamlearn.compute.kernels import delimited, json_names, json_text
 from streamlearn.compute.kernels import jsonl as kernels
+from streamlearn.errors import ConfigError
 from streamlearn.messages import BLOCK_TAILROOM_BYTES, RECORD_BYTES_MAX
 from streamlearn.online.buckets import BUCKET_TEXT_BYTES_MAX, bucket_texts
 from streamlearn.online.features import field_seed
 from streamlearn.online.formats import Described
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
-from streamlearn.online.schema import WEEKDAYS, BoundSchema, Part, Schema, read_schema
+from streamlearn.online.schema import (
+    WEEKDAYS,
+    WILDCARD,
+    BoundSchema,
+    Part,
+    Schema,
+    read_schema,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from streamlearn.config import SourceConfig
     from streamlearn.messages import I32, I64, U8, U64
+    from streamlearn.online.formats import Deep
 
 __all__ = ["PATHS_MAX", "JsonlFormat", "JsonlParser"]
 
@@ -58,6 +69,7 @@ _KINDS: Final[dict[tuple[Part, ...], int]] = {
     ("hour",): delimited.HOUR,
     ("weekday",): delimited.WEEKDAY,
 }
+_DENSE_KINDS: Final = _KINDS | {("raw",): delimited.DENSE}
 _VALUE: Final = re.compile(rb'"(?:[^"\\]|\\.)*"?|[^,\]}\s]*')
 _NOT_FEATURES: Final = {"label", "weight", "ignore"}
 
@@ -69,6 +81,8 @@ class JsonlFormat:
     ----------
     config : SourceConfig
         ``columns``, ``fields``, ``label`` and ``cross`` matter; see the module.
+    deep : Deep, optional
+        What a deep model wants.
 
     Attributes
     ----------
@@ -80,28 +94,37 @@ class JsonlFormat:
     Raises
     ------
     ConfigError
-        The schema is wrong.
+        The schema is wrong, or names no fields for a deep model.
     """
 
     name = "jsonl"
     has_header = False
     first_line = False
     record_rows = 1
-    has_fields = False
-    dense: tuple[int, ...] = ()
 
-    def __init__(self, config: SourceConfig) -> None:
-        schema, self.by_type = _read_schema(config)
+    def __init__(self, config: SourceConfig, *, deep: Deep | None = None) -> None:
+        self.schema, self.by_type = _read_schema(config, deep)
+        schema = self.schema
         named = set(schema.kinds.values()) - _NOT_FEATURES
         self.dynamic = not config.fields and not set(config.columns.values()) - _NOT_FEATURES
         assert self.dynamic or named
+        if deep is not None and self.dynamic:
+            raise ConfigError(
+                "source.columns: expected the fields and their kinds, which a deep model must know "
+                "beforehand, got none",
+                hint="--column NAME=categorical, number or number:raw, or --field NAME by its type",
+            )
+        self.has_fields = deep is not None
         self.has_values = schema.has_values
         self.ignored = tuple(name for name, kind in schema.kinds.items() if kind == "ignore")
         self.bound: BoundSchema = schema.bind(
             [*dict.fromkeys([*schema.kinds, schema.label.column])]
         )
-        features = tuple(feature.field for feature in self.bound.features)
-        self.fields = (*features, *self.bound.cross_fields)
+        features = self.bound.features
+        embedded = (one.field for one in features if not schema.is_dense(one))
+        self.fields = (*embedded, *self.bound.cross_fields)
+        self.dense_names = tuple(one.field for one in features if schema.is_dense(one))
+        self.dense = (len(self.dense_names),) if self.dense_names else ()
 
     def parser(self, header: bytes | None) -> JsonlParser:
         """Return a parser; see ``Format``. It has working space of its own: one for each lane."""
@@ -158,10 +181,11 @@ class JsonlParser:
         columns: dict[str, list[int]] = {}  # the features of each, which are one op
         for i, feature in enumerate(bound.features):
             columns.setdefault(feature.column, []).append(i)
+        made = _DENSE_KINDS if source.schema.dense else _KINDS
         kinds = [
             kernels.AUTO
             if column in source.by_type
-            else _KINDS[tuple(bound.features[i].part for i in indices)]
+            else made[tuple(bound.features[i].part for i in indices)]
             for column, indices in columns.items()
         ]
         ops = {column: op for op, column in enumerate(columns)} | dict.fromkeys(source.ignored, -1)
@@ -172,11 +196,14 @@ class JsonlParser:
         seeds = np.zeros((len(kinds), 2), np.uint64)
         ids = np.full((len(kinds), 2), -1, np.int32)
         slots = np.zeros(len(bound.features), np.int64)
+        numbers = [0, 0]  # of features and of the dense part, in the order of the format's names
         for column, indices in columns.items():
             for i in indices:
                 part = int(bound.features[i].part == "weekday")
                 seeds[ops[column], part] = field_seed(bound.features[i].field)
-                ids[ops[column], part] = i
+                dense = source.schema.is_dense(bound.features[i])
+                ids[ops[column], part] = numbers[dense]
+                numbers[dense] += 1
                 slots[i] = 2 * ops[column] + part
         # a weekday alone is the only feature of its op
         alone = np.array(kinds, np.int8) == delimited.WEEKDAY
@@ -187,7 +214,6 @@ class JsonlParser:
         self._settings: I64 = np.zeros(kernels.N_SETTINGS, np.int64)
         self._settings[:] = (
             source.dynamic,
-            source.has_values,
             mode,
             bool(bound.weight),
             RECORD_BYTES_MAX,
@@ -207,7 +233,7 @@ class JsonlParser:
             np.cumsum([len(cross) for cross in crosses], dtype=np.int64),
             np.array([slots[i] for cross in crosses for i in cross], np.int64),
             np.array([field_seed(field) for field in bound.cross_fields], np.uint64),
-            np.arange(len(bound.features), len(source.fields), dtype=np.int32),
+            np.arange(numbers[0], len(source.fields), dtype=np.int32),
             float(label.threshold if mode else label.otherwise),
             np.frombuffer(bytearray(b"".join(label.tokens)), np.uint8),
             np.cumsum([len(token) for token in label.tokens], dtype=np.int64),
@@ -220,7 +246,7 @@ class JsonlParser:
         self._told_counters: I64 = np.array([paths_max, paths_max, 0], np.int64)
         self._told_room = (*_space(slots_room), self._told_counters)
         self._parts = sum(len(cross) for cross in crosses)
-        self._has_values = source.has_values
+        self._has_values, self._dense = source.has_values, source.dense
         self._names = (np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.uint8))
 
         self._told: _Told | None = None
@@ -244,7 +270,7 @@ class JsonlParser:
             room += (
                 _DESCRIBED_MAX * self._parts * (json_names.NAME_BYTES_MAX + BUCKET_TEXT_BYTES_MAX)
             )
-            self._told = _Told(room, has_values=self._has_values)
+            self._told = _Told(room, has_values=self._has_values, dense=self._dense)
         told = self._told
         settings = self._settings.copy()
         settings[kernels.S_TELL] = True
@@ -297,8 +323,7 @@ class JsonlParser:
                 *bucket_texts(whole=False),
                 WEEKDAYS,
                 *names,
-                out.keys,
-                out.values,
+                *(out.keys, out.values, out.fields, out.dense),
                 *out.row_arrays,
                 out.nnz_max - FEATURES_PER_RECORD_MAX,
             )
@@ -308,25 +333,30 @@ class JsonlParser:
 class _Told:
     """Room for the features of some records and their names; what is not used stays unmapped."""
 
-    def __init__(self, text_bytes: int, *, has_values: bool) -> None:
+    def __init__(self, text_bytes: int, *, has_values: bool, dense: tuple[int, ...]) -> None:
         features = 2 * FEATURES_PER_RECORD_MAX
-        self.minibatch = Minibatch(_DESCRIBED_MAX, features, has_values=has_values)
+        self.minibatch = Minibatch(_DESCRIBED_MAX, features, has_values=has_values, dense=dense)
         self.fields: I32 = np.empty(features, np.int32)
         self.text_ends: I64 = np.empty(features, np.int64)
         self.text: U8 = np.empty(text_bytes, np.uint8)
 
 
-def _read_schema(config: SourceConfig) -> tuple[Schema, frozenset[str]]:
+def _read_schema(config: SourceConfig, deep: Deep | None) -> tuple[Schema, frozenset[str]]:
     """Return the schema of the fields that the settings name, and which of them go by their type.
 
     Those are ``categorical`` in the schema.
     """
     columns = dict(config.columns)
+    if WILDCARD in columns:
+        raise ConfigError(
+            "source.columns.*: all other columns are those that a header names, and JSON has none",
+            hint="name further fields in source.fields; without any field or kind all are used",
+        )
     label = config.label
     if not label and "label" not in columns.values():
         label = "label"
     schema = read_schema(
-        msgspec.structs.replace(config, header=True, columns=columns, label=label, cross=())
+        msgspec.structs.replace(config, header=True, columns=columns, label=label, cross=()), deep
     )
     beside = {schema.label.column, *columns}
     wanted = list(config.fields)
@@ -337,7 +367,7 @@ def _read_schema(config: SourceConfig) -> tuple[Schema, frozenset[str]]:
     columns |= {name: "categorical" for name in wanted if name in by_type}
     columns = columns or {schema.label.column: "label"}
     replaced = msgspec.structs.replace(config, header=True, columns=columns, label=label)
-    return read_schema(replaced), by_type
+    return read_schema(replaced, deep), by_type
 
 
 def _table(ops: Mapping[str, int], more: int) -> tuple[U64, I32]:

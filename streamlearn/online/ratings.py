@@ -59,6 +59,7 @@ class RatingsFormat:
     record_rows = 1
     has_fields = False
     dense: tuple[int, ...] = ()
+    dense_names: tuple[str, ...] = ()
 
     def __init__(
         self, config: SourceConfig, *, labelled: bool = True, clicks: bool = False

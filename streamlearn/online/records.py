@@ -18,7 +18,7 @@ from streamlearn.messages import BLOCK_TAILROOM_BYTES, U8
 from streamlearn.online.formats import ALIASES, Described
 from streamlearn.online.jsonl import JsonlFormat
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
-from streamlearn.online.schema import read_label_rule
+from streamlearn.online.schema import WILDCARD, read_label_rule
 
 if TYPE_CHECKING:
     from streamlearn.config import SourceConfig
@@ -115,8 +115,16 @@ def _as_json(config: SourceConfig, fields: Sequence[str]) -> SourceConfig:
             columns = {f"I{i}": "number" for i in range(1, 14)}
             columns |= {f"C{i}": "categorical" for i in range(1, 27)}
         case "delimited":
+            wildcard = columns.pop(WILDCARD, "")
             if not set(columns.values()) - {"label", "weight", "ignore"}:
-                columns |= {f: "categorical" for f in fields if "*" not in f and f not in columns}
+                wildcard = wildcard or "categorical"
+            for field in fields if wildcard else ():
+                # fields of times are NAME.hour and NAME.weekday
+                name = field.removesuffix(".hour").removesuffix(".weekday")
+                if not wildcard.startswith("time") and name not in columns:
+                    name = field
+                if "*" not in field:
+                    columns.setdefault(name, wildcard)
         case "jsonl":
             pass
         case other:

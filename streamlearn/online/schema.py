@@ -22,10 +22,16 @@ Kinds of columns:
 ``ignore``
     No feature, though a label's rule may use it.
 
+A column called ``*`` gives the kind of all that a header names and the settings do not. Without any
+columns that is ``categorical``.
+
 A label's rule is ``COLUMN > NUMBER`` with ``>``, ``>=``, ``<``, ``<=``, ``==`` or ``!=``,
 ``COLUMN == "text"`` (or ``!=``), ``COLUMN in ["a", "b"]`` (or ``not in``), or the mere name of the
 label's column. A number compares as a number (``1.0`` is ``1``), a text byte by byte. The rule's
 column is no feature, since it would tell the label.
+
+For deep models a ``number:raw`` is no feature but a number of the example's dense part, and a label
+is what their loss asks for: a class by its text or number, or any number.
 """
 
 from __future__ import annotations
@@ -36,6 +42,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import islice
 from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
@@ -46,16 +53,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from streamlearn.config import SourceConfig
+    from streamlearn.online.formats import Deep
 
 __all__ = [
     "KINDS",
     "LABEL_TOKENS",
     "WEEKDAYS",
+    "WILDCARD",
     "BoundSchema",
     "Feature",
     "LabelRule",
     "Part",
     "Schema",
+    "label_of",
     "read_label_rule",
     "read_schema",
 ]
@@ -75,6 +85,12 @@ KINDS: Final = (
     "time:weekday",
     "ignore",
 )
+
+# Names all columns of a header that have no kind of their own.
+WILDCARD: Final = "*"
+
+# Classes that a complaint names.
+_SHOWN_MAX: Final = 20
 
 Part = Literal["category", "number", "raw", "hour", "weekday"]
 
@@ -113,9 +129,10 @@ class LabelRule:
     text : str
         The rule as the user wrote it; empty where the column's tokens are the label.
     comparison : str
-        ``>``, ``>=``, ``<``, ``<=``, ``==``, ``!=`` with a number, or empty for tokens.
+        ``>``, ``>=``, ``<``, ``<=``, ``==``, ``!=`` with a number; ``class``: the label is a whole
+        number from 0; ``value``: it is any number; or empty for tokens.
     threshold : float
-        The number it compares with.
+        The number it compares with; that of classes.
     tokens : dict
         Token -> label, where tokens decide.
     otherwise : float
@@ -132,10 +149,18 @@ class LabelRule:
     @property
     def expected(self) -> str:
         """What a label must be, in words."""
+        if self.comparison == "class":
+            return f"a whole number from 0 to {int(self.threshold) - 1}"
+        if self.comparison == "value":
+            return "a finite number"
         if self.comparison:
             return f"a number (the rule is {self.text})"
         if self.otherwise >= 0:
             return f"present (the rule is {self.text})"
+        if self.tokens is not LABEL_TOKENS:
+            texts = [token.decode() for token in islice(self.tokens, _SHOWN_MAX)]
+            more = ", …" if len(self.tokens) > len(texts) else ""
+            return f"one of {', '.join(texts)}{more}"
         return "0 or 1, -1 or 1, true or false, yes or no"
 
 
@@ -199,29 +224,44 @@ class Schema:
     Attributes
     ----------
     kinds : dict
-        Column name (or number as text) -> kind. Empty: every column but the label's is categorical.
+        Column name (or number as text) -> kind.
+    others : str
+        The kind of the columns of a header that ``kinds`` does not name; empty: none.
     label : LabelRule
     crosses : tuple of tuple of str
         Names of fields.
     header : bool
         Whether columns are named by a header; else by number.
+    dense : bool
+        Whether raw numbers are of the dense part rather than features.
     """
 
     kinds: Mapping[str, str]
+    others: str
     label: LabelRule
     crosses: tuple[tuple[str, ...], ...]
     header: bool
+    dense: bool = False
 
     @property
     def has_values(self) -> bool:
         """Whether a feature may have another value than one."""
-        return "number:raw" in self.kinds.values()
+        return not self.dense and "number:raw" in {*self.kinds.values(), self.others}
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """Names of all fields; with empty ``kinds`` only the crosses, the rest is in the header."""
-        fields = [feature.field for feature in _features(self.kinds)]
+        """Names of the features' fields, but for those that only a header names."""
+        fields = [one.field for one in _features(self.kinds) if not self.is_dense(one)]
         return (*fields, *("*".join(cross) for cross in self.crosses))
+
+    @property
+    def dense_names(self) -> tuple[str, ...]:
+        """Names of the numbers of the dense part, but for those that only a header names."""
+        return tuple(one.field for one in _features(self.kinds) if self.is_dense(one))
+
+    def is_dense(self, feature: Feature) -> bool:
+        """Say whether what a column gives is of the dense part and no feature."""
+        return self.dense and feature.part == "raw"
 
     def bind(self, names: Sequence[str] | None, *, labelled: bool = True) -> BoundSchema:
         """Apply the schema to an object's columns.
@@ -257,8 +297,8 @@ class Schema:
                 if times[name] > 1:
                     raise DataError(f"the header has the column {name!r} twice")
         kinds: Mapping[str, str] = self.kinds
-        if not kinds:
-            kinds = dict.fromkeys(places, "categorical") | {self.label.column: "label"}
+        if self.others:
+            kinds = dict.fromkeys(places, self.others) | {self.label.column: "label"} | {**kinds}
         kinds = {name: kind for name, kind in kinds.items() if name in places}
         kinds = {name: kinds[name] for name in sorted(kinds, key=places.__getitem__)}
         features = tuple(_features(kinds))
@@ -284,12 +324,12 @@ class Schema:
                 yield name, f"source.columns.{name}"
         if labelled:
             yield self.label.column, "source.label"
-        if not self.kinds:
+        if self.others not in {"", "ignore"}:
             yield from ((name, "source.columns") for name in names)
 
 
-def read_schema(config: SourceConfig) -> Schema:
-    """Return the schema that a source's settings describe.
+def read_schema(config: SourceConfig, deep: Deep | None = None) -> Schema:
+    """Return the schema that a source's settings describe, for deep models where they are wanted.
 
     Raises
     ------
@@ -302,7 +342,16 @@ def read_schema(config: SourceConfig) -> Schema:
             raise ConfigError(
                 f"{path}: expected one of {', '.join(KINDS)}, got {kind!r}", hint=_near(kind, KINDS)
             )
-        if not config.header and not re.fullmatch(r"0|[1-9]\d{0,5}", name):
+        if name == WILDCARD:
+            if not config.header:
+                raise ConfigError(
+                    f"{path}: all other columns are those that a header names, but source.header "
+                    "is false",
+                    hint="set source.header = true where the first line names the columns",
+                )
+            if kind in {"label", "weight"}:
+                raise ConfigError(f"{path}: all other columns cannot be the {kind}")
+        elif not config.header and not re.fullmatch(r"0|[1-9]\d{0,5}", name):
             raise ConfigError(
                 f"{path}: expected a column's number from 0, since source.header is false, "
                 f"got {name!r}",
@@ -312,27 +361,55 @@ def read_schema(config: SourceConfig) -> Schema:
         several = [name for name, other in config.columns.items() if other == kind]
         if len(several) > 1:
             raise ConfigError(f"source.columns.{several[1]}: {several[0]!r} is the {kind} already")
-    label = _read_label(config)
+    label = _read_label(config, deep)
     if not config.columns and not config.header:
         raise ConfigError(
             "source.columns: expected a column's number and kind for each column, got none",
             hint="or set source.header = true where the first line names the columns",
         )
     schema = Schema(
-        kinds=dict(config.columns),
+        kinds={name: kind for name, kind in config.columns.items() if name != WILDCARD},
+        others=config.columns.get(WILDCARD, "" if config.columns else "categorical"),
         label=label,
         crosses=tuple(_read_cross(i, text) for i, text in enumerate(config.cross)),
         header=config.header,
+        dense=deep is not None,
     )
-    field, times = Counter((*schema.fields, "")).most_common(1)[0]
+    names = (*schema.fields, *schema.dense_names, "")
+    field, times = Counter(names).most_common(1)[0]
     if times > 1:
         raise ConfigError(f"source.cross: two fields have the name {field!r}")
-    if schema.kinds:
+    if not schema.others:
         _resolve(schema.crosses, tuple(_features(schema.kinds)))
     return schema
 
 
-def _read_label(config: SourceConfig) -> LabelRule:
+def label_of(column: str, config: SourceConfig, deep: Deep | None) -> LabelRule:
+    """Return how the tokens of a column are labels.
+
+    Raises
+    ------
+    ConfigError
+        Two classes have the same text, or one has none.
+    """
+    if deep is None or deep.loss == "logistic":
+        return LabelRule(column, "", "", 0.0, LABEL_TOKENS, -1.0)
+    if deep.loss == "squared":
+        return LabelRule(column, "", "value", 0.0, {}, -1.0)
+    text, times = Counter((*config.classes, "")).most_common(1)[0]
+    if times > 1:
+        raise ConfigError(
+            f"source.classes: {text!r} is there twice"
+            if text
+            else "source.classes: expected the texts of labels, got an empty one"
+        )
+    if not config.classes:
+        return LabelRule(column, "", "class", float(deep.classes), {}, -1.0)
+    tokens = {text.encode(): float(i) for i, text in enumerate(config.classes)}
+    return LabelRule(column, "", "", 0.0, tokens, -1.0)
+
+
+def _read_label(config: SourceConfig, deep: Deep | None) -> LabelRule:
     """Return the rule of the label, explicit or by a column's kind."""
     labelled = next((name for name, kind in config.columns.items() if kind == "label"), None)
     if not config.label:
@@ -341,8 +418,15 @@ def _read_label(config: SourceConfig) -> LabelRule:
                 "source.columns: expected one column of kind label, got none",
                 hint="or give the label's column or rule as source.label (delay > 15)",
             )
-        return LabelRule(labelled, "", "", 0.0, LABEL_TOKENS, -1.0)
+        return label_of(labelled, config, deep)
     rule = read_label_rule(config.label)
+    if not rule.text:
+        rule = label_of(rule.column, config, deep)
+    elif deep is not None and deep.loss != "logistic":
+        raise ConfigError(
+            f"source.label: expected the name of a column, since a rule makes labels of 0 and 1 "
+            f"and model.loss is {deep.loss}, got {config.label!r}"
+        )
     if labelled not in {None, rule.column}:
         raise ConfigError(
             f"source.label: the rule is about {rule.column!r}, but source.columns.{labelled} is "

@@ -9,13 +9,14 @@ newlines and says what is wrong with them. All make the same keys:
     integer   mix(log_bucket(float32(value)), seed)
     category  token_key(token, seed), which for eight bytes is mix(the bytes as a word, seed)
 
-A blank field makes none.
+A blank field makes none. Where integers are to be numbers and no features, :func:`take_numbers`
+goes over the rows that a scanner has made.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numba import float32, int64, njit, uint64
+from numba import float32, float64, int64, njit, uint64
 
 from streamlearn.compute.kernels.bits import (
     HAS_VBMI2,
@@ -35,7 +36,7 @@ from streamlearn.compute.kernels.bits import (
 from streamlearn.compute.kernels.criteo_lanes import WRONG, keys_of_fields
 from streamlearn.compute.kernels.text import line_end, utf8_valid
 
-__all__ = ["describe", "parse", "parse_portable", "parse_vbmi2"]
+__all__ = ["describe", "parse", "parse_portable", "parse_vbmi2", "take_numbers"]
 
 # Bytes whose tabs and newlines are found at a time. Their positions (4 bytes each) stay in L1; the
 # record at the end that is cut in two is scanned twice, which is 1.5 % of the bytes at this size.
@@ -52,22 +53,29 @@ _OVER_NINE = np.uint64(0x7676767676767676)  # lifts a byte above 9 to its highes
 
 
 @njit(nogil=True, cache=True)
-def _integer(address, length):
-    """Return whether ``-?[0-9]{1,18}`` stands there, and its bucket."""
+def _whole(address, length):
+    """Return whether ``-?[0-9]{1,18}`` stands there, and its value (int64)."""
     at = int64(address)
     stop = at + length
     negative = load8(at) == uint64(45)
     at += negative
     if at >= stop or stop - at > 18:
-        return False, uint64(0)
+        return False, int64(0)
     value = int64(0)
     while at < stop:
         digit = load8(at) - uint64(48)
         if digit > uint64(9):
-            return False, uint64(0)
+            return False, int64(0)
         value = value * 10 + int64(digit)
         at += 1
-    return True, log_bucket(float32(-value if negative else value))
+    return True, -value if negative else value
+
+
+@njit(nogil=True, cache=True)
+def _integer(address, length):
+    """Return whether ``-?[0-9]{1,18}`` stands there, and its bucket."""
+    valid, value = _whole(address, length)
+    return valid, log_bucket(float32(value))
 
 
 @njit(nogil=True, cache=True)
@@ -433,7 +441,51 @@ parse = parse_vbmi2
 
 
 @njit(nogil=True, cache=True)
-def describe(buffer, starts, ends, seeds, bucket_text, bucket_ends, keys, fields, text_ends, text):
+def take_numbers(buffer, first, keys, fields, dense, indptr, lines, state):
+    """Make numbers of the integers of rows that were parsed: they are no features any more.
+
+    Parameters
+    ----------
+    buffer : uint8[n]
+        The block that was parsed.
+    first : int
+        The first of the rows; those before are as they should be.
+    keys, fields, dense, indptr, lines, state
+        Of a ``Minibatch``; keys are compacted in place, and the fields of what is left (0 to 25)
+        and ``dense`` (float32[rows, 13]) written: ``log(1 + max(x, 0))``, NaN where it is blank.
+    """
+    base = int64(buffer.ctypes.data)
+    to = indptr[first]
+    at = indptr[first]
+    for row in range(first, state[0]):
+        stop = base + lines[row] + 1
+        for column in range(39):
+            begin = stop + 1
+            stop = begin
+            while load8(stop) != uint64(9) and load8(stop) != uint64(10):
+                stop += 1
+            length = stop - begin
+            if column == 38:  # a carriage return may stand before the newline
+                length -= length > 0 and load8(stop - 1) == uint64(13)
+            if column < 13:
+                number = np.nan
+                if length > 0:
+                    number = np.log(1.0 + float64(max(_whole(begin, length)[1], int64(0))))
+                    at += 1
+                dense[row, column] = number
+            elif length > 0:
+                keys[to] = keys[at]
+                fields[to] = column - 13
+                to += 1
+                at += 1
+        indptr[row + 1] = to
+    state[1] = to
+
+
+@njit(nogil=True, cache=True)
+def describe(
+    buffer, starts, ends, seeds, skipped, bucket_text, bucket_ends, keys, fields, text_ends, text
+):
     """Say which text made which key in the good records ``buffer[starts[i]:ends[i]]``.
 
     Parameters
@@ -441,6 +493,8 @@ def describe(buffer, starts, ends, seeds, bucket_text, bucket_ends, keys, fields
     starts, ends : int64[r]
         Line ends excluded, but for a carriage return.
     seeds : uint64[40]
+    skipped : int
+        So many columns from the left are no features, and field 0 is the one behind them.
     bucket_text, bucket_ends : uint8[k], int64[2048]
         The text of each bucket, one after the other, and where each ends.
     keys, fields, text_ends : uint64[39 * r], int32[39 * r], int64[39 * r]
@@ -464,7 +518,7 @@ def describe(buffer, starts, ends, seeds, bucket_text, bucket_ends, keys, fields
             stop = at
             while stop < end and buffer[stop] != 9:
                 stop += 1
-            if stop > at:
+            if stop > at and field >= skipped:
                 if field < 13:
                     _, code = _integer(base + at, stop - at)
                     keys[features] = mix(code, seeds[field])
@@ -477,7 +531,7 @@ def describe(buffer, starts, ends, seeds, bucket_text, bucket_ends, keys, fields
                     for j in range(at, stop):
                         text[size] = buffer[j]
                         size += 1
-                fields[features] = field
+                fields[features] = field - skipped
                 text_ends[features] = size
                 features += 1
             at = stop + 1

@@ -11,7 +11,7 @@ Addresses are int64; loads may go 64 bytes past the end of the data.
 from __future__ import annotations
 
 import numpy as np
-from numba import float32, int64, njit, uint64
+from numba import float32, float64, int64, njit, uint64
 
 from streamlearn.compute.kernels.bits import (
     cross_key,
@@ -30,6 +30,7 @@ from streamlearn.compute.kernels.times import NO_HOUR, parse_time
 __all__ = [
     "CATEGORY",
     "COMPARE",
+    "DENSE",
     "HOUR",
     "NUMBER",
     "N_SETTINGS",
@@ -43,11 +44,13 @@ __all__ = [
     "unquote",
 ]
 
-# Kinds of ops. TIME gives both features of a time, HOUR and WEEKDAY one.
-CATEGORY, NUMBER, RAW, TIME, HOUR, WEEKDAY = 1, 2, 3, 4, 5, 6
+# Kinds of ops. TIME gives both features of a time, HOUR and WEEKDAY one; DENSE gives no feature but
+# a number of the example's dense part. (0, 7 and 8 are ops of JSON.)
+CATEGORY, NUMBER, RAW, TIME, HOUR, WEEKDAY, DENSE = 1, 2, 3, 4, 5, 6, 9
 
-# How a label is made: 0 compares the token with a table, the others the number with a threshold.
-COMPARE = {">": 1, ">=": 2, "<": 3, "<=": 4, "==": 5, "!=": 6}
+# How a label is made: 0 looks the token up in a table, 1 to 6 compare the number with a threshold;
+# "class" takes whole numbers from 0 that are below the threshold, "value" any finite float32.
+COMPARE = {">": 1, ">=": 2, "<": 3, "<=": 4, "==": 5, "!=": 6, "class": 7, "value": 8}
 
 # Indices into ``settings`` (int64[N_SETTINGS]).
 S_DELIMITER, S_QUOTE, S_TRIM, S_COLUMNS, S_EXACT, S_VALUES = 0, 1, 2, 3, 4, 5
@@ -127,7 +130,10 @@ def _token(bounds, column, trim):
 
 @njit(nogil=True, cache=True)
 def label_of_token(at, length, tokens, ends, labels, count, otherwise):
-    """Return the label of a token by a table (given by addresses), -1 where it has none."""
+    """Return the label of a token by a table (given by addresses), NaN where it has none.
+
+    ``otherwise`` is the label of tokens that are not in the table, negative where they have none.
+    """
     begin = 0
     for i in range(count):
         end = int64(load64(ends + 8 * i))
@@ -136,26 +142,30 @@ def label_of_token(at, length, tokens, ends, labels, count, otherwise):
             while same < length and load8(at + same) == load8(tokens + begin + same):
                 same += 1
             if same == length:
-                return int64(load64(labels + 8 * i))
+                return float64(int64(load64(labels + 8 * i)))
         begin = end
-    return -1 if length == 0 else otherwise
+    return np.nan if length == 0 or otherwise < 0 else float64(otherwise)
 
 
 @njit(nogil=True, cache=True)
 def label_of_number(at, length, mode, threshold):
-    """Return the label that comparing a number makes, -1 where the token is no number."""
+    """Return the label that a number makes (see ``COMPARE``), NaN where the token makes none."""
     value = decimal(at, length)
     if np.isnan(value):
-        return -1
+        return np.nan
     if mode == 1:
-        return int64(value > threshold)
+        return float64(value > threshold)
     if mode == 2:
-        return int64(value >= threshold)
+        return float64(value >= threshold)
     if mode == 3:
-        return int64(value < threshold)
+        return float64(value < threshold)
     if mode == 4:
-        return int64(value <= threshold)
-    return int64(value == threshold) if mode == 5 else int64(value != threshold)
+        return float64(value <= threshold)
+    if mode == 7:
+        return value if 0 <= value < threshold and value == np.floor(value) else np.nan
+    if mode == 8:
+        return value if abs(value) <= _FLOAT32_MAX else np.nan
+    return float64(value == threshold) if mode == 5 else float64(value != threshold)
 
 
 @njit(nogil=True, cache=True)
@@ -175,11 +185,15 @@ def parse_records(
     label_tokens,
     label_ends,
     label_values,
+    slot_fields,
+    cross_fields,
     slots,
     bounds,
     scratch,
     keys,
     values,
+    fields,
+    dense,
     indptr,
     labels,
     weights,
@@ -215,10 +229,13 @@ def parse_records(
         What a label is compared with; where labels are tokens, the label of all other tokens.
     label_tokens, label_ends, label_values : uint8[k], int64[m], int64[m]
         Tokens that make a label: ``label_tokens[label_ends[i - 1]:label_ends[i]]``.
+    slot_fields, cross_fields : int32[2 ops], int32[crosses]
+        The fields' numbers, by slot and by cross; of a dense op's slot the column of ``dense``.
     slots, bounds, scratch : uint64[2 ops], int64[columns + 1], uint8[record bytes + 64]
         Working space.
     keys, values, ..., state
-        The minibatch's arrays (see ``Minibatch``), appended to in place.
+        The minibatch's arrays (see ``Minibatch``), appended to in place. Of fields nothing is
+        written where that has no length; a dense number that is missing is NaN.
     nnz_last : int
         Stops once there are more features than this: the next record might not fit.
 
@@ -233,6 +250,7 @@ def parse_records(
     n_columns = settings[S_COLUMNS]
     exact = settings[S_EXACT] != 0
     has_values = settings[S_VALUES] != 0
+    has_fields = fields.size > 0
     label_column, label_mode = settings[S_LABEL], settings[S_LABEL_MODE]
     otherwise = int64(threshold)
     # Helpers get addresses: each array given to a function costs two atomic counts of references.
@@ -289,14 +307,14 @@ def parse_records(
                 bounds[found] = at
         if reason == 0 and (found < n_columns or (exact and found > n_columns)):
             reason, arg = _COUNT, found
-        label, weight, after = 0, 1.0, nnz
+        label, weight, after = 0.0, 1.0, nnz
         if reason == 0 and label_column >= 0:
             at, length = _token(bounds_at, label_column, trim)
             if label_mode == 0:
                 label = label_of_token(at, length, tokens_at, ends_at, labels_at, tokens, otherwise)
             else:
                 label = label_of_number(at, length, label_mode, threshold)
-            if label < 0:
+            if np.isnan(label):
                 reason, field, arg = _LABEL, label_column, settings[S_LABEL_ID]
         if reason == 0 and weight_column >= 0:
             at, length = _token(bounds_at, weight_column, trim)
@@ -309,7 +327,8 @@ def parse_records(
             at, length = _token(bounds_at, columns[op], trim)
             key, second, value = uint64(0), uint64(0), float32(1)
             if length == 0:
-                pass
+                if kind == DENSE:
+                    dense[rows, slot_fields[2 * op]] = np.nan
             elif kind == CATEGORY:
                 if high != uint64(0) and not utf8_valid(at, length):
                     reason = _UTF8
@@ -321,6 +340,10 @@ def parse_records(
                     key = mix(log_bucket(single), seeds[op, 0])
                 else:
                     key, value = mix(uint64(0), seeds[op, 0]), single
+            elif kind == DENSE:
+                valid, single = number(at, length)
+                reason = 0 if valid else _NUMBER
+                dense[rows, slot_fields[2 * op]] = single
             else:
                 when = parse_time(at, length)
                 reason = 0 if when >= 0 else _TIME
@@ -336,11 +359,15 @@ def parse_records(
             keys[after] = key
             if has_values:
                 values[after] = value
+            if has_fields:
+                fields[after] = slot_fields[2 * op]
             after += 1 if key != uint64(0) else 0
             if second != uint64(0):
                 keys[after] = second
                 if has_values:
                     values[after] = float32(1)
+                if has_fields:
+                    fields[after] = slot_fields[2 * op + 1]
                 after += 1
             op += 1
         if reason != 0:
@@ -363,6 +390,8 @@ def parse_records(
             keys[after] = key
             if has_values:
                 values[after] = float32(1)
+            if has_fields:
+                fields[after] = cross_fields[cross]
             after += 0 if missing else 1
         labels[rows] = label
         weights[rows] = weight
@@ -429,7 +458,8 @@ def describe_records(
     Notes
     -----
     A category's text is its token, a bucket's the range, an hour's its number, a weekday's three
-    letters; that of a number with a value is empty; a cross's has ``*`` between its parts'.
+    letters; that of a number with a value is empty; a cross's has ``*`` between its parts'. Dense
+    numbers are no features.
     """
     base = int64(buffer.ctypes.data)
     bounds_at = int64(bounds.ctypes.data)
@@ -448,7 +478,9 @@ def describe_records(
             at, length = _token(bounds_at, columns[slot >> 1], trim)
             begins[slot] = to
             stops[slot] = -1
-            if length == 0 or (slot & 1 == 1 and kind != TIME and kind != WEEKDAY):
+            if length == 0 or kind == DENSE:
+                continue
+            if slot & 1 == 1 and kind != TIME and kind != WEEKDAY:
                 continue
             if kind == CATEGORY:
                 for i in range(length):

@@ -30,6 +30,7 @@ from streamlearn.compute.kernels.bits import (
 )
 from streamlearn.compute.kernels.delimited import (
     CATEGORY,
+    DENSE,
     HOUR,
     NUMBER,
     RAW,
@@ -75,9 +76,8 @@ __all__ = [
 AUTO, LABEL, WEIGHT = 0, 7, 8
 
 # Indices into ``settings`` (int64[N_SETTINGS]).
-S_DYNAMIC, S_VALUES, S_LABEL_MODE, S_WEIGHT, S_RECORD_MAX, S_FEATURES_MAX = 0, 1, 2, 3, 4, 5
-S_TELL = 6
-N_SETTINGS = 7
+S_DYNAMIC, S_LABEL_MODE, S_WEIGHT, S_RECORD_MAX, S_FEATURES_MAX, S_TELL = 0, 1, 2, 3, 4, 5
+N_SETTINGS = 6
 
 # Indices into ``counters`` (int64[N_COUNTERS]): paths remembered, how many may be; text written.
 C_PATHS, C_PATHS_MAX = 0, 1  # and C_TEXT, 2
@@ -127,8 +127,18 @@ def _find(wanted, table):
         place = (place + 1) & mask
 
 
+@njit(nogil=True, cache=True, inline="always")
+def _put(nnz, key, value, field, keys, values, field_ids):
+    """Write a feature, with what the minibatch has of it."""
+    keys[nnz] = key
+    if values.size > 0:
+        values[nnz] = value
+    if field_ids.size > 0:
+        field_ids[nnz] = field
+
+
 @njit(nogil=True, cache=True)
-def _record(begin, settings, kinds, seeds, ids, table, table_ops, table_seeds, threshold, label_tokens, label_ends, label_values, path, token, levels, level_ops, level_seeds, slots, keys, values, nnz, bucket_text, bucket_ends, weekday_text, fields, text_ends, text, counters):  # fmt: skip  # noqa: E501
+def _record(begin, settings, kinds, seeds, ids, table, table_ops, table_seeds, threshold, label_tokens, label_ends, label_values, path, token, levels, level_ops, level_seeds, slots, keys, values, field_ids, dense, row, nnz, bucket_text, bucket_ends, weekday_text, fields, text_ends, text, counters):  # fmt: skip  # noqa: E501
     """Read the record at ``begin``, which ends at the first newline.
 
     Returns
@@ -137,16 +147,14 @@ def _record(begin, settings, kinds, seeds, ids, table, table_ops, table_seeds, t
         Where its features end.
     reason, field, arg : int64
         As in ``Minibatch.bad_*``.
-    label : int64
-    weight : float64
+    label, weight : float64
     """
     base = int64(path.ctypes.data)
     dynamic = settings[S_DYNAMIC] != 0
-    has_values = settings[S_VALUES] != 0
     telling = settings[S_TELL] != 0
     has_slots = slots.size > 0
     last = nnz + settings[S_FEATURES_MAX]
-    label, label_at = -1, -16
+    label, label_at = np.nan, -16
     weight, weight_at = -1.0, -16
     reason, bad_field, arg = 0, -1, 0
     crowded = False
@@ -298,13 +306,16 @@ def _record(begin, settings, kinds, seeds, ids, table, table_ops, table_seeds, t
                     weight_at = 16 * (begins - begin)
                     valid, value = number(token_at, length)
                     weight = value if valid else -1.0
+                elif make == DENSE:
+                    valid, value = number(token_at, length)
+                    if not valid and reason == 0:
+                        reason, bad_field, arg = _R_NUMBER, op, 16 * (begins - begin)
+                    dense[row, field] = value
                 elif nnz + (make == TIME) >= last:
                     crowded = True
                 elif make == CATEGORY:
                     key = token_key(token_at, length, seed)
-                    keys[nnz] = key
-                    if has_values:
-                        values[nnz] = float32(1)
+                    _put(nnz, key, float32(1), field, keys, values, field_ids)
                     if has_slots and op >= 0:
                         slots[2 * op] = key
                     if telling:
@@ -319,9 +330,7 @@ def _record(begin, settings, kinds, seeds, ids, table, table_ops, table_seeds, t
                         bucket = log_bucket(value)
                         value = float32(1)
                     key = mix(bucket, seed)
-                    keys[nnz] = key
-                    if has_values:
-                        values[nnz] = value
+                    _put(nnz, key, value, field, keys, values, field_ids)
                     if has_slots and op >= 0:
                         slots[2 * op] = key
                     if telling:
@@ -336,23 +345,19 @@ def _record(begin, settings, kinds, seeds, ids, table, table_ops, table_seeds, t
                     hour = when & 31
                     if make != WEEKDAY and hour != NO_HOUR:
                         key = mix(uint64(hour), seed)
-                        keys[nnz] = key
-                        if has_values:
-                            values[nnz] = float32(1)
+                        _put(nnz, key, float32(1), field, keys, values, field_ids)
                         if has_slots:
                             slots[2 * op] = key
                         if telling:
                             tell(HOUR, hour, field, path_at, path_length, token_at, length, nnz, bucket_text, bucket_ends, weekday_text, fields, text_ends, text, counters)  # fmt: skip  # noqa: E501
                         nnz += 1
                     if make != HOUR:
-                        key = mix(uint64(when >> 5), seeds[op, 1])
-                        keys[nnz] = key
-                        if has_values:
-                            values[nnz] = float32(1)
+                        key, field = mix(uint64(when >> 5), seeds[op, 1]), int64(ids[op, 1])
+                        _put(nnz, key, float32(1), field, keys, values, field_ids)
                         if has_slots:
                             slots[2 * op + 1] = key
                         if telling:
-                            tell(WEEKDAY, when >> 5, int64(ids[op, 1]), path_at, path_length, token_at, length, nnz, bucket_text, bucket_ends, weekday_text, fields, text_ends, text, counters)  # fmt: skip  # noqa: E501
+                            tell(WEEKDAY, when >> 5, field, path_at, path_length, token_at, length, nnz, bucket_text, bucket_ends, weekday_text, fields, text_ends, text, counters)  # fmt: skip  # noqa: E501
                         nnz += 1
 
         # behind a value: a comma, or the end of one level or several
@@ -383,7 +388,7 @@ def _record(begin, settings, kinds, seeds, ids, table, table_ops, table_seeds, t
         return nnz, _R_SYNTAX, -1, 16 * (at - begin) + EXPECT_END, label, weight
     if crowded:
         return nnz, _R_FEATURES, -1, settings[S_FEATURES_MAX], label, weight
-    if label < 0:
+    if np.isnan(label):
         return nnz, _R_LABEL, -1, label_at, label, weight
     if settings[S_WEIGHT] == 0:
         weight = 1.0
@@ -394,7 +399,7 @@ def _record(begin, settings, kinds, seeds, ids, table, table_ops, table_seeds, t
 
 @njit(nogil=True, cache=True)
 def _cross(
-    slots, cross_ends, cross_slots, cross_seeds, cross_ids, has_values, telling, keys, values, nnz,
+    slots, cross_ends, cross_slots, cross_seeds, cross_ids, telling, keys, values, field_ids, nnz,
     fields, text_ends, text, counters
 ):  # fmt: skip
     """Append the crosses of a record whose features end at ``nnz``; return where they end.
@@ -412,9 +417,7 @@ def _cross(
             missing |= other == uint64(0)
             key = cross_key(key, other, cross_seeds[cross])
         if not missing:
-            keys[nnz] = key
-            if has_values:
-                values[nnz] = float32(1)
+            _put(nnz, key, float32(1), cross_ids[cross], keys, values, field_ids)
             if telling:
                 to = counters[C_TEXT]
                 for part in range(begin, end):
@@ -472,6 +475,8 @@ def parse_records(
     text,
     keys,
     values,
+    field_ids,
+    dense,
     indptr,
     labels,
     weights,
@@ -492,12 +497,12 @@ def parse_records(
     start, end : int
         Stops early once the minibatch is full, so always between two records.
     settings : int64[N_SETTINGS]
-        Whether paths that are not in the table give features, too; whether features carry values;
-        how a label is made (0 or a value of ``COMPARE``); whether there is a weight; bytes and
-        features that a record may have; whether to write names.
+        Whether paths that are not in the table give features, too; how a label is made (0 or a
+        value of ``COMPARE``); whether there is a weight; bytes and features that a record may have;
+        whether to write names.
     kinds, seeds, ids : int8[ops], uint64[ops, 2], int32[ops, 2]
-        What each op makes of a value, and the seeds and numbers of its fields; ``[op, 1]`` is the
-        weekday's.
+        What each op makes of a value, and the seeds and numbers of its fields (of a dense op the
+        column); ``[op, 1]`` is the weekday's.
     table, table_ops, table_seeds : uint64[t], int32[t], uint64[t]
         Open addressing by :func:`path_hash`, 0 is empty, t a power of two and at most
         half full. The op of each path, or -2 and its seed where it is AUTO without a number.
@@ -520,8 +525,9 @@ def parse_records(
     fields, text_ends, text : int32[nnz_max], int64[nnz_max], uint8[...]
         Receive names where the settings say so, with room for two names and three bytes a feature
         and those of the parts of each cross.
-    keys, values, ..., state
-        The minibatch's arrays (see ``Minibatch``), appended to in place.
+    keys, values, field_ids, ..., state
+        The minibatch's arrays (see ``Minibatch``), appended to in place; values and field_ids only
+        where they have length.
     nnz_last : int
         Stops once there are more features than this: the next record might not fit.
 
@@ -532,7 +538,6 @@ def parse_records(
     """
     base = int64(buffer.ctypes.data)
     rows_max = labels.size
-    has_values = settings[S_VALUES] != 0
     telling = settings[S_TELL] != 0
     rows, nnz, bad, records = state[0], state[1], state[2], state[3]
     begin, final = base + start, base + end
@@ -551,15 +556,17 @@ def parse_records(
             continue
         records += 1
         field, arg = -1, 0
-        after, label, weight = nnz, 0, 1.0
+        after, label, weight = nnz, 0.0, 1.0
         if stop - line > settings[S_RECORD_MAX]:
             reason, arg = _R_TOO_LONG, stop - line
         elif high != uint64(0) and not utf8_valid(line, stop - line):
             reason = _R_UTF8
         else:
             slots[:] = uint64(0)
+            for i in range(dense.shape[1]):
+                dense[rows, i] = np.nan
             counters_before = counters[C_TEXT]
-            after, reason, field, arg, label, weight = _record(line, settings, kinds, seeds, ids, table, table_ops, table_seeds, threshold, label_tokens, label_ends, label_values, path, token, levels, level_ops, level_seeds, slots, keys, values, nnz, bucket_text, bucket_ends, weekday_text, fields, text_ends, text, counters)  # fmt: skip  # noqa: E501
+            after, reason, field, arg, label, weight = _record(line, settings, kinds, seeds, ids, table, table_ops, table_seeds, threshold, label_tokens, label_ends, label_values, path, token, levels, level_ops, level_seeds, slots, keys, values, field_ids, dense, rows, nnz, bucket_text, bucket_ends, weekday_text, fields, text_ends, text, counters)  # fmt: skip  # noqa: E501
             if reason != 0:
                 counters[C_TEXT] = counters_before
         if reason == 0 and cross_ends.size > 0:
@@ -567,8 +574,8 @@ def parse_records(
                 reason, arg = _R_FEATURES, settings[S_FEATURES_MAX]
             else:
                 after = _cross(
-                    slots, cross_ends, cross_slots, cross_seeds, cross_ids, has_values, telling,
-                    keys, values, after, fields, text_ends, text, counters
+                    slots, cross_ends, cross_slots, cross_seeds, cross_ids, telling, keys, values,
+                    field_ids, after, fields, text_ends, text, counters
                 )  # fmt: skip
         if reason == 0:
             labels[rows] = label

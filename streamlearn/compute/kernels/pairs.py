@@ -9,6 +9,9 @@ Indices and fields are whole numbers as a rule; whatever else stands there is ta
     svmlight             key(index, seed)
     libffm               key(index, key(field, seed))
 
+Where a minibatch has fields, a feature's is that of ``key(field, seed)`` in a table; a field that
+is not there makes a bad record. In svmlight all features are of field 0.
+
 A line is read once from left to right; its newline stops every loop, so nothing need be known about
 where it ends.
 """
@@ -18,10 +21,22 @@ from __future__ import annotations
 import numpy as np
 from numba import float32, float64, int64, njit, uint64
 
-from streamlearn.compute.kernels.bits import ctz, digits_value, load8, load64, mix, token_key
+from streamlearn.compute.kernels.bits import (
+    ctz,
+    digits_value,
+    load8,
+    load32,
+    load64,
+    mix,
+    token_key,
+)
+from streamlearn.compute.kernels.delimited import label_of_token
 from streamlearn.compute.kernels.text import line_end, number, utf8_valid
 
-__all__ = ["describe", "parse"]
+__all__ = ["BINARY", "CLASS", "TOKEN", "VALUE", "describe", "named_key", "parse"]
+
+# What labels are: -1, 0 or 1; whole numbers from 0 below a bound; any number; tokens of a table.
+BINARY, CLASS, VALUE, TOKEN = 0, 1, 2, 3
 
 _RECORD_BYTES_MAX = 1 << 20
 _FEATURES_MAX = 1 << 16  # of a record; a minibatch without room for so many is full
@@ -143,41 +158,75 @@ def _value(at):
 
 
 @njit(nogil=True, cache=True)
-def _label(at):
-    """Read a label; return 0 or 1 (for -1 and 0, and 1), or -1 where it is none, and its end."""
+def _label(at, label_of):
+    """Read a label; return it, NaN for none, and its end.
+
+    ``label_of`` is that of :func:`parse`, with addresses for arrays, and the number of tokens.
+    """
+    make, bound, tokens, ends, numbers, count = label_of
+    if make == TOKEN:
+        stop = _token_end(at)
+        return label_of_token(at, stop - at, tokens, ends, numbers, count, -1), stop
     valid, value, stop = _value(at)
-    if valid and (value == float32(1) or value == float32(0) or value == float32(-1)):
-        return int64(value == float32(1)), stop
-    return -1, stop
+    if not valid:
+        return np.nan, stop
+    if make == BINARY:
+        binary = value == float32(1) or value == float32(0) or value == float32(-1)
+        return (float64(value == float32(1)) if binary else np.nan), stop
+    whole = float32(0) <= value < bound and value == np.floor(value)
+    return (float64(value) if make == VALUE or whole else np.nan), stop
 
 
 @njit(nogil=True, cache=True)
-def _record(begin, fields, seed, keys, values, first):
+def _number_of(wanted, table):
+    """Return a field's number, -1 where it is not in the table (addresses, places less one)."""
+    field_keys, field_numbers, mask = table
+    place = int64(wanted >> uint64(32)) & mask
+    while True:
+        found = load64(field_keys + 8 * place)
+        if found == wanted:
+            return int64(load32(field_numbers + 4 * place))
+        if found == uint64(0):
+            return -1
+        place = (place + 1) & mask
+
+
+@njit(nogil=True, cache=True)
+def named_key(text, seed):
+    """Return the key of a field or index: ``text`` (uint8[n]) ends with a colon or blank."""
+    return _named(int64(text.ctypes.data), seed)[0]
+
+
+@njit(nogil=True, cache=True)
+def _record(begin, fields, seed, label_of, table, keys, values, numbers, first):
     """Read the line at ``begin``, which has a label.
 
     Parameters
     ----------
-    fields : bool
-        Whether features are ``field:index:value``.
-    keys, values : uint64[n], float32[n]
-        Written from index ``first`` on; room for 65536.
+    fields, seed : bool, uint64
+    label_of, table : tuple
+        As in :func:`parse`, with addresses for arrays.
+    keys, values, numbers : uint64[n], float32[n], int32[n]
+        Written from index ``first`` on; room for 65536. No fields are written where ``numbers``
+        has no length.
 
     Returns
     -------
     features : int64
         Meaningless if ``reason`` is not 0.
-    label : int64
+    label : float64
     at : int64
         Address within the line up to which it was read; its end for a good record.
     reason, field, arg : int64
         As in ``Minibatch.bad_*``: 0 for a good record; which feature, from 0, or -1 for the label;
         where the token at fault begins in the line.
     """
-    label, at = _label(begin)
-    if label < 0:
-        return 0, 0, at, 2, -1, 0
+    label, at = _label(begin, label_of)
+    if np.isnan(label):
+        return 0, 0.0, at, 2, -1, 0
     features = 0
     target = int64(first)
+    number_of = int64(0)
     while True:
         at = _blanks_end(at)
         byte = load8(at)
@@ -208,6 +257,10 @@ def _record(begin, fields, seed, keys, values, first):
                 if stop == at or load8(stop) != uint64(58):
                     return 0, label, at, 7, features, token - begin
             at = stop + 1
+            if numbers.size > 0:
+                number_of = _number_of(inner, table)
+                if number_of < 0:
+                    return 0, label, at, 7, features, token - begin
         word, count = _digits(at)
         stop = at + count
         if 0 < count < _MANY and load8(stop) == uint64(58):
@@ -226,6 +279,8 @@ def _record(begin, fields, seed, keys, values, first):
                 return 0, label, at, 3, features, token - begin
         keys[target] = key
         values[target] = value
+        if numbers.size > 0:
+            numbers[target] = number_of
         target += 1
         features += 1
     return features, label, at, 0, -1, 0
@@ -237,7 +292,7 @@ def _full(state, rows_max, nnz_max):
 
 
 @njit(nogil=True, cache=True)
-def parse(buffer, start, end, fields, seed, sink):
+def parse(buffer, start, end, fields, seed, label_of, table, sink):
     """Append the records of ``buffer[start:end]`` to a minibatch, until it is full.
 
     Parameters
@@ -248,9 +303,17 @@ def parse(buffer, start, end, fields, seed, sink):
         Whether features are ``field:index:value`` (libffm) rather than ``index:value`` (svmlight).
     seed : uint64
         Of the indices, or of the fields.
+    label_of : tuple
+        What labels are: ``BINARY``, ``CLASS``, ``VALUE`` or ``TOKEN``; the bound of ``CLASS``
+        (float64); the table of ``TOKEN`` (uint8[k], int64[m], int64[m]): a token, where each ends,
+        the label that it makes.
+    table : tuple
+        libffm (uint64[t], int32[t]): the number of each field by its key, where the minibatch has
+        fields. Open addressing by the key's high half, 0 is empty, t a power of two.
     sink : tuple of arrays
-        ``keys, values, indptr, labels, weights, lines, bad_start, bad_reason, bad_field, bad_arg,
-        state`` of a ``Minibatch``; written from where ``state`` says.
+        ``keys, values, fields, indptr, labels, weights, lines, bad_start, bad_reason, bad_field,
+        bad_arg, state`` of a ``Minibatch``; written from where ``state`` says, fields only where
+        they have length.
 
     Returns
     -------
@@ -262,9 +325,17 @@ def parse(buffer, start, end, fields, seed, sink):
     ``bad_arg`` is where in the record the token at fault begins, but the length of a record that is
     too long. Values as :func:`~streamlearn.compute.kernels.text.number` reads them.
     """
-    keys, values, indptr, labels, weights, lines = sink[:6]
-    bad_start, bad_reason, bad_field, bad_arg, state = sink[6:]
+    keys, values, numbers = sink[:3]
+    indptr, labels, weights, lines = sink[3:7]
+    bad_start, bad_reason, bad_field, bad_arg, state = sink[7:]
     base = int64(buffer.ctypes.data)
+    # Helpers get addresses: each array given to a function costs two atomic counts of references.
+    make, bound, tokens, ends, classes = label_of
+    texts = (int64(tokens.ctypes.data), int64(ends.ctypes.data), int64(classes.ctypes.data))
+    label_at = (make, bound, texts[0], texts[1], texts[2], ends.size)
+    field_keys, field_numbers = table
+    mask = field_keys.size - 1
+    table_at = (int64(field_keys.ctypes.data), int64(field_numbers.ctypes.data), mask)
     position = int64(start)
     while position < end and not _full(state, labels.size, keys.size):
         at = _blanks_end(base + position)
@@ -273,7 +344,7 @@ def parse(buffer, start, end, fields, seed, sink):
             position = line_end(at) - base + 1
             continue
         features, label, stop, reason, field, arg = _record(
-            at, fields, seed, keys, values, state[1]
+            at, fields, seed, label_at, table_at, keys, values, numbers, state[1]
         )
         arg += at - base - position
         stop = line_end(stop) - base

@@ -29,7 +29,9 @@ def find_newline(buffer, start, end):
 
 
 @njit(nogil=True, cache=True)
-def subsample_negatives(keys, values, indptr, labels, weights, lines, state, offset, rate):
+def subsample_negatives(
+    keys, values, fields, dense, indptr, labels, weights, lines, state, offset, rate
+):
     """Keep each negative with probability ``rate`` and weigh it ``1 / rate``; in place, order kept.
 
     Whether an example stays is a function of its record's byte offset alone, so a run that is
@@ -37,8 +39,8 @@ def subsample_negatives(keys, values, indptr, labels, weights, lines, state, off
 
     Parameters
     ----------
-    keys, values, indptr, labels, weights, lines
-        A minibatch (``online.minibatch``); compacted.
+    keys, values, fields, dense, indptr, labels, weights, lines
+        A minibatch (``online.minibatch``); compacted. Values, fields and dense may have no length.
     state : int64[8]
         [0] examples, [1] features; updated. [4] examples dropped; added to.
     offset : int64
@@ -64,7 +66,12 @@ def subsample_negatives(keys, values, indptr, labels, weights, lines, state, off
             keys[at] = keys[j]
             if values.shape[0] > 0:
                 values[at] = values[j]
+            if fields.shape[0] > 0:
+                fields[at] = fields[j]
             at += 1
+        if stay < r:
+            for i in range(dense.shape[1]):
+                dense[stay, i] = dense[r, i]
         labels[stay] = labels[r]
         weights[stay] = weight
         lines[stay] = lines[r]

@@ -46,8 +46,8 @@ def log(n: int, *, valued: bool, seed: int = 1) -> Minibatch:
 
 def subsample(batch: Minibatch, offset: int, rate: float) -> None:
     subsample_negatives(
-        batch.keys, batch.values, batch.indptr, batch.labels, batch.weights, batch.lines,
-        batch.state, offset, rate,
+        batch.keys, batch.values, batch.fields, batch.dense, batch.indptr, batch.labels,
+        batch.weights, batch.lines, batch.state, offset, rate,
     )  # fmt: skip
 
 
