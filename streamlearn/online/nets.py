@@ -26,6 +26,7 @@ two leaves are pushed there. Fields are bags or single features; absent ones are
 from __future__ import annotations
 
 import importlib
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -292,7 +293,9 @@ NETS: Final[Mapping[str, Callable[..., nn.Module]]] = {
 }
 
 
-def load_net(name: str, sizes: Sizes, *, seed: int, **settings: Any) -> tuple[nn.Module, Needs]:
+def load_net(
+    name: str, sizes: Sizes, *, seed: int, dim: int | None = None, **settings: Any
+) -> tuple[nn.Module, Needs]:
     """Make a net by name, and check that it keeps the contract.
 
     Parameters
@@ -302,6 +305,8 @@ def load_net(name: str, sizes: Sizes, *, seed: int, **settings: Any) -> tuple[nn
     sizes : Sizes
     seed : int
         Of the first weights: the same at every worker. The process's own dice stay as they were.
+    dim : int, optional
+        Length of an embedding in the tables: for factories that take ``dim``.
     **settings
         The factory's own.
 
@@ -318,6 +323,8 @@ def load_net(name: str, sizes: Sizes, *, seed: int, **settings: Any) -> tuple[nn
         part, with expected and actual.
     """
     factory = _factory(name)
+    if dim is not None and _takes(factory, "dim"):
+        settings["dim"] = dim
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
@@ -465,6 +472,14 @@ def _factory(name: str) -> Callable[..., Any]:
         what = "has no" if found is None else f"has a {type(found).__name__}, not a function,"
         raise ConfigError(f"net {name!r}: module {module!r} {what} {attribute!r}")
     return cast("Callable[..., Any]", found)
+
+
+def _takes(factory: Callable[..., Any], setting: str) -> bool:
+    """Say whether a factory takes a setting by name."""
+    try:
+        return setting in inspect.signature(factory).parameters
+    except ValueError:  # of what is written in C nothing is known
+        return False
 
 
 def _needs(name: str, net: Any, sizes: Sizes) -> Needs:
