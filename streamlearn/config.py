@@ -97,7 +97,7 @@ _MEANING: Final = (
     *(f"source.{name}" for name in ("delimiter", "quote", "trim", "negative_rate", "classes")),
     *(f"source.{name}" for name in ("documents", "encoding", "undecodable", "markup", "digits")),
     *(f"source.{name}" for name in ("word_length_min", "word_length_max", "stop_words")),
-    "source.vocabulary",
+    *(f"source.{name}" for name in ("vocabulary", "sample", "image_size", "image_mode")),
     "model",
     "tables.index",
 )

@@ -51,6 +51,10 @@ class FileStore:
         """Read straight into memory, and make sure that the file is still the one listed."""
         return await settle(self._offload(_read, stored, start, into))
 
+    async def beside(self, uri: str) -> StoredObject | None:
+        """Describe the file with a path; None where there is none."""
+        return await settle(self._offload(_beside, uri))
+
     async def aclose(self) -> None:
         """Do nothing: no file stays open."""
 
@@ -121,6 +125,13 @@ def _stored(path: str) -> StoredObject | None:
     return StoredObject(
         path, status.st_size, _version(status), status.st_mtime_ns / 1e9, settled=False
     )
+
+
+def _beside(path: str) -> StoredObject | None:
+    try:
+        return _stored(path)
+    except OSError as error:
+        raise _missing(path, error) from error
 
 
 def _version(status: os.stat_result) -> str:

@@ -78,6 +78,7 @@ class HttpStore:
         self._session: aiohttp.ClientSession | None = None
         self._listed: StoredObject | None = None
         self._stream: _Stream | None = None
+        self._others: dict[str, HttpStore] = {}  # URLs that were asked for beside ours
         self._turn = asyncio.Lock()
 
     async def list(self) -> list[StoredObject]:
@@ -100,6 +101,8 @@ class HttpStore:
 
     async def fetch(self, stored: StoredObject, start: int, into: memoryview) -> int:
         """Fill ``into``, by as many requests as it takes."""
+        if stored.uri in self._others:
+            return await self._others[stored.uri].fetch(stored, start, into)
         if self._listed is None:
             await self.list()
         if self.ranged:
@@ -107,8 +110,25 @@ class HttpStore:
         async with self._turn:
             return await self._fetch_stream(stored, start, into)
 
+    async def beside(self, uri: str) -> StoredObject | None:
+        """Describe what another URL names; None where there is nothing, or it may not be read."""
+        other = self._others.get(uri)
+        if other is None:
+            other = self._others[uri] = HttpStore(
+                uri, retries=self._retries_max, jitter=self._jitter, sleep=self._sleep,
+                read_seconds_max=self._read_seconds_max,
+            )  # fmt: skip
+            other.retries = self.retries
+        try:
+            (listed,) = await other.list()
+        except SourceMissingError:
+            return None
+        return listed
+
     async def aclose(self) -> None:
         """Close connections."""
+        for other in self._others.values():
+            await other.aclose()
         if self._stream is not None:
             self._stream.close()
             self._stream = None

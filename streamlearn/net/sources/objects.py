@@ -20,6 +20,7 @@ from streamlearn.errors import SourceError, SourceMissingError, StreamlearnError
 from streamlearn.messages import I64, RECORD_BYTES_MAX, Block, Partition, Position
 from streamlearn.net.sources.blocks import BlockPool, Offload, settle
 from streamlearn.net.sources.compression import MAGIC_BYTES, recognise
+from streamlearn.net.sources.idx import Labels, is_labels, read_labels
 from streamlearn.net.sources.reading import BOM, Plan, Reading, Todo
 from streamlearn.net.sources.source import NothingMatchedError, Store, StoredObject
 from streamlearn.net.sources.unpacking import (
@@ -39,6 +40,8 @@ _PEEKS_MAX = 32
 # First lines kept; a header of a few KB each.
 _HEADERS_MAX = 256
 _HEADER_STEP_BYTES = 64 << 10
+# A longer one is not kept: it is a sample, which is needed once.
+_HEADER_KEPT_MAX = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +110,8 @@ class ObjectSource:
     compression : str
         ``auto``, ``none`` or the name of a codec.
     unpacking : str
-        How plain bytes become records: ``none``, ``docword``, or what a document is: ``auto``,
-        ``lines`` or ``files``; see :mod:`streamlearn.net.sources.unpacking`.
+        How plain bytes become records: ``none``, ``docword``, ``idx``, ``samples``, or what a
+        document is: ``auto``, ``lines`` or ``files``; see :mod:`streamlearn.net.sources.unpacking`.
     follow : bool
         Whether an empty place is no error, and objects that may still be written to are left to
         :meth:`follow`.
@@ -181,7 +184,10 @@ class ObjectSource:
             if not self._follows or stored.settled or stored.modified_seconds < young
         ]
         self._known.take(entries)
-        return await self._split(entries)
+        partitions = await self._split(entries)
+        if entries and not partitions and not self._follows:
+            raise _labels_alone(entries[0].uri)
+        return partitions
 
     async def objects(self) -> AsyncGenerator[StoredObject, None]:
         """Yield what is there now, as the stores list it; an object that two match comes once."""
@@ -274,11 +280,14 @@ class ObjectSource:
             As the store says; also where there is no newline within ``RECORD_BYTES_MAX``.
         """
         key = (partition.uri, partition.version)
-        if key not in self._headers:
+        if key in self._headers:
+            return self._headers[key]
+        header = await self._first_line(partition)
+        if len(header) <= _HEADER_KEPT_MAX:
             while len(self._headers) >= _HEADERS_MAX:
                 self._headers.pop(next(iter(self._headers)))
-            self._headers[key] = await self._first_line(partition)
-        return self._headers[key]
+            self._headers[key] = header
+        return header
 
     async def aclose(self) -> None:
         """Stop all reading, close the stores, give back all memory."""
@@ -313,11 +322,16 @@ class ObjectSource:
         return sorted(taken, key=lambda stored: stored.uri)
 
     async def _split(self, entries: list[StoredObject]) -> list[Partition]:
-        """Make partitions: ranges of large plain objects, all others whole."""
+        """Make partitions: ranges of large plain objects, all others whole.
+
+        Labels of idx objects are none: they are read with those.
+        """
+        if self._unpacking == "idx":
+            entries = [stored for stored in entries if not is_labels(stored.uri)]
         gate = asyncio.Semaphore(_PEEKS_MAX)
 
         async def is_plain(stored: StoredObject) -> bool:
-            if self._unpacking in {"files", "docword"}:
+            if self._unpacking in {"files", "docword", "idx", "samples"}:
                 return False
             if self._compression and self._unpacking == "none":
                 return self._compression == "none"
@@ -367,7 +381,13 @@ class ObjectSource:
         elif not known and position.offset > 0 and store.ranged and stored.size > 0:
             # The bytes that are read first will not be those that tell.
             compression, unpacking = await self._peek(store, stored)
-        return Plan(partition, position, stored, store, compression, unpacking, self.splits)
+        labels = await self._labels_of(store, stored)
+        return Plan(partition, position, stored, store, compression, unpacking, self.splits, labels)
+
+    async def _labels_of(self, store: Store, stored: StoredObject) -> Labels | None:
+        if self._unpacking != "idx":
+            return None
+        return await read_labels(store, stored.uri, self._compression, self._offload)
 
     async def _peek(self, store: Store, stored: StoredObject) -> tuple[str, str]:
         """Return an object's compression, and how it is unpacked, ``none`` where it is not."""
@@ -398,7 +418,8 @@ class ObjectSource:
             if at == 0:
                 compression, unpacking = self._recognise(bytes(raw[: min(count, HEAD_BYTES)]))
                 if unpacking != "none" or (compression != "none" and count):
-                    decoder = open_decoder(compression, unpacking, stored.uri, self.splits)
+                    labels = await self._labels_of(store, stored)
+                    decoder = open_decoder(compression, unpacking, stored.uri, self.splits, labels)
             at += count
             if decoder is None:
                 line += raw[:count]
@@ -418,6 +439,13 @@ class ObjectSource:
             if decoder is not None and decoder.damage is not None:
                 raise decoder.damage
         return bytes(line).partition(b"\n")[0].removeprefix(BOM).removesuffix(b"\r")
+
+
+def _labels_alone(uri: str) -> SourceMissingError:
+    return SourceMissingError(
+        f"{uri} has labels of an idx file, and nothing else is there",
+        hint="name the file that they are the labels of, or the directory that has both",
+    )
 
 
 def _stored(partition: Partition) -> StoredObject:

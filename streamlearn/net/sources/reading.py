@@ -32,6 +32,7 @@ from streamlearn.net.sources.blocks import (
     settle,
 )
 from streamlearn.net.sources.compression import MAGIC_BYTES, recognise
+from streamlearn.net.sources.idx import Labels
 from streamlearn.net.sources.source import Store, StoredObject
 from streamlearn.net.sources.unpacking import (
     HEAD_BYTES,
@@ -77,6 +78,8 @@ class Plan:
         ``none``, or how what is inflated becomes records (``unpacking.unpacking_of``).
     splits : Splits
         Told of documents that are too long for one record.
+    labels : Labels or None
+        Those of an idx object.
     """
 
     partition: Partition
@@ -86,6 +89,7 @@ class Plan:
     compression: str
     unpacking: str
     splits: Splits
+    labels: Labels | None = None
     abandoned: bool = False
     last_byte: int = _NEWLINE  # of what was delivered so far
 
@@ -403,7 +407,9 @@ class Reading:
     async def _inflate(self, piece: _Piece, count: int) -> None:
         """Deliver the plain blocks of what is inflated or unpacked; what precedes an error too."""
         plan = piece.plan
-        inflater = open_decoder(plan.compression, plan.unpacking, plan.stored.uri, plan.splits)
+        inflater = open_decoder(
+            plan.compression, plan.unpacking, plan.stored.uri, plan.splits, plan.labels
+        )
         making = _Making(await self._lease(self._shares[1]))
         error: StreamlearnError | None = None
         while True:

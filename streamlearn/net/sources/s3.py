@@ -126,6 +126,26 @@ class S3Store:
                 fruitless = 0
         return filled
 
+    async def beside(self, uri: str) -> StoredObject | None:
+        """Describe an object of the same bucket; None where there is none, or an empty one.
+
+        Raises
+        ------
+        SourceMissingError, SourceError
+            It may not be read, or the endpoint says so for another reason.
+        """
+        key = uri.removeprefix(self.uri.uri_of(""))
+        fruitless = 0
+        while True:
+            try:
+                return await self._probe(key)
+            except aws_exceptions() as error:
+                failure = failure_of(error)
+                fruitless += 1
+                if failure.status == _GONE_STATUS:
+                    return None
+                await self._service.retry_or_raise(failure, fruitless, f"cannot read {uri}")
+
     async def describe(self) -> dict[str, str]:
         """Say where endpoint, region and credentials came from, for ``source check``.
 

@@ -1,13 +1,14 @@
 """From stored bytes to records, where a record is not just a line that is stored.
 
 Stored bytes are inflated, then perhaps *unpacked*: a tar archive's members become lines of text, or
-a record each; a whole file becomes a record; a docword file's lines are put together to a record
-a document. In a record that was a file newlines are blanks; one that is too long is split at a
-blank. What comes out is a stream of plain bytes like any other: positions count in it, and it is
-resumed as compressed data is, by making it once more.
+a record each, or a record of those that belong together; a whole file becomes a record, or each
+item of an idx file; a docword file's lines are put together to a record a document. In a record
+that was a file newlines are blanks; one that is too long is split at a blank. Records that are no
+text are stuffed (:mod:`streamlearn.binary`). What comes out is a stream of plain bytes like any
+other: positions count in it, and it is resumed as compressed data is, by making it once more.
 
 Everything here is synchronous and takes bounded memory. A further kind of archive, or other records
-of a tar archive's members (samples of several files), is a further :class:`Unpacker`.
+of a tar archive's members, is a further :class:`Unpacker`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from streamlearn.compute.kernels import bags
 from streamlearn.errors import DataError
 from streamlearn.messages import RECORD_BYTES_MAX
 from streamlearn.net.sources.compression import CODECS, Inflater
+from streamlearn.net.sources.idx import IdxUnpacker, Labels
+from streamlearn.net.sources.samples import SamplesUnpacker
 from streamlearn.net.sources.tar import BLOCK_BYTES, Member, TarReader, is_tar
 
 __all__ = ["HEAD_BYTES", "Decoder", "Splits", "Unpacker", "open_decoder", "unpacking_of"]
@@ -110,7 +113,9 @@ class Unpacker(Protocol):
         ...
 
 
-def open_decoder(compression: str, unpacking: str, uri: str, splits: Splits) -> Decoder:
+def open_decoder(
+    compression: str, unpacking: str, uri: str, splits: Splits, labels: Labels | None = None
+) -> Decoder:
     """Return what makes an object's plain bytes.
 
     Parameters
@@ -123,10 +128,14 @@ def open_decoder(compression: str, unpacking: str, uri: str, splits: Splits) -> 
         The object, for errors.
     splits : Splits
         Told of documents that are too long for one record.
+    labels : Labels, optional
+        Of an idx object.
     """
     codec = CODECS.get(compression)
     inflater: Decoder = Inflater(codec, uri) if codec else _Stored()
-    return inflater if unpacking == "none" else _Unpacked(inflater, unpacking, uri, splits)
+    if unpacking == "none":
+        return inflater
+    return _Unpacked(inflater, unpacking, uri, splits, labels or Labels())
 
 
 def unpacking_of(wanted: str, head: bytes) -> str:
@@ -135,17 +144,17 @@ def unpacking_of(wanted: str, head: bytes) -> str:
     Parameters
     ----------
     wanted : str
-        ``none``, ``docword``, or what a document is where there are documents: ``auto``, ``lines``
-        or ``files``.
+        ``none``, ``docword``, ``idx``, ``samples``, or what a document is where there are
+        documents: ``auto``, ``lines`` or ``files``.
     head : bytes
         Its first :data:`HEAD_BYTES` plain bytes.
 
     Returns
     -------
     str
-        ``none``, ``docword``, ``file``, ``tar lines`` or ``tar files``.
+        ``none``, ``docword``, ``idx``, ``samples``, ``file``, ``tar lines`` or ``tar files``.
     """
-    if wanted in {"none", "docword"}:
+    if wanted in {"none", "docword", "idx", "samples"}:
         return wanted
     if is_tar(head):
         return "tar lines" if wanted == "lines" else "tar files"
@@ -185,12 +194,15 @@ class _Unpacked:
         As :func:`unpacking_of` takes it; it is asked once there is enough to tell.
     """
 
-    def __init__(self, inflater: Decoder, wanted: str, uri: str, splits: Splits) -> None:
+    def __init__(
+        self, inflater: Decoder, wanted: str, uri: str, splits: Splits, labels: Labels
+    ) -> None:
         self.damage: DataError | None = None
         self._inflater = inflater
         self._wanted = wanted
         self._uri = uri
         self._splits = splits
+        self._labels = labels
         self._unpacker: Unpacker | None = None
         self._head = b""
         self._scratch = memoryview(bytearray(_STEP_BYTES))
@@ -282,6 +294,10 @@ class _Unpacked:
                 return _Lines()
             case "docword":
                 return _Docword(self._uri, self._splits)
+            case "idx":
+                return IdxUnpacker(self._uri, self._labels)
+            case "samples":
+                return SamplesUnpacker(self._uri)
             case "file":
                 return _File(self._uri, self._splits)
             case kind:

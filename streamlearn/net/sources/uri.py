@@ -97,8 +97,9 @@ def _block_bytes(uris: tuple[str, ...]) -> int:
 
 def _unpacking(config: SourceConfig) -> str:
     """Return how bytes become records: documents may be files, those of docword are many lines."""
-    if config.format == "bow":
-        return "docword"
+    unpacked = {"bow": "docword", "idx": "idx", "samples": "samples", "webdataset": "samples"}
+    if config.format in unpacked:
+        return unpacked[config.format]
     return config.documents if config.format in {"auto", "documents"} else "none"
 
 
