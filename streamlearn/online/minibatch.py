@@ -62,6 +62,9 @@ REASONS: Final = (
     "time",  # 9: not a time; bad_field = the column
     "weight",  # 10: negative or not finite weight
     "word",  # 11: a word's number is beyond the vocabulary
+    "image",  # 12: an image or array that cannot be read
+    "shape",  # 13: not of the shape that examples have
+    "sample",  # 14: lacks its input or its label, or has one twice
 )
 
 
