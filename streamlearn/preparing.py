@@ -84,6 +84,7 @@ async def first_records(
     if first is not None:
         with suppress(StreamlearnError):  # whoever learns from it will say so
             header = await source.header(first) if format_.first_line else None
+            format_.parser(header)  # what minibatches have, it may learn from this alone
             sample = await _sample(source, first)
             if format_.has_header:
                 sample = sample[sample.find(b"\n") + 1 :]
@@ -103,6 +104,8 @@ async def _sample(source: ObjectSource, partition: Partition) -> bytes:
         async for block in blocks:
             end = min(block.end, block.start + _SAMPLE_BYTES)
             sample = block.buffer[block.start : end].tobytes()
+            if b"\n" not in sample:  # one long record
+                sample = block.buffer[block.start : block.end].tobytes()
             block.release()
             return sample
     finally:
