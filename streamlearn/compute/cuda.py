@@ -140,6 +140,8 @@ class StreamLane:
         GPU also how many buffers of inputs there are.
     threads : int
         That torch computes one operation with, on the CPU; 0: as many as it likes.
+    streams : Streams, optional
+        Of the device; by default its own, and on the CPU none.
 
     Attributes
     ----------
@@ -156,7 +158,14 @@ class StreamLane:
         There is no such device.
     """
 
-    def __init__(self, device: str, *, depth: int = DEPTH, threads: int = 0) -> None:
+    def __init__(
+        self,
+        device: str,
+        *,
+        depth: int = DEPTH,
+        threads: int = 0,
+        streams: Streams | None = None,
+    ) -> None:
         assert depth >= 1
         self.device = device_of(device)
         self.busy_seconds = 0.0
@@ -166,9 +175,11 @@ class StreamLane:
         self._computing = Lane(f"torch-{self.device}", time.thread_time)
         self._copying: Lane | None = None
         self._way: _Plain | _Buffered = _Plain()
-        if self.device.type == "cuda":
+        if streams is None and self.device.type == "cuda":
+            streams = _Streams(self.device)
+        if streams is not None:
             self._copying = Lane(f"copies-{self.device}", time.thread_time)
-            self._way = _Buffered(_Streams(self.device), depth)
+            self._way = _Buffered(streams, depth)
         self._open = True
         if threads:
             self._computing.post(lambda: torch.set_num_threads(threads))
