@@ -120,6 +120,14 @@ def doubled(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {"y": given["x"] * 2}
 
 
+def noting(seen: list[int], number: int) -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
+    def work(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        seen.append(number)
+        return {}
+
+    return work
+
+
 @pytest.fixture
 def lane() -> Iterator[StreamLane]:
     one = StreamLane("cpu")
@@ -254,13 +262,8 @@ def test_run_comes_after_what_was_submitted_before_it() -> None:
     for streams in (None, Streams(5)):
         lane = StreamLane("cpu", depth=3, streams=streams)
         seen: list[int] = []
-
-        def note(given: Mapping[str, Tensor], seen: list[int] = seen) -> dict[str, Tensor]:
-            seen.append(int(given["x"][0]))
-            return {}
-
         for i in range(3):
-            lane.submit({"x": np.full(2, i, np.float32)}, note)
+            lane.submit({"x": np.zeros(2, np.float32)}, noting(seen, i))
         assert lane.run(seen.copy) == [0, 1, 2]
         lane.close()
 
