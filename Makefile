@@ -29,7 +29,7 @@ demo: $(VENV)/core
 test: $(VENV)/dev
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
-check: $(VENV)/dev
+check: $(VENV)/dev $(VENV)/deep
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -65,8 +65,8 @@ $(VENV)/dev: $(VENV)/core
 	@touch $@
 
 $(VENV)/deep: $(VENV)/core
-	@echo "installing torch"
-	@$(PIP) --no-build-isolation --editable '.[deep]'
+	@echo "installing torch, and what it exports to"
+	@$(PIP) --no-build-isolation --editable '.[deep,onnx]'
 	@touch $@
 
 $(VENV)/bench: $(VENV)/core

@@ -45,6 +45,7 @@ __all__ = ["app"]
 
 _ALL: Final = ("source", "model", "tables", "cluster", "compute", "output", "http")
 _READING: Final = ("source", "compute")
+_EXPORTED: Final = (".npz", ".parquet", ".txt", ".pt2", ".onnx", ".safetensors")
 
 app = typer.Typer(
     name="streamlearn",
@@ -341,15 +342,33 @@ def inspect_(call: Call) -> None:
     (),
     [
         _directory(),
-        option("target", Path, typer.Argument(..., metavar="FILE", help=".npz, .parquet or .txt")),
+        option(
+            "target",
+            Path,
+            typer.Argument(
+                ...,
+                metavar="FILE",
+                help=".npz, .parquet or .txt; of nets (deep) also .pt2, .onnx or .safetensors.",
+            ),
+        ),
     ],
-    examples=("streamlearn export model weights.parquet",),
+    examples=(
+        "streamlearn export model weights.parquet",
+        "streamlearn export net net.onnx",
+    ),
 )
 def export(call: Call) -> None:
-    """Write a model's weights in an open format, chosen by the suffix."""
+    """Write a model's weights in an open format, chosen by the suffix.
+
+    Of nets (deep) the whole model, from records' numbers to predictions: .pt2 (torch.export) or
+    .onnx, checked against the model; or the dense part alone: .safetensors.
+    """
     target: Path = call["target"]
-    if target.suffix not in (".npz", ".parquet", ".txt"):
-        raise ConfigError(f"export writes .npz, .parquet or .txt, but got {target.name}")
+    if target.suffix not in _EXPORTED:
+        raise ConfigError(
+            "export writes .npz, .parquet or .txt, of nets also .pt2, .onnx or .safetensors, but "
+            f"got {target.name}"
+        )
     finish(call, wiring().export(call["directory"], target))
 
 

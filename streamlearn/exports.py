@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
-from streamlearn.config import FmConfig
+from streamlearn.config import DeepConfig, FmConfig
 from streamlearn.errors import ConfigError, RunError
 from streamlearn.factorized import Factorized, factorized, ids_of
-from streamlearn.inspection import columns_of, name_keys
+from streamlearn.inspection import columns_of, looked_at, name_keys
 from streamlearn.messages import F32, I64, U32, U64
-from streamlearn.model import Model, load
+from streamlearn.model import Model
 from streamlearn.topic_exports import export_topics
 
-__all__ = ["export"]
+__all__ = ["GRAPHS", "export"]
+
+# What nets alone are written as: ``streamlearn.deep_export``.
+GRAPHS: Final = (".pt2", ".onnx", ".safetensors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ class _Exported:
         geometry = model.geometry
         config = model.job.model
         # of a feature whose weight is zero, the embedding is not used either
-        shrinks = not isinstance(config, FmConfig) or config.l1_shrk
+        shrinks = not isinstance(config, FmConfig | DeepConfig) or config.l1_shrk
         order = geometry.tiers.order if geometry is not None else 1
         width = geometry.tiers.dim * geometry.tiers.parts if geometry is not None else 0
         columns, embeddings = [], [np.zeros((0, width), np.float32)]
@@ -85,7 +88,8 @@ def export(directory: Path, target: Path) -> dict[str, Any]:
 
     Of each feature whose weight is not zero (and, where ``model.l1_shrk`` is off, of each that has
     an embedding) the key, weight, count, name and embedding. Of a factorization: of each user and
-    each item the id, key, bias, factors and count.
+    each item the id, key, bias, factors and count. Of a net, by further suffixes, the whole of it
+    as a graph, or its dense part.
 
     Raises
     ------
@@ -95,18 +99,29 @@ def export(directory: Path, target: Path) -> dict[str, Any]:
         The file cannot be written.
     """
     writers = {".npz": _write_npz, ".parquet": _write_parquet, ".txt": _write_text}
-    if target.suffix not in writers:
-        raise ConfigError(f"export writes .npz, .parquet or .txt, but got {target.name}")
-    model = load(directory)
-    try:
-        if model.job.model.kind == "mf":
-            return _export_factors(model, target)
-        if model.job.model.kind == "lda":
-            return export_topics(model, target, _pyarrow)
-        exported = _Exported.of(model)
-        writers[target.suffix](target, exported)
-    except OSError as error:
-        raise RunError(f"cannot write {target}", cause=error.strerror) from error
+    graphs = target.suffix in GRAPHS
+    if target.suffix not in writers and not graphs:
+        raise ConfigError(
+            "export writes .npz, .parquet or .txt, of nets also .pt2, .onnx or .safetensors, but "
+            f"got {target.name}"
+        )
+    with looked_at(directory) as model:
+        if graphs and not isinstance(model.job.model, DeepConfig):
+            raise ConfigError(
+                f"{target.suffix} is for nets (deep), but the model is {model.job.model.kind}",
+                hint="export .npz, .parquet or .txt",
+            )
+        try:
+            if graphs:
+                return _export_net(model, target)
+            if model.job.model.kind == "mf":
+                return _export_factors(model, target)
+            if model.job.model.kind == "lda":
+                return export_topics(model, target, _pyarrow)
+            exported = _Exported.of(model)
+            writers[target.suffix](target, exported)
+        except OSError as error:
+            raise RunError(f"cannot write {target}", cause=error.strerror) from error
     told = {
         "file": str(target),
         "nonzeros": int(np.count_nonzero(exported.weights)),
@@ -116,6 +131,12 @@ def export(directory: Path, target: Path) -> dict[str, Any]:
     if exported.order > 1:
         told["embeddings"] = int(np.count_nonzero(exported.dims))
     return told
+
+
+def _export_net(model: Model, target: Path) -> dict[str, Any]:
+    from streamlearn.deep_export import export_deep  # which brings torch
+
+    return export_deep(model, target)
 
 
 def _write_npz(target: Path, it: _Exported) -> None:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 
+from streamlearn.config import DeepConfig
 from streamlearn.factorized import extremes, factors_told
 from streamlearn.messages import F32, I64, U32, U64
-from streamlearn.model import Held, Model, load
+from streamlearn.model import Held, Model, load, stored_job
 from streamlearn.shards.arena import dims_of
 from streamlearn.shards.table import ExactTable
 from streamlearn.topic_model import topics_told
 
-__all__ = ["Columns", "columns_of", "inspect", "name_keys", "sizes", "strongest"]
+__all__ = ["Columns", "columns_of", "inspect", "looked_at", "name_keys", "sizes", "strongest"]
 
 
 _TOPIC_SIZES: Final = ("vocabulary", "words", "table_bytes", "counts_bytes", "names")
@@ -41,6 +44,20 @@ class Columns:
     weights: F32
     counts: U32
     dims: I64
+
+
+@contextmanager
+def looked_at(directory: Path) -> Iterator[Model]:
+    """Load a model to look at: a net on the CPU, wherever it was learned."""
+    job = stored_job(directory)
+    if isinstance(job.model, DeepConfig):
+        compute = msgspec.structs.replace(job.compute, device="cpu")
+        job = msgspec.structs.replace(job, compute=compute)
+    model = load(directory, job)
+    try:
+        yield model
+    finally:
+        model.close()
 
 
 def inspect(directory: Path, top: int) -> dict[str, Any]:
