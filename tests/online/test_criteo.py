@@ -1,6 +1,7 @@
 """The Criteo format: keys, blanks, bad records, full minibatches, both scanners."""
 
 import gzip
+import math
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,10 @@ from streamlearn.messages import RECORD_BYTES_MAX
 from streamlearn.online.criteo import FIELDS, CriteoFormat
 from streamlearn.online.delimited import DelimitedFormat
 from streamlearn.online.features import field_seed
+from streamlearn.online.formats import Deep
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, REASONS
 from tests.reference import criteo as reference
-from tests.reference.minibatches import described, drain
+from tests.reference.minibatches import described, drain, drain_deep
 from tests.reference.words import log_bucket, mix, token_key
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "criteo_first8000.tsv.gz"
@@ -261,3 +263,48 @@ def test_describe_takes_many_records_and_none(parser):
     keys = [key for _, _, row in reference.parse(data)[0] for key in row]
     assert [key for key, _, _ in described(parser, data)] == keys
     assert described(parser, b"") == []
+
+
+# --- deep models
+
+DEEP = Deep("logistic", 0)
+
+
+@pytest.mark.usefixtures("parser")
+@pytest.mark.parametrize("rows_max", [1, 7, 64])
+def test_a_deep_model_gets_logarithms_and_categories_by_their_field(rows_max):
+    deep = CriteoFormat(SourceConfig(), deep=DEEP)
+    assert (deep.dense, deep.dense_names, deep.fields) == ((13,), FIELDS[:13], FIELDS[13:])
+    data = log(9, 60) + b"bad\n" + log(10, 60).replace(b"\n", b"\r\n")
+    examples, bad = drain_deep(deep, data, rows_max=rows_max)
+    rows, twin_bad = reference.parse(data)
+    assert bad == twin_bad
+    assert [(e.start, e.label) for e in examples] == [(row[0], row[1]) for row in rows]
+    for example_, row in zip(examples, rows, strict=True):
+        _, *cells = data[row[0] :].split(b"\n", 1)[0].removesuffix(b"\r").split(b"\t")
+        numbers = [None if not cell else math.log(1 + max(int(cell), 0)) for cell in cells[:13]]
+        assert example_.dense == [None if x is None else float(np.float32(x)) for x in numbers]
+        assert example_.features == [
+            (token_key(cell, int(field_seed(name))), 1.0, name)
+            for cell, name in zip(cells[13:], FIELDS[13:], strict=True)
+            if cell
+        ]
+
+
+@pytest.mark.usefixtures("parser")
+@pytest.mark.parametrize(
+    ("text", "value"), [(b"9" * 18, 999999999999999999), (b"-7", 0), (b"0", 0), (b"007", 7)]
+)
+def test_integers_of_any_size_and_sign_have_a_logarithm(text, value):
+    deep = CriteoFormat(SourceConfig(), deep=DEEP)
+    [example_], _ = drain_deep(deep, record(ints=(text,) * 13))
+    assert example_.dense == [float(np.float32(math.log1p(value)))] * 13
+
+
+def test_a_deep_model_names_categories_alone():
+    deep = CriteoFormat(SourceConfig(), deep=DEEP)
+    data = log(11, 20)
+    examples, _ = drain_deep(deep, data)
+    assert [(key, deep.fields[field]) for key, field, _ in described(deep.parser(None), data)] == [
+        (key, field) for e in examples for key, _, field in e.features
+    ]

@@ -10,10 +10,10 @@ from streamlearn.errors import ConfigError, DataError
 from streamlearn.messages import BLOCK_TAILROOM_BYTES, RECORD_BYTES_MAX
 from streamlearn.online.delimited import DelimitedFormat
 from streamlearn.online.features import field_seed
-from streamlearn.online.formats import open_format
+from streamlearn.online.formats import Deep, open_format
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
 from tests.reference import delimited as reference
-from tests.reference.minibatches import described, drain
+from tests.reference.minibatches import described, drain, drain_deep
 from tests.reference.words import log_bucket, mix, token_key
 
 
@@ -542,3 +542,227 @@ def test_tsv_is_delimited_by_tabs():
     tsv = open_format(SourceConfig(format="tsv", header=True, label="y"))
     assert isinstance(tsv, DelimitedFormat)
     assert tsv.delimiter == "\t"
+
+
+# --- all other columns by a wildcard
+
+
+def test_a_wildcard_gives_the_features_that_named_columns_would():
+    header = b"a,y,b,c"
+    data = b"1,1,x,2.5\n,0,y,\n"
+    wild = source(header=True, columns={"*": "number:raw", "b": "categorical", "y": "label"})
+    kinds = {"a": "number:raw", "y": "label", "b": "categorical", "c": "number:raw"}
+    named = source(header=True, columns=kinds)
+    assert read(wild.parser(header), data, has_values=True) == read(
+        named.parser(header), data, has_values=True
+    )
+    assert wild.has_values
+    assert wild.fields == ("b", "a", "c")
+
+
+# --- deep models
+
+DEEP_KINDS = {
+    "y": "label",
+    "w": "weight",
+    "c": "categorical",
+    "r": "number:raw",
+    "n": "number",
+    "t": "time",
+    "s": "number:raw",
+}
+DEEP_HEADER = b"s,t,y,c,w,n,r"
+
+
+def deep(loss="logistic", count=0, /, *, labelled=True, **settings):
+    config = SourceConfig(format="delimited", header=True, **settings)
+    return DelimitedFormat(config, labelled=labelled, deep=Deep(loss, count))
+
+
+def deep_log(n, seed=1):
+    """Return records of DEEP_HEADER, some fields missing, some quoted, some bad."""
+    rng = np.random.default_rng(seed)
+    lines = []
+    for i in range(n):
+        cells = {
+            "s": rng.choice(["", "0", "-1.5", "1e-3", "12345678901"]),
+            "t": rng.choice(["", "2001-01-01", "2001-01-07T23:59"]),
+            "y": rng.choice(["0", "1", "yes", "no"]),
+            "c": rng.choice(["", "abc", '"a,b"', "größe"]),
+            "w": rng.choice(["1", "2.5"]),
+            "n": rng.choice(["", "7", "-0.1"]),
+            "r": rng.choice(["", "3.25", "7" * 12]),
+        }
+        if i % 11 == 10:
+            cells[rng.choice(["s", "t", "y", "n", "r"])] = "oops"
+        lines.append(",".join(cells[name] for name in DEEP_HEADER.decode().split(",")) + "\n")
+    return "".join(lines).encode()
+
+
+@pytest.mark.parametrize("rows_max", [1, 7, 64])
+def test_a_deep_model_gets_fields_and_raw_numbers(rows_max):
+    format_ = deep(columns=DEEP_KINDS, cross=("c*n", "t.hour*c"))
+    assert format_.fields == ("c", "n", "t.hour", "t.weekday", "c*n", "t.hour*c")
+    assert (format_.dense_names, format_.dense) == (("r", "s"), (2,))
+    assert (format_.has_fields, format_.has_values) == (True, False)
+    data = deep_log(150)
+    examples, bad = drain_deep(format_, data, header=DEEP_HEADER, rows_max=rows_max)
+    names = DEEP_HEADER.decode().split(",")
+    rows, twin_bad = reference.parse(
+        data,
+        DEEP_KINDS,
+        places={name: i for i, name in enumerate(names)},
+        count=len(names),
+        crosses=(("c", "n"), ("t.hour", "c")),
+    )
+    assert [one[:3] for one in bad] == twin_bad
+    expected = []
+    for start, label, weight, features in rows:
+        raw = {field: value for _, value, field, _ in features if field in {"r", "s"}}
+        embedded = [(key, 1.0, field) for key, _, field, _ in features if field not in raw]
+        expected.append((start, label, weight, embedded, [raw.get("r"), raw.get("s")]))
+    assert [tuple(one) for one in examples] == expected
+
+
+def test_a_deep_model_names_what_is_embedded():
+    format_ = deep(columns=DEEP_KINDS, cross=("c*n",))
+    data = b"1,2001-01-01T00:01,1,abc,1,7,2\n,,0,,1,7,2\n"
+    examples, bad = drain_deep(format_, data, header=DEEP_HEADER)
+    assert not bad
+    told = described(format_.parser(DEEP_HEADER), data)
+    assert [(key, format_.fields[field]) for key, field, _ in told] == [
+        (key, field) for one in examples for key, _, field in one.features
+    ]
+    assert {format_.fields[field]: text for _, field, text in told[:5]} == {
+        "t.hour": b"0",
+        "t.weekday": b"Mon",
+        "c": b"abc",
+        "n": b"[7, 8)",
+        "c*n": b"abc*[7, 8)",
+    }
+
+
+@pytest.mark.parametrize("token", [b"seven", b"nan", b"inf", b"1e39", b" 1"])
+def test_a_raw_number_that_is_none_makes_a_bad_record(token):
+    format_ = deep(columns={"y": "label", "r": "number:raw"})
+    line = b"1," + token
+    data = b"1,2\n" + line + b"\n0,\n"
+    examples, [(start, reason, field, arg)] = drain_deep(format_, data, header=b"y,r")
+    assert [one.dense for one in examples] == [[2], [None]]
+    assert (start, reason, field) == (4, 3, 1)
+    assert format_.complaint(reason, field, arg, line) == (
+        f"r '{token.decode()}' is not a finite number"
+    )
+
+
+def test_a_wildcard_of_raw_numbers_makes_all_other_columns_dense():
+    format_ = deep("classes", 7, columns={"*": "number:raw", "Cover_Type": "label"})
+    assert (format_.has_fields, format_.has_values) == (True, False)
+    header = b"Slope,Elevation,Cover_Type,Aspect"
+    examples, _ = drain_deep(format_, b"1,2,3,4\n5,,6,8\n", header=header)
+    assert (format_.fields, format_.dense) == ((), (3,))
+    assert format_.dense_names == ("Aspect", "Elevation", "Slope")
+    assert [(one.label, one.dense) for one in examples] == [(3, [4, 2, 1]), (6, [8, None, 5])]
+    # another object may have its columns in another order
+    [other], _ = drain_deep(format_, b"3,1,2,4\n", header=b"Cover_Type,Slope,Elevation,Aspect")
+    assert other == examples[0]
+
+
+def test_fields_that_a_header_names_do_not_depend_on_the_order_of_its_columns():
+    headers = (b"y,b,a,c", b"c,y,a,b")
+    made = []
+    for header in headers:
+        format_ = deep(columns={"*": "categorical", "c": "number:raw"}, label="y", cross=("a*b",))
+        format_.parser(header)
+        made.append((format_.fields, format_.dense_names))
+    assert made == [(("a*b", "a", "b"), ("c",))] * 2
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        (b"y,a,b,d", "the header has another column 'd', unlike the first that was read"),
+        (b"y,a", "the header has no column 'b', unlike the first that was read"),
+    ],
+)
+def test_a_deep_model_takes_no_other_columns_later(header, message):
+    for kind in ("categorical", "number:raw"):
+        format_ = deep(columns={"*": kind}, label="y")
+        format_.parser(b"y,a,b")
+        with pytest.raises(DataError) as error:
+            format_.parser(header)
+        assert error.value.message.startswith(message)
+    plain = source(header=True, label="y")
+    plain.parser(b"y,a,b")
+    plain.parser(header)
+
+
+def test_columns_that_are_named_may_stand_among_others():
+    format_ = deep(columns={"y": "label", "a": "number:raw", "b": "categorical"})
+    one, _ = drain_deep(format_, b"1,2,x\n", header=b"y,a,b")
+    other, _ = drain_deep(format_, b"x,?,2,1\n", header=b"b,new,a,y")
+    assert one == other
+
+
+def test_a_cross_of_a_raw_number_is_refused():
+    with pytest.raises(ConfigError, match="'r' is number:raw, which cannot be crossed"):
+        deep(columns=DEEP_KINDS, cross=("c*r",))
+
+
+@pytest.mark.parametrize(
+    ("format_", "token", "label"),
+    [
+        (deep("classes", 7, label="y"), b"6", 6),
+        (deep("classes", 7, label="y"), b"2.0", 2),
+        (deep("classes", 7, label="y"), b"7", "a whole number from 0 to 6"),
+        (deep("classes", 7, label="y"), b"-1", "a whole number from 0 to 6"),
+        (deep("classes", 7, label="y"), b"1.5", "a whole number from 0 to 6"),
+        (deep("classes", 7, label="y"), b"", "a whole number from 0 to 6"),
+        (deep("classes", 65536, label="y"), b"65535", 65535),
+        (deep("classes", 3, label="y", classes=("cat", "dog", "a,b")), b'"a,b"', 2),
+        (deep("classes", 2, label="y", classes=("cat", "dog")), b"cow", "one of cat, dog"),
+        (deep("classes", 2, label="y", classes=("cat", "dog")), b"", "one of cat, dog"),
+        (deep("classes", 2, label="y", classes=("1", "2")), b"1", 0),
+        (deep("squared", label="y"), b"-12.5", -12.5),
+        (deep("squared", label="y"), b"1e39", "a finite number"),
+        (deep("squared", label="y"), b"", "a finite number"),
+        (deep("squared", label="y"), b"nan", "a finite number"),
+        (deep(label="y > 3"), b"4", 1),
+        (deep(label="y"), b"2", "0 or 1, -1 or 1, true or false, yes or no"),
+    ],
+)
+def test_labels_are_what_the_loss_asks_for(format_, token, label):
+    line = token + b",x"
+    examples, bad = drain_deep(format_, line + b"\n", header=b"y,a")
+    if not isinstance(label, str):
+        assert (examples[0].label, bad) == (label, [])
+        return
+    [(_, reason, field, arg)] = bad
+    assert (reason, field) == (2, 0)
+    assert format_.complaint(reason, field, arg, line) == f"label '{token.decode()}' is not {label}"
+
+
+def test_a_deep_model_predicts_without_labels():
+    for loss, classes in (("logistic", 0), ("classes", 3), ("squared", 0)):
+        columns = {"*": "number:raw", "y": "label", "w": "weight"}
+        format_ = deep(loss, classes, columns=columns, labelled=False)
+        examples, bad = drain_deep(format_, b"1,2\n,3\n", header=b"b,a")
+        assert not bad
+        assert [tuple(one)[1:] for one in examples] == [
+            (0, 1, [], [2, 1]),
+            (0, 1, [], [3, None]),
+        ]
+        with_label, bad = drain_deep(format_, b"1,?,2\n", header=b"b,y,a")
+        assert (with_label[0].dense, bad) == ([2, 1], [])
+
+
+def test_negatives_that_are_left_out_take_fields_and_numbers_along():
+    format_ = deep(columns=DEEP_KINDS, cross=("c*n",))
+    data = deep_log(400)
+    whole = {one.start: one for one in drain_deep(format_, data, header=DEEP_HEADER)[0]}
+    for rows_max in (7, 64):
+        kept, _ = drain_deep(format_, data, header=DEEP_HEADER, rate=0.3, rows_max=rows_max)
+        assert 150 < len(kept) < len(whole) - 80
+        for one in kept:
+            was = whole[one.start]
+            assert (one.label, one.features, one.dense) == (was.label, was.features, was.dense)

@@ -4,7 +4,7 @@ import pytest
 
 from streamlearn.config import SourceConfig
 from streamlearn.errors import ConfigError
-from streamlearn.online.formats import ALIASES, FORMATS, open_format
+from streamlearn.online.formats import ALIASES, FORMATS, Deep, open_format
 
 
 @pytest.mark.parametrize(
@@ -39,8 +39,8 @@ def test_an_unknown_format_names_the_nearest():
     with pytest.raises(ConfigError) as error:
         open_format(SourceConfig(format="delimted"))
     assert error.value.message == (
-        "source.format: expected one of auto, bow, criteo, delimited, documents, jsonl, ldac, "
-        "libffm, ratings, svmlight, got 'delimted'"
+        "source.format: expected one of auto, bow, criteo, delimited, documents, idx, jsonl, "
+        "ldac, libffm, ratings, samples, svmlight, got 'delimted'"
     )
     assert error.value.hint == "did you mean 'delimited'?"
 
@@ -158,3 +158,74 @@ def test_other_models_take_no_documents(name):
         with pytest.raises(ConfigError, match=r"expected .*, which the model learns, got"):
             open_format(source, **options)
     assert open_format(source).name == name
+
+
+# --- deep models
+
+BINARY = Deep("logistic", 0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"format": "csv", "header": True, "label": "y"}, "delimited"),
+        ({"format": "jsonl", "fields": ("a",)}, "jsonl"),
+        ({"format": "criteo"}, "criteo"),
+        ({"format": "libffm", "fields": ("0-3",)}, "libffm"),
+        ({"format": "svmlight"}, "svmlight"),
+    ],
+)
+def test_a_deep_model_gets_fields_and_others_do_not(settings, name):
+    source = SourceConfig(**settings)
+    deep = open_format(source, ratings=False, documents=False, deep=BINARY)
+    assert (deep.name, deep.has_fields) == (name, True)
+    plain = open_format(source)
+    assert (plain.has_fields, plain.dense, plain.dense_names) == (False, (), ())
+
+
+@pytest.mark.parametrize("name", ["ratings", "documents", "ldac", "bow"])
+def test_deep_models_take_neither_ratings_nor_documents(name):
+    with pytest.raises(ConfigError) as error:
+        open_format(SourceConfig(format=name), deep=BINARY)
+    assert error.value.message.startswith("source.format: expected one of criteo, delimited, ")
+    assert error.value.message.endswith(f", which deep models learn, got '{name}'")
+    assert error.value.hint.startswith("--model ")
+
+
+@pytest.mark.parametrize("name", ["criteo", "libffm"])
+@pytest.mark.parametrize("loss", ["classes", "squared"])
+def test_formats_whose_labels_are_binary_say_so(name, loss):
+    source = SourceConfig(format=name, fields=("0-3",))
+    with pytest.raises(ConfigError) as error:
+        open_format(source, deep=Deep(loss, 3))
+    assert error.value.message == (
+        f"model.loss: expected logistic, since the labels of {name} are 0 and 1, got {loss!r}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "deep", "message"),
+    [
+        (
+            {"negative_rate": 0.1},
+            Deep("squared", 0),
+            "source.negative_rate: expected 1, since with model.loss squared no label is negative, "
+            "got 0.1",
+        ),
+        (
+            {"classes": ("a", "b")},
+            Deep("classes", 3),
+            "source.classes: expected 3 texts, one a class, got 2",
+        ),
+        ({"classes": ("a", "a")}, Deep("classes", 2), "source.classes: 'a' is there twice"),
+        (
+            {"classes": ("a", "")},
+            Deep("classes", 2),
+            "source.classes: expected the texts of labels, got an empty one",
+        ),
+    ],
+)
+def test_settings_that_contradict_a_deep_models_labels_are_refused(settings, deep, message):
+    with pytest.raises(ConfigError) as error:
+        open_format(SourceConfig(format="svmlight", **settings), deep=deep)
+    assert error.value.message == message

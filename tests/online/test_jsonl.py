@@ -13,11 +13,11 @@ from streamlearn.errors import ConfigError
 from streamlearn.messages import BLOCK_TAILROOM_BYTES, RECORD_BYTES_MAX
 from streamlearn.online.delimited import DelimitedFormat
 from streamlearn.online.features import field_seed
-from streamlearn.online.formats import open_format
+from streamlearn.online.formats import Deep, open_format
 from streamlearn.online.jsonl import PATHS_MAX, JsonlFormat
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, REASONS, Minibatch
 from tests.reference import jsonl as reference
-from tests.reference.minibatches import described
+from tests.reference.minibatches import described, drain_deep
 from tests.reference.words import log_bucket, mix, token_key
 
 LABELLED = {"label": "label"}
@@ -618,3 +618,152 @@ def test_describing_does_not_disturb_parsing():
     before = read(parser, log)
     described(parser, log)
     assert read(parser, log) == before
+
+
+# --- deep models
+
+DEEP_COLUMNS = {
+    "clicked": "label",
+    "cost": "weight",
+    "when": "time",
+    "user.segments": "categorical",
+    "ad.size": "number:raw",
+    "ad.bid": "number",
+    "age": "number:raw",
+}
+
+
+def deep(loss="logistic", count=0, /, **settings):
+    return JsonlFormat(SourceConfig(format="jsonl", **settings), deep=Deep(loss, count))
+
+
+def deep_log(n):
+    rng = random.Random(5)
+    records = []
+    for i in range(n):
+        record = {
+            "clicked": rng.randrange(2),
+            "cost": rng.choice([1, 2.5]),
+            "when": f"2001-01-{1 + i % 28:02}T{i % 24:02}:00",
+            "user": {"segments": rng.sample(["a", "b", "ü", 4], rng.randrange(4))},
+            "ad": {"size": rng.choice([None, "", 300, [300, 250.5], -1e3]), "bid": i / 8},
+        }
+        if rng.randrange(2):
+            record["age"] = rng.random()
+        records.append(json.dumps(record).encode() + b"\n")
+    return b"".join(records)
+
+
+@pytest.mark.parametrize("rows_max", [1, 7, 64])
+def test_a_deep_model_gets_fields_and_raw_numbers(rows_max):
+    format_ = deep(columns=DEEP_COLUMNS, cross=("user.segments*ad.bid",))
+    assert format_.fields == (
+        *("when.hour", "when.weekday", "user.segments", "ad.bid"),
+        "user.segments*ad.bid",
+    )
+    assert (format_.dense_names, format_.dense) == (("ad.size", "age"), (2,))
+    assert (format_.has_fields, format_.has_values) == (True, False)
+    data = deep_log(100)
+    examples, bad = drain_deep(format_, data, rows_max=rows_max)
+    assert bad == []
+    plain = source(columns=DEEP_COLUMNS, cross=("user.segments*ad.bid",))
+    raw = {mix(0, int(field_seed(name))) for name in format_.dense_names}
+    rows, _ = read(plain.parser(None), data, has_values=True)
+    assert [(e.start, e.label, e.weight, [f[0] for f in e.features]) for e in examples] == [
+        (*row[:3], [key for key, _ in row[3] if key not in raw]) for row in rows
+    ]
+    for line, one in zip(data.splitlines(), examples, strict=True):
+        record = json.loads(line)
+        size = record["ad"]["size"]
+        size = size[-1] if isinstance(size, list) else None if size == "" else size
+        age = record.get("age")
+        assert one.dense == [size, None if age is None else float(np.float32(age))]
+        fields = [field for _, _, field in one.features]
+        assert fields == [
+            *("when.hour", "when.weekday"),
+            *["user.segments"] * len(record["user"]["segments"]),
+            "ad.bid",
+            *["user.segments*ad.bid"] * bool(record["user"]["segments"]),
+        ]
+    told = described(format_.parser(None), data)
+    assert [(key, format_.fields[field]) for key, field, _ in told] == [
+        (key, field) for e in examples for key, _, field in e.features
+    ]
+
+
+def test_fields_by_their_type_are_known_too():
+    format_ = deep(fields=("b", "a"))
+    assert (format_.fields, format_.dense) == (("b", "a"), ())
+    [one], _ = drain_deep(format_, b'{"a":1,"c":2,"b":"x","label":0}\n')
+    assert one.features == [(bucket("a", 1), 1.0, "a"), (category("b", "x"), 1.0, "b")]
+
+
+def test_all_may_be_dense():
+    format_ = deep("squared", columns={"x": "number:raw", "label": "label"})
+    examples, _ = drain_deep(format_, b'{"x":1.5,"label":-3.25}\n{"label":"1e2"}\n')
+    assert [(e.label, e.features, e.dense) for e in examples] == [
+        (-3.25, [], [1.5]),
+        (100, [], [None]),
+    ]
+    assert described(format_.parser(None), b'{"x":1.5,"label":-3.25}\n') == []
+
+
+def test_a_raw_number_that_is_none_makes_a_bad_record():
+    format_ = deep(columns={"a": "categorical", "x": "number:raw"})
+    record = b'{"label":1,"a":"b","x":"seven"}'
+    examples, [(_, reason, field, arg)] = drain_deep(
+        format_, b'{"label":1,"x":3}\n' + record + b'\n{"label":0,"a":"c"}\n'
+    )
+    assert [e.dense for e in examples] == [[3], [None]]
+    assert REASONS[reason] == "number"
+    assert format_.complaint(reason, field, arg, record) == "x '\"seven\"' is not a finite number"
+
+
+@pytest.mark.parametrize(
+    ("format_", "record", "label"),
+    [
+        (deep("classes", 3, fields=("a",)), '{"label":2}', 2),
+        (deep("classes", 3, fields=("a",)), '{"label":"1.0"}', 1),
+        (deep("classes", 3, fields=("a",)), '{"label":3}', "a whole number from 0 to 2"),
+        (deep("classes", 3, fields=("a",)), '{"label":1.5}', "a whole number from 0 to 2"),
+        (deep("classes", 2, fields=("a",), classes=("x", "ü")), r'{"label":"\u00fc"}', 1),
+        (deep("classes", 2, fields=("a",), classes=("x", "ü")), '{"label":1}', "one of x, ü"),
+        (deep("classes", 2, fields=("a",), classes=("true", "7")), '{"label":true}', 0),
+        (deep("classes", 2, fields=("a",), classes=("true", "7")), '{"label":7}', 1),
+        (deep("squared", fields=("a",)), '{"label":-0.5e1}', -5),
+        (deep("squared", fields=("a",)), '{"label":"x"}', "a finite number"),
+        (deep("squared", fields=("a",)), '{"label":1e39}', "a finite number"),
+    ],
+)
+def test_labels_are_what_the_loss_asks_for(format_, record, label):
+    examples, bad = drain_deep(format_, record.encode() + b"\n")
+    if not isinstance(label, str):
+        assert (examples[0].label, bad) == (label, [])
+        return
+    [(_, reason, field, arg)] = bad
+    assert REASONS[reason] == "label"
+    assert format_.complaint(reason, field, arg, record.encode()).endswith(f" is not {label}")
+
+
+def test_a_deep_model_must_know_the_fields():
+    for options in ({}, {"columns": {"y": "label", "x": "ignore"}}, {"cross": ("a*b",)}):
+        with pytest.raises(ConfigError) as error:
+            deep(**options)
+        assert error.value.message == (
+            "source.columns: expected the fields and their kinds, which a deep model must know "
+            "beforehand, got none"
+        )
+
+
+def test_no_header_names_all_others():
+    with pytest.raises(ConfigError, match=r"source.columns.\*: all other columns .* JSON has none"):
+        source(columns={"*": "number", "y": "label"})
+
+
+def test_negatives_that_are_left_out_take_fields_and_numbers_along():
+    format_ = deep(columns=DEEP_COLUMNS)
+    data = deep_log(300)
+    whole = {e.start: e for e in drain_deep(format_, data)[0]}
+    kept, _ = drain_deep(format_, data, rate=0.3)
+    assert len(kept) < 270
+    assert all((whole[e.start].features, whole[e.start].dense) == e[3:] for e in kept)

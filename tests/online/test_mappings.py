@@ -132,6 +132,12 @@ def test_numbered_sources_have_no_fields() -> None:
             {1: "x", 0: 1},
             {"1": "x"},
         ),
+        (
+            {"format": "csv", "header": True, "columns": {"*": "number", "y": "label"}},
+            ("a", "b"),
+            {"a": 7, "y": 1, "c": 1},
+            {"a": 7},
+        ),
         ({"format": "jsonl", "label": "y == 1"}, (), {"y": 1, "a": True, "b": None}, {"a": True}),
     ],
 )
@@ -142,6 +148,17 @@ def test_labels_and_fields_that_are_none_are_passed_over(
     keys, values = schema.read(record)
     assert (keys, values) == schema.read(json.loads(json.dumps(as_json)))
     assert len(keys) == len(as_json)
+
+
+def test_columns_of_a_wildcard_have_its_kind() -> None:
+    columns = {"*": "time", "y": "label", "c": "categorical", "when": "time:hour"}
+    fields = ("c", "when.hour", "t.hour", "t.weekday", "t.hour*c")
+    record = {"c": "x", "when": "2001-01-01T07:00", "t": "2001-01-07T08:00", "z": 1}
+    wild = SchemaFields(SourceConfig(format="csv", header=True, columns=columns), fields)
+    named = {"c": "categorical", "when": "time:hour", "t": "time"}
+    plain = SchemaFields(SourceConfig(format="jsonl", columns=named), ())
+    assert wild.read(record) == plain.read(record)
+    assert len(wild.read(record)[0]) == 4
 
 
 def test_a_bad_record_says_why() -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from streamlearn.config import SourceConfig
 from streamlearn.errors import ConfigError, DataError
+from streamlearn.online.formats import Deep
 from streamlearn.online.schema import (
     KINDS,
     LABEL_TOKENS,
@@ -262,3 +263,135 @@ def test_a_header_must_have_each_column_once():
         schema(label="y").bind(["y", "x", "x"])
     with pytest.raises(DataError, match="no column 'late', which"):
         schema({"a": "number"}, label="late > 15").bind(["a"])
+
+
+# --- all other columns
+
+
+def test_a_wildcard_gives_the_kind_of_all_columns_without_one():
+    made = schema({"*": "number", "b": "categorical", "y": "label", "x": "ignore"})
+    assert (made.kinds, made.others) == (
+        {"b": "categorical", "y": "label", "x": "ignore"},
+        "number",
+    )
+    assert made.fields == ("b",)
+    bound = made.bind(["a", "b", "x", "y", "c"])
+    assert bound.features == (
+        Feature("a", "a", "number"),
+        Feature("b", "b", "category"),
+        Feature("c", "c", "number"),
+    )
+
+
+def test_a_wildcard_leaves_out_a_label_that_a_rule_names():
+    bound = schema({"*": "time:hour"}, label="late > 3", cross=("a.hour*b.hour",)).bind(
+        ["a", "late", "b"]
+    )
+    assert [f.field for f in bound.features] == ["a.hour", "b.hour"]
+    assert bound.crosses == ((0, 1),)
+
+
+def test_a_wildcard_may_ignore():
+    made = schema({"*": "ignore", "y": "label", "a": "number"})
+    assert [f.field for f in made.bind(["a", "y", "b", "b"]).features] == ["a"]
+
+
+def test_raw_numbers_by_wildcard_have_values():
+    assert schema({"*": "number:raw", "y": "label"}).has_values
+    assert not schema({"*": "number", "y": "label"}).has_values
+
+
+@pytest.mark.parametrize(
+    ("columns", "header", "message"),
+    [
+        (
+            {"*": "number", "0": "label"},
+            False,
+            "source.columns.*: all other columns are those that a header names, but source.header "
+            "is false",
+        ),
+        ({"*": "label"}, True, "source.columns.*: all other columns cannot be the label"),
+        (
+            {"*": "weight", "y": "label"},
+            True,
+            "source.columns.*: all other columns cannot be the weight",
+        ),
+        (
+            {"*": "numbr", "y": "label"},
+            True,
+            f"source.columns.*: expected one of {', '.join(KINDS)}, got 'numbr'",
+        ),
+        (
+            {"*": "number"},
+            True,
+            "source.columns: expected one column of kind label, got none",
+        ),
+    ],
+)
+def test_a_wrong_wildcard_is_named(columns, header, message):
+    with pytest.raises(ConfigError) as error:
+        schema(columns, header=header)
+    assert error.value.message == message
+
+
+def test_a_wildcard_takes_no_column_twice():
+    made = schema({"*": "number", "y": "label"})
+    with pytest.raises(DataError, match="has the column 'a' twice"):
+        made.bind(["y", "a", "a"])
+
+
+def test_a_cross_of_a_raw_number_by_wildcard_is_refused_once_the_header_is_there():
+    made = schema({"*": "number:raw", "y": "label"}, cross=("a*b",))
+    with pytest.raises(ConfigError, match="'a' is number:raw, which cannot be crossed"):
+        made.bind(["y", "a", "b"])
+
+
+# --- deep models
+
+
+def test_raw_numbers_of_a_deep_model_are_no_fields():
+    columns = {"y": "label", "r": "number:raw", "n": "number", "s": "number:raw"}
+    made = read_schema(SourceConfig(columns=columns, header=True), Deep("logistic", 0))
+    assert (made.fields, made.dense_names, made.has_values) == (("n",), ("r", "s"), False)
+    plain = schema(columns)
+    assert (plain.fields, plain.dense_names, plain.has_values) == (("r", "n", "s"), (), True)
+
+
+@pytest.mark.parametrize(
+    ("deep", "classes", "comparison", "expected"),
+    [
+        (Deep("logistic", 0), (), "", "0 or 1, -1 or 1, true or false, yes or no"),
+        (Deep("squared", 0), (), "value", "a finite number"),
+        (Deep("classes", 7), (), "class", "a whole number from 0 to 6"),
+        (Deep("classes", 2), ("cat", "dog"), "", "one of cat, dog"),
+    ],
+)
+def test_a_deep_models_label_is_what_its_loss_asks_for(deep, classes, comparison, expected):
+    for how in ({"columns": {"y": "label"}}, {"label": "y"}):
+        config = SourceConfig(header=True, classes=classes, **how)
+        rule = read_schema(config, deep).label
+        assert (rule.column, rule.text, rule.comparison, rule.expected) == (
+            "y",
+            "",
+            comparison,
+            expected,
+        )
+
+
+def test_many_classes_are_not_all_told():
+    classes = tuple(f"c{i}" for i in range(50))
+    rule = read_schema(SourceConfig(header=True, label="y", classes=classes), Deep("classes", 50))
+    assert rule.label.expected.endswith(", c18, c19, …")
+    assert rule.label.tokens[b"c49"] == 49
+
+
+@pytest.mark.parametrize("loss", ["classes", "squared"])
+def test_a_rule_makes_no_labels_of_a_loss_that_has_others(loss):
+    config = SourceConfig(header=True, label="delay > 15")
+    with pytest.raises(ConfigError) as error:
+        read_schema(config, Deep(loss, 3))
+    assert error.value.message == (
+        "source.label: expected the name of a column, since a rule makes labels of 0 and 1 and "
+        f"model.loss is {loss}, got 'delay > 15'"
+    )
+    assert read_schema(config, Deep("logistic", 0)).label.comparison == ">"

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from streamlearn.config import SourceConfig
 from streamlearn.messages import RECORD_BYTES_MAX
 from streamlearn.online.features import field_seed
+from streamlearn.online.formats import Deep
 from streamlearn.online.libffm import LibffmFormat
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, REASONS
 from streamlearn.online.svmlight import SvmlightFormat
 from tests.reference import pairs as reference
-from tests.reference.minibatches import described, drain
+from tests.reference.minibatches import described, drain, drain_deep
 from tests.reference.words import mix, token_key
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "a9a.libsvm.gz"
@@ -192,3 +193,71 @@ def test_describe_names_every_key():
         (-1, b"5"),
     ]
     assert [key for key, _, _ in names] == [key for row in read(data)[0] for key in row[2]]
+
+
+# --- deep models
+
+
+def deep(loss, classes=0, *texts):
+    return SvmlightFormat(SourceConfig(classes=texts), deep=Deep(loss, classes))
+
+
+@pytest.mark.parametrize("rows_max", [1, 3, 64])
+def test_a_deep_model_gets_one_field_with_values(rows_max):
+    format_ = deep("logistic")
+    assert (format_.fields, format_.dense, format_.has_values) == (("features",), (), True)
+    data = b"1 7:0.5 name:2\n-1\n+1 1 2:3 # x\nx 1:1\n" * 4
+    examples, bad = drain_deep(format_, data, rows_max=rows_max)
+    rows, twin_bad = reference.parse(data, fields=False)
+    assert bad == twin_bad
+    assert [
+        (e.start, e.label, [f[0] for f in e.features], [f[1] for f in e.features]) for e in examples
+    ] == rows
+    assert {f[2] for e in examples for f in e.features} == {"features"}
+
+
+LABELS = [b"0", b"1", b"2", b"2.0", b"3", b"-1", b"1.5", b"cat", b"dog", b"1e3", b"nan", b"-0"]
+
+
+@pytest.mark.parametrize(
+    ("format_", "labels", "expected"),
+    [
+        (deep("logistic"), [0, 1, None, None, None, 0] + [None] * 5 + [0], "-1, 0 or 1"),
+        (
+            deep("classes", 3),
+            [0, 1, 2, 2] + [None] * 7 + [0],
+            "a whole number from 0 to 2",
+        ),
+        (
+            deep("classes", 3, "dog", "3", "cat"),
+            [None] * 4 + [1, None, None, 2, 0] + [None] * 3,
+            "one of dog, 3, cat",
+        ),
+        (
+            deep("squared"),
+            [0, 1, 2, 2, 3, -1, 1.5, None, None, 1000, None, 0],
+            "a finite number",
+        ),
+    ],
+)
+def test_labels_are_what_the_loss_asks_for(format_, labels, expected):
+    data = b"".join(label + b" 1:1\n" for label in LABELS)
+    examples, bad = drain_deep(format_, data, rows_max=5)
+    assert [e.label for e in examples] == [label for label in labels if label is not None]
+    wrong = [token for token, label in zip(LABELS, labels, strict=True) if label is None]
+    assert len(bad) == len(wrong)
+    for token, (_, reason, field, arg) in zip(wrong, bad, strict=True):
+        assert REASONS[reason] == "label"
+        assert format_.complaint(reason, field, arg, token + b" 1:1") == (
+            f"label '{token.decode()}' is not {expected}"
+        )
+
+
+def test_negatives_that_are_left_out_take_their_fields_along():
+    data = b"".join(b"%d %d:1\n" % (i % 3 == 0, i) for i in range(300))
+    format_ = deep("logistic")
+    whole, _ = drain_deep(format_, data)
+    kept, _ = drain_deep(format_, data, rate=0.3)
+    by_start = {e.start: e for e in whole}
+    assert 100 < len(kept) < 250
+    assert all(by_start[e.start].features == e.features for e in kept)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from streamlearn.compute.kernels.records import subsample_negatives
 from streamlearn.messages import BLOCK_TAILROOM_BYTES
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
 
 if TYPE_CHECKING:
-    from streamlearn.online.formats import Parser
+    from streamlearn.online.formats import Format, Parser
 
 Bad = tuple[int, int, int, int]  # start, reason, field, arg
 
@@ -82,3 +83,74 @@ def described(parser: Parser, data: bytes) -> list[tuple[int, int, bytes]]:
             zip(names.keys.tolist(), names.fields.tolist(), strict=True)
         )
     ]
+
+
+class Example(NamedTuple):
+    """An example of a deep format."""
+
+    start: int
+    label: float
+    weight: float
+    features: list[tuple[int, float, str]]  # key, value (1 where there are none), field
+    dense: list[float | None]  # None where missing
+
+
+def drain_deep(
+    format: Format,
+    data: bytes,
+    *,
+    header: bytes | None = None,
+    rows_max: int = 64,
+    rate: float = 1.0,
+    before: int = 3,
+) -> tuple[list[Example], list[Bad]]:
+    """Return the examples of a deep format, negatives subsampled, and bad records.
+
+    As :func:`drain`; whatever the minibatch had before is spoilt.
+    """
+    parser = format.parser(header)
+    buffer = np.full(before + len(data) + BLOCK_TAILROOM_BYTES, ord("7"), np.uint8)
+    end = before + len(data)
+    buffer[before:end] = np.frombuffer(data, np.uint8)
+    buffer[end::7], buffer[end::5] = ord("\n"), ord("\t")
+    out = Minibatch.of(format, rows_max, FEATURES_PER_RECORD_MAX + rows_max * 64)
+    examples: list[Example] = []
+    bad: list[Bad] = []
+    at = before
+    while at < end:
+        out.clear()
+        out.fields[:], out.dense[:], out.values[:] = -9, 77, 77
+        after = parser.parse(buffer, at, end, out)
+        assert at < after <= end
+        assert after == end or out.full
+        assert out.records == out.rows + out.bad
+        if rate < 1:
+            subsample_negatives(
+                out.keys, out.values, out.fields, out.dense, out.indptr, out.labels, out.weights,
+                out.lines, out.state, -before, rate,
+            )  # fmt: skip
+        assert out.indptr[0] == 0
+        assert out.indptr[out.rows] == out.nnz
+        for i in range(out.rows):
+            span = range(out.indptr[i], out.indptr[i + 1])
+            examples.append(
+                Example(
+                    int(out.lines[i]) - before,
+                    float(out.labels[i]),
+                    float(out.weights[i]),
+                    [
+                        (
+                            int(out.keys[j]),
+                            float(out.values[j]) if out.has_values else 1.0,
+                            format.fields[out.fields[j]],
+                        )
+                        for j in span
+                    ],
+                    [None if np.isnan(x) else x for x in out.dense[i].tolist()],
+                )
+            )
+        columns = (out.bad_start, out.bad_reason, out.bad_field, out.bad_arg)
+        noted = zip(*(column[: out.bad].tolist() for column in columns), strict=True)
+        bad += [(start - before, *rest) for start, *rest in noted]
+        at = after
+    return examples, bad

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamlearn.compute.kernels.records import find_newline, last_newline, subsample_negatives
-from streamlearn.online.minibatch import Minibatch
+from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
 from tests.reference.tables import minibatch
 
 
@@ -130,3 +130,28 @@ def test_an_empty_minibatch_stays_empty() -> None:
     batch = minibatch([])
     subsample(batch, 0, 0.5)
     assert (batch.rows, batch.nnz, batch.state[4]) == (0, 0, 0)
+
+
+def test_fields_and_dense_parts_go_with_their_examples() -> None:
+    rng = np.random.default_rng(5)
+    for valued in (False, True):
+        n, nnz_max = 500, FEATURES_PER_RECORD_MAX
+        batch = Minibatch(n, nnz_max, has_values=valued, has_fields=True, dense=(2, 3))
+        widths = rng.integers(0, 4, n)
+        batch.indptr[1:] = np.cumsum(widths)
+        nnz = int(widths.sum())
+        batch.state[:2] = n, nnz
+        of = np.repeat(np.arange(n), widths)
+        batch.keys[:nnz], batch.fields[:nnz] = 2 * of + 1, of
+        batch.dense[:] = np.arange(n)[:, None] + np.array([0, 0.25, 0.5, np.nan, 0.125, 0])
+        batch.labels[:] = rng.random(n) < 0.25
+        batch.lines[:] = np.arange(n) * 97
+        dense = batch.dense.copy()
+        subsample(batch, 0, 0.3)
+        assert 100 < batch.rows < 400
+        kept = batch.lines[: batch.rows] // 97
+        np.testing.assert_array_equal(batch.dense[: batch.rows], dense[kept])
+        owners = np.repeat(kept, np.diff(batch.indptr[: batch.rows + 1]))
+        assert batch.nnz == len(owners)
+        assert batch.fields[: batch.nnz].tolist() == owners.tolist()
+        assert (batch.keys[: batch.nnz] == 2 * owners + 1).all()
