@@ -154,7 +154,8 @@ class BadRecord:
         Plain byte offset of the record's first byte in the object.
     reason : str
         Short machine-readable reason, of a bounded set (a metric label): ``field_count``,
-        ``label``, ``number``, ``utf8``, ``too_long``, ``quote``, ``syntax``, ``feature_count``.
+        ``label``, ``number``, ``utf8``, ``too_long``, ``quote``, ``syntax``, ``feature_count``,
+        ``image`` and others (``online.minibatch.REASONS``).
     detail : str
         Human sentence with expected and actual (``label 'x7' is not 0 or 1``).
     record : bytes

@@ -109,8 +109,10 @@ async def replay(
         uris = tuple(dict.fromkeys(record.uri for record in records))
         job = msgspec.structs.replace(job, source=msgspec.structs.replace(job.source, uri=uris))
         source = open_source(job.source)
-        quarantine = Quarantine(path, model.quarantine_size)
         format_ = format_of(job, records[0].record + b"\n")
+        if format_.first_line:  # what minibatches have, it may have to say
+            format_.parser(await source.header(Partition(uris[0])))
+        quarantine = Quarantine(path, model.quarantine_size)
         learner = Learner(
             model,
             format_,
