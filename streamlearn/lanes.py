@@ -99,13 +99,15 @@ class Parcel:
         What the step made of it.
     counting : bool
         Whether its keys' counts are raised.
+    scores : float32[rows_max] or float32[rows_max, classes]
+        Of its examples.
     bounds : int64[portions + 1]
         Where the keys of each portion begin.
     answers : SimpleQueue
         One None, or the error, from each portion that has done what was posted.
     """
 
-    def __init__(self, rows_max: int, nnz_max: int, portions: int) -> None:
+    def __init__(self, rows_max: int, nnz_max: int, portions: int, classes: int = 0) -> None:
         self.work: Work | None = None
         self.localized = Localized(nnz_max)
         self.weights: F32 = np.zeros(nnz_max + 2, np.float32)
@@ -119,7 +121,7 @@ class Parcel:
         self.gradients = Gradients(_NO_VECTORS)
         self.counting = True
         self.bounds: I64 = np.zeros(portions + 1, np.int64)
-        self.scores: F32 = np.zeros(rows_max, np.float32)
+        self.scores: F32 = np.zeros((rows_max, classes) if classes else rows_max, np.float32)
         self.fresh: U8 = np.zeros(rows_max, np.uint8)
         self.marks: U8 = np.zeros(nnz_max + 2, np.uint8)
         self.minute = 0

@@ -18,7 +18,7 @@ from typing import Final, Protocol, cast
 import numpy as np
 
 from streamlearn.compute.kernels.steps import left_zero
-from streamlearn.config import DeepConfig
+from streamlearn.config import DeepConfig, classes_of
 from streamlearn.errors import RunError, StreamlearnError, TableFullError
 from streamlearn.gate import Gate
 from streamlearn.lanes import Parcel, Portion, Portions
@@ -44,7 +44,7 @@ class TornError(RunError):
 def rehearse(model: Model, batch: Minibatch) -> None:
     """Call each kernel of these lanes once, on a small model."""
     assert isinstance(model.table, ExactTable)
-    parcel = Parcel(batch.rows_max, batch.nnz_max, 1)
+    parcel = Parcel(batch.rows_max, batch.nnz_max, 1, classes_of(model.job))
     step = _step_of(model)
     portion = Portion(0, model.table, model.job.model, (0, 256))
     localized = Localizer(batch.nnz_max).localize(batch, parcel.localized, intercept=step.intercept)
@@ -168,7 +168,8 @@ class Window:
         # a row is fresh with its key where there may be no weights
         self._by_keys = isinstance(config, DeepConfig)
         self._localizer = Localizer(nnz_max)
-        self._free = [Parcel(rows_max, nnz_max, len(portions.portions)) for _ in range(PARCELS)]
+        shape = (rows_max, nnz_max, len(portions.portions), classes_of(model.job))
+        self._free = [Parcel(*shape) for _ in range(PARCELS)]
         self._pulling: Parcel | None = None
         self._stepping: Parcel | None = None
         self._pushing: Parcel | None = None
