@@ -30,7 +30,7 @@ from streamlearn.compute.kernels import standardizing
 from streamlearn.compute.kernels.rules import rates_of
 from streamlearn.config import DeepConfig
 from streamlearn.errors import ConfigError, SnapshotError
-from streamlearn.messages import F32, I64, U64
+from streamlearn.messages import F32, I64, U8, U64
 from streamlearn.online.dense_part import DensePart, NewExchange
 from streamlearn.online.dense_state import part
 from streamlearn.online.localized import Localized, Localizer
@@ -350,9 +350,18 @@ class DeepStep:
 
 
 class DeepScratch:
-    """Buffers of one lane that scores."""
+    """Buffers of one lane that scores.
 
-    def __init__(self, nnz_max: int) -> None:
+    Attributes
+    ----------
+    state, fresh, scores
+        As ``logistic.Scratch`` has them; ``scores`` are what :meth:`DeepSolver.score` returned last.
+    """
+
+    def __init__(self, rows_max: int, nnz_max: int) -> None:
+        self.state: I64 = np.zeros(8, np.int64)
+        self.fresh: U8 = np.zeros(rows_max, np.uint8)
+        self.scores: F32 = np.zeros(0, np.float32)
         self.localizer = Localizer(nnz_max)
         self.localized = Localized(nnz_max)
 
@@ -388,12 +397,13 @@ class DeepSolver:
         self, rows_max: int, nnz_max: int, features_max: int = FEATURES_PER_RECORD_MAX
     ) -> DeepScratch:
         """Return buffers for a lane that scores."""
-        return DeepScratch(nnz_max)
+        return DeepScratch(rows_max, nnz_max)
 
     def score(self, batch: Minibatch, scratch: DeepScratch) -> F32:
         """Score each example without learning; float32[rows], or float32[rows, classes]."""
         localized = scratch.localizer.localize(batch, scratch.localized, intercept=False)
-        return self.step.score(batch, localized, self.pull(localized.keys))
+        scratch.scores = self.step.score(batch, localized, self.pull(localized.keys))
+        return scratch.scores
 
     def pull(self, keys: U64) -> Values:
         """Return what the table has of keys (uint64[u]): zeros, and no embedding, of unknown ones.
