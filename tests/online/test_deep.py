@@ -18,7 +18,7 @@ from streamlearn.online.nets import Sizes  # noqa: E402
 from streamlearn.online.steps import Gradients  # noqa: E402
 from streamlearn.shards.arena import Arena  # noqa: E402
 from streamlearn.shards.table import ExactTable  # noqa: E402
-from tests.deep_parts import (  # noqa: E402
+from tests.deep_steps import (  # noqa: E402
     COLUMNS,
     DIM,
     FIELDS,
