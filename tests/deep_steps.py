@@ -61,7 +61,7 @@ class Examples:
         batch.labels[:n] = labels
         batch.weights[:n] = 1 if weights is None else weights
         if dense is not None:
-            batch.dense[:n] = np.asarray(dense).reshape(n, -1)
+            batch.dense[:n] = np.asarray(dense).reshape(n, batch.dense.shape[1])
         batch.state[:2] = n, nnz
         self.localized = Localizer(batch.nnz_max).localize(
             batch, Localized(batch.nnz_max), intercept=False
