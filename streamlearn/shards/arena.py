@@ -182,6 +182,9 @@ class Arena:
         rows of its have.
     room : int64[2]
         Lines that rows may have in all; how often a row was refused one for that.
+    weightless : bool
+        Whether a row whose weight is zero earns an embedding all the same: nets may have no
+        weights.
 
     Raises
     ------
@@ -199,6 +202,7 @@ class Arena:
             tiers, l1_shrk=l1_shrk, region_slots=region_slots, region_lines=self._region_lines
         )
         self.scale = np.float32(scale)
+        self.weightless = False
         # weakly, since the table holds this: both are gigabytes that must go once nobody uses them
         self._table: ExactTable = weakref.proxy(table)
         regions = len(table.words) // 4 // region_slots
@@ -216,9 +220,11 @@ class Arena:
     @classmethod
     def of(cls, table: ExactTable, model: _Long, bytes_max: int) -> Arena:
         """Return the arena of a model's table."""
-        return cls(
+        arena = cls(
             table, model.tiers, l1_shrk=model.l1_shrk, bytes_max=bytes_max, scale=model.v_init_scale
         )
+        arena.weightless = isinstance(model, DeepConfig)
+        return arena
 
     @property
     def bytes_max(self) -> int:
@@ -317,7 +323,8 @@ class Arena:
         slots : int64[n]
             Rows, none negative.
         l1 : float
-            Rows whose z is not beyond it have a weight of zero, and earn nothing.
+            Rows whose z is not beyond it have a weight of zero, and earn nothing (unless the arena
+            is ``weightless``).
         bare : bool
             Whether the first is the constant feature.
         keeper : Keeper
@@ -331,8 +338,8 @@ class Arena:
         times = _NO_COUNTS if counts is None else counts
         admit: Any = kernels.admit  # numba's stubs count the arguments of another function
         admitted = admit(
-            self._table.words, slots, times, np.float32(l1), int(bare), *self._earning(),
-            self.scale, *keeper.arguments(len(slots)),
+            self._table.words, slots, times, np.float32(-1 if self.weightless else l1), int(bare),
+            *self._earning(), self.scale, *keeper.arguments(len(slots)),
         )  # fmt: skip
         self.advise()
         return int(admitted)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from streamlearn.compute.kernels.rules import v_rates_of
 from streamlearn.compute.kernels.table import preserve
+from streamlearn.config import DeepConfig
 from streamlearn.embeddings import Tiers
 from streamlearn.errors import TableFullError
 from streamlearn.shards.arena import Arena, dims_of, sliced
@@ -281,6 +282,16 @@ def test_rows_without_a_weight_and_the_constant_feature_earn_nothing() -> None:
         assert arena.admit(slots, L1, False, NOTHING) == 1
         assert arena.lengths(slots, weights, False).tolist() == [8, 0, 0, 8, 0]
         assert arena.lengths(slots, weights, True).tolist() == [0, 0, 0, 8, 0]
+
+
+def test_for_nets_rows_without_a_weight_earn_as_others_do() -> None:
+    with small_tables():
+        table, keys = ExactTable(300), random_keys(1, 5)
+        arena = Arena.of(table, DeepConfig(dim=8), 1 << 20)
+        see(table, keys, np.array([2, 1, -1, -1.01, 0], np.float32), 1, NOTHING)
+        slots = table.find(keys)
+        assert arena.admit(slots, L1, False, NOTHING) == 5
+        assert arena.lengths(slots, np.zeros(5, np.float32), False).tolist() == [8] * 5
 
 
 @pytest.mark.parametrize("l1_shrk", [False, True])
