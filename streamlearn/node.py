@@ -9,6 +9,7 @@ from typing import Any
 
 import uvloop
 
+from streamlearn.binary import Sample
 from streamlearn.cluster.roles import FollowerOptions, ShardOptions, UpOptions, WorkerOptions
 from streamlearn.config import JobConfig
 from streamlearn.errors import StreamlearnError
@@ -17,7 +18,7 @@ from streamlearn.inspection import inspect
 from streamlearn.messages import Position, Progress
 from streamlearn.model import stored_job
 from streamlearn.net.sources.uri import open_source
-from streamlearn.online.formats import open_format
+from streamlearn.online.formats import DEEP_ONLY, Deep, open_format
 from streamlearn.recommending import Recommended
 from streamlearn.recommending import recommend as _recommend
 from streamlearn.replay import replay as _replay
@@ -239,9 +240,15 @@ async def source_check(job: JobConfig) -> dict[str, Any]:
             told["first_line"] = line[:200].decode(errors="replace")
             ratings = True if job.model.kind == "mf" else None  # of others whatever it is
             documents = True if job.model.kind == "lda" else None
+            arrays = job.source.format in DEEP_ONLY  # whose labels nobody asks for here
+            deep = Deep("squared", 0) if arrays or job.model.kind == "deep" else None
             told["format"] = open_format(
-                job.source, line, ratings=ratings, documents=documents
+                job.source, line, ratings=ratings, documents=documents, deep=deep
             ).name
+            if line and told["format"] == "samples":  # as it travels it says little
+                sample = Sample.decode(line)
+                names = ", ".join(extension for extension, _ in sample.members)
+                told["first_line"] = f"{sample.key[:200]}: {names[:200]}"
         told["ok"] = True
     except StreamlearnError as error:
         told |= {"ok": False, "error": error.message, "cause": error.cause, "hint": error.hint}

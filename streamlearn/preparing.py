@@ -12,7 +12,7 @@ import msgspec
 
 from streamlearn.compute.leftovers import give_back
 from streamlearn.config import DeepConfig, JobConfig, classes_of, loss_of
-from streamlearn.errors import StreamlearnError
+from streamlearn.errors import DataError, StreamlearnError
 from streamlearn.messages import Partition, Position
 from streamlearn.net.sources.objects import ObjectSource
 from streamlearn.online.formats import Deep, Format, open_format
@@ -68,7 +68,8 @@ async def compile_kernels(
     def told(what: str) -> None:
         loop.call_soon_threadsafe(telemetry.tell, "compiling", what)
 
-    header, records = await first_records(format_, source, partitions)
+    deep = isinstance(job.model, DeepConfig)
+    header, records = await first_records(format_, source, partitions, needed=deep)
     if records:
         with suppress(StreamlearnError):  # whoever learns from it will say so
             await asyncio.to_thread(warm_up, job, format_, header, records, told)
@@ -77,18 +78,35 @@ async def compile_kernels(
 
 
 async def first_records(
-    format_: Format, source: ObjectSource, partitions: list[Partition]
+    format_: Format, source: ObjectSource, partitions: list[Partition], *, needed: bool = False
 ) -> tuple[bytes | None, bytes]:
-    """Return the header (where there is one) and some whole records of the first object."""
+    """Return the header (where there is one) and some whole records of the first object.
+
+    Parameters
+    ----------
+    needed : bool
+        Whether the model takes its inputs from what the format has seen then, as nets do: an object
+        that cannot be read is raised as an error at once. Else whoever learns from it says so.
+    """
     first = next((p for p in partitions if p.size > 0 and p.start == 0), None)
-    if first is not None:
-        with suppress(StreamlearnError):  # whoever learns from it will say so
-            header = await source.header(first) if format_.first_line else None
-            format_.parser(header)  # what minibatches have, it may learn from this alone
-            sample = await _sample(source, first)
-            if format_.has_header:
-                sample = sample[sample.find(b"\n") + 1 :]
-            return header, whole_records(sample)
+    if first is None:
+        return None, b""
+    try:
+        header = await source.header(first) if format_.first_line else None
+        format_.parser(header)  # what minibatches have, it may learn from this alone
+    except StreamlearnError as error:
+        if not needed:
+            return None, b""
+        if not isinstance(error, DataError) or first.uri in error.message:
+            raise
+        raise DataError(
+            f"{first.uri}: {error.message}", cause=error.cause, hint=error.hint
+        ) from error
+    with suppress(StreamlearnError):  # whoever learns from it will say so
+        sample = await _sample(source, first)
+        if format_.has_header:
+            sample = sample[sample.find(b"\n") + 1 :]
+        return header, whole_records(sample)
     return None, b""
 
 

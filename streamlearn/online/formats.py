@@ -22,7 +22,16 @@ if TYPE_CHECKING:
     from streamlearn.messages import I32, I64, U8, U64
     from streamlearn.online.minibatch import Minibatch
 
-__all__ = ["FORMATS", "Deep", "Described", "Format", "Parser", "open_format", "refuse_other_losses"]
+__all__ = [
+    "DEEP_ONLY",
+    "FORMATS",
+    "Deep",
+    "Described",
+    "Format",
+    "Parser",
+    "open_format",
+    "refuse_other_losses",
+]
 
 # Name -> "module:class"; imported when asked for, since each brings kernels. The class takes a
 # SourceConfig, and as ``deep`` what a deep model wants, where deep models learn the format.
@@ -149,7 +158,7 @@ _LABEL_OPTIONAL: Final = {"delimited", "ratings", "idx", "samples"}
 _DOCUMENTS: Final = ("documents", "ldac", "bow")
 # What deep models learn besides others, and what they alone learn.
 _DEEP_TOO: Final = ("criteo", "delimited", "jsonl", "libffm", "svmlight")
-_DEEP_ONLY: Final = ("idx", "samples")
+DEEP_ONLY: Final = ("idx", "samples")
 
 
 def open_format(
@@ -225,7 +234,7 @@ def open_format(
             f"source.format: expected {what}, which the model learns, got {name!r}",
             hint="--model lda learns documents",
         )
-    if deep is None and name in _DEEP_ONLY:
+    if deep is None and name in DEEP_ONLY:
         raise ConfigError(
             f"source.format: expected text, which the model learns, got {name!r}",
             hint="--model deep learns images and samples",
@@ -251,7 +260,7 @@ def _check_deep(config: SourceConfig, name: str, deep: Deep) -> None:
     ------
     ConfigError
     """
-    formats = [one for one in (*_DEEP_TOO, *_DEEP_ONLY) if one in FORMATS]
+    formats = [one for one in (*_DEEP_TOO, *DEEP_ONLY) if one in FORMATS]
     if name not in formats:
         raise ConfigError(
             f"source.format: expected one of {', '.join(formats)}, which deep models learn, "
@@ -291,6 +300,11 @@ _PAIR = re.compile(rb"^[+-]?[\d.]\S*( +\d+:\S+)+\s*$")
 _TRIPLE = re.compile(rb"^[+-]?[\d.]\S*( +[^\s:]+:[^\s:]+:\S+)+\s*$")
 
 
+# How objects begin, or what stands in them, that are no text.
+_BINARY: Final = {
+    **dict.fromkeys((bytes([0, 0, one]) for one in (8, 9, 11, 12, 13, 14)), "idx"),
+    **dict.fromkeys((b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"\x93NUMPY"), "samples"),
+}
 _LDAC = re.compile(rb"\s*(\d+)((?:\s+\d+:\d+)*)\s*$")
 
 
@@ -337,9 +351,14 @@ def _recognise(config: SourceConfig, sample: bytes | None, *, ratings: bool) -> 
         return "ratings"
     shown = line[:60].decode(errors="replace")
     saw = f"the first line is {shown!r}" if line else "there is no line"
+    arrays = next((name for start, name in _BINARY.items() if line.startswith(start)), "")
+    if arrays:
+        saw = f"the first bytes are {line[:4].hex(' ')}, which is no text"
     raise ConfigError(
         f"source.format: auto cannot tell the format: {saw}",
-        hint="set source.header = true where that names the columns, or name the format: ratings"
+        hint=f"--format {arrays}, which --model deep learns"
+        if arrays
+        else "set source.header = true where that names the columns, or name the format: ratings"
         if ratings
         else "name it: --format delimited with source.header or source.columns, or another of "
         + ", ".join(FORMATS),

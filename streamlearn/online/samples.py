@@ -127,10 +127,13 @@ class SamplesFormat:
         if not self.dense:
             assert header is not None, "the shape of examples says the first record"
             try:
+                if not header:
+                    raise DataError("there is no sample")
                 self.dense = self._read_input(Sample.decode(header)).shape
             except (_Bad, DataError) as error:
                 raise DataError(
-                    f"the shape of examples is not known, since the first sample has none: {error}",
+                    "the shape of examples is not known, since the first sample has none: "
+                    f"{error.args[0]}",
                     hint="say it: --image-size HEIGHTxWIDTH",
                 ) from error
         return SamplesParser(self)

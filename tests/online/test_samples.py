@@ -201,6 +201,18 @@ def test_a_first_sample_without_shape_is_an_error_that_says_the_way_out():
     assert "npy of the sample 'k': it is no .npy" in caught.value.message
     assert "--image-size" in str(caught.value.hint)
     assert format_of(image_size="2x2").parser(None)
+    with pytest.raises(DataError, match="the first sample has none: there is no sample"):
+        format_of().parser(b"")
+
+
+@pytest.mark.parametrize(
+    ("start", "name"),
+    [(b"\x89PNG  ", "samples"), (b"\xff\xd8\xff\xe0", "samples"), (b"\0\0\x08\3\0", "idx")],
+)
+def test_auto_says_what_it_is_that_it_cannot_take(start, name):
+    with pytest.raises(ConfigError, match="auto cannot tell the format: the first bytes are") as e:
+        open_format(SourceConfig(), start + b"...\n", deep=CLASSES)
+    assert e.value.hint == f"--format {name}, which --model deep learns"
 
 
 def test_the_shape_stays_that_of_the_first_object():
