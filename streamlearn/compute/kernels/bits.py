@@ -35,6 +35,7 @@ __all__ = [
     "popcount",
     "prefetch",
     "prefetch_read",
+    "store32",
     "store64",
     "token_key",
 ]
@@ -69,6 +70,19 @@ def _load(bits: int) -> Callable[..., Any]:
 load8 = _load(8)
 load32 = _load(32)
 load64 = _load(64)
+
+
+@intrinsic
+def store32(_context: Any, address: Any, value: Any) -> Any:
+    """Store a float32 or uint32 at an unaligned address."""
+
+    def generate(ctx: Any, builder: Any, _sig: Any, args: Any) -> Any:
+        builder.store(args[1], _pointer(builder, args[0], args[1].type), align=1)
+        return ctx.get_dummy_value()
+
+    return types.void(
+        types.int64, types.float32 if value == types.float32 else types.uint32
+    ), generate
 
 
 @intrinsic

@@ -12,7 +12,7 @@ from llvmlite import ir
 from numba import int64, njit, types, uint64
 from numba.extending import intrinsic
 
-from streamlearn.compute.kernels.bits import ctz, load8, load32
+from streamlearn.compute.kernels.bits import ctz, load8, load32, load64, store64
 
 __all__ = [
     "CODES",
@@ -30,6 +30,7 @@ __all__ = [
     "EXPECT_SURROGATE",
     "EXPECT_VALUE",
     "blank",
+    "copy",
     "numeral",
     "plain_end",
     "unescape",
@@ -78,6 +79,14 @@ def _mask_special(_context: Any, address: Any) -> Any:
         return builder.bitcast(mask, ir.IntType(64))
 
     return types.uint64(types.int64), generate
+
+
+@njit(nogil=True, cache=True)
+def copy(at, length, target, to):
+    """Copy bytes to ``target[to:]``, eight at a time; may write seven more."""
+    address = int64(target.ctypes.data) + to
+    for i in range(0, length, 8):
+        store64(address + i, load64(at + i))
 
 
 @njit(nogil=True, cache=True)

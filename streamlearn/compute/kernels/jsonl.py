@@ -13,19 +13,18 @@ newline, which no rule of the grammar takes for part of a value: no other bound 
 from __future__ import annotations
 
 import numpy as np
-from numba import float32, int64, njit, uint64
+from numba import float32, int64, njit, uint32, uint64
 
 from streamlearn.compute.kernels.bits import (
     cross_key,
     ctz,
     load8,
     load32,
-    load64,
     log_bucket,
     mask_eq2,
     mask_high,
     mix,
-    store64,
+    store32,
     token_key,
 )
 from streamlearn.compute.kernels.delimited import (
@@ -53,6 +52,7 @@ from streamlearn.compute.kernels.json_text import (
     EXPECT_SURROGATE,
     EXPECT_VALUE,
     blank,
+    copy,
     numeral,
     plain_end,
     unescape,
@@ -97,14 +97,6 @@ _NULL, _TEXT, _NUMBER, _BOOLEAN = 0, 1, 2, 3
 
 
 @njit(nogil=True, cache=True)
-def _copy(at, length, target, to):
-    """Copy bytes to ``target[to:]``, eight at a time; may write seven more."""
-    address = int64(target.ctypes.data) + to
-    for i in range(0, length, 8):
-        store64(address + i, load64(at + i))
-
-
-@njit(nogil=True, cache=True)
 def path_hash(at, length):
     """Return the hash of a path in the table of ops, never 0.
 
@@ -127,18 +119,8 @@ def _find(wanted, table):
         place = (place + 1) & mask
 
 
-@njit(nogil=True, cache=True, inline="always")
-def _put(nnz, key, value, field, keys, values, field_ids):
-    """Write a feature, with what the minibatch has of it."""
-    keys[nnz] = key
-    if values.size > 0:
-        values[nnz] = value
-    if field_ids.size > 0:
-        field_ids[nnz] = field
-
-
 @njit(nogil=True, cache=True)
-def _record(begin, settings, kinds, seeds, ids, table, table_ops, table_seeds, threshold, label_tokens, label_ends, label_values, path, token, levels, level_ops, level_seeds, slots, keys, values, field_ids, dense, row, nnz, bucket_text, bucket_ends, weekday_text, fields, text_ends, text, counters):  # fmt: skip  # noqa: E501
+def _record(begin, settings, kinds, seeds, ids, table, table_ops, table_seeds, threshold, label_tokens, label_ends, label_values, path, token, levels, level_ops, level_seeds, slots, keys, values, ids_at, dense_at, nnz, bucket_text, bucket_ends, weekday_text, fields, text_ends, text, counters):  # fmt: skip  # noqa: E501
     """Read the record at ``begin``, which ends at the first newline.
 
     Returns
@@ -151,7 +133,7 @@ def _record(begin, settings, kinds, seeds, ids, table, table_ops, table_seeds, t
     """
     base = int64(path.ctypes.data)
     dynamic = settings[S_DYNAMIC] != 0
-    telling = settings[S_TELL] != 0
+    has_values, telling = values.size > 0, settings[S_TELL] != 0
     has_slots = slots.size > 0
     last = nnz + settings[S_FEATURES_MAX]
     label, label_at = np.nan, -16
@@ -188,7 +170,7 @@ def _record(begin, settings, kinds, seeds, ids, table, table_ops, table_seeds, t
                 path_at, path_length = at, stop - at
                 at = stop + 1
                 if prefix != 0:
-                    _copy(path_at, path_length, path, prefix)
+                    copy(path_at, path_length, path, prefix)
                     path_at, path_length = base, prefix + path_length
             else:
                 at, path_length, code = unescape(at, path, prefix)
@@ -250,7 +232,7 @@ def _record(begin, settings, kinds, seeds, ids, table, table_ops, table_seeds, t
                 if depth == DEPTH_MAX - 1:
                     return nnz, _R_SYNTAX, -1, 16 * (at - begin) + EXPECT_LEVELS, label, weight
                 if path_at != base:
-                    _copy(path_at, path_length, path, 0)
+                    copy(path_at, path_length, path, 0)
                 depth += 1
                 in_object = byte == uint64(123)
                 if in_object:
@@ -310,12 +292,16 @@ def _record(begin, settings, kinds, seeds, ids, table, table_ops, table_seeds, t
                     valid, value = number(token_at, length)
                     if not valid and reason == 0:
                         reason, bad_field, arg = _R_NUMBER, op, 16 * (begins - begin)
-                    dense[row, field] = value
+                    store32(dense_at + 4 * field, value)
                 elif nnz + (make == TIME) >= last:
                     crowded = True
                 elif make == CATEGORY:
                     key = token_key(token_at, length, seed)
-                    _put(nnz, key, float32(1), field, keys, values, field_ids)
+                    keys[nnz] = key
+                    if has_values:
+                        values[nnz] = float32(1)
+                    if ids_at != 0:
+                        store32(ids_at + 4 * nnz, uint32(field))
                     if has_slots and op >= 0:
                         slots[2 * op] = key
                     if telling:
@@ -330,7 +316,11 @@ def _record(begin, settings, kinds, seeds, ids, table, table_ops, table_seeds, t
                         bucket = log_bucket(value)
                         value = float32(1)
                     key = mix(bucket, seed)
-                    _put(nnz, key, value, field, keys, values, field_ids)
+                    keys[nnz] = key
+                    if has_values:
+                        values[nnz] = value
+                    if ids_at != 0:
+                        store32(ids_at + 4 * nnz, uint32(field))
                     if has_slots and op >= 0:
                         slots[2 * op] = key
                     if telling:
@@ -345,7 +335,11 @@ def _record(begin, settings, kinds, seeds, ids, table, table_ops, table_seeds, t
                     hour = when & 31
                     if make != WEEKDAY and hour != NO_HOUR:
                         key = mix(uint64(hour), seed)
-                        _put(nnz, key, float32(1), field, keys, values, field_ids)
+                        keys[nnz] = key
+                        if has_values:
+                            values[nnz] = float32(1)
+                        if ids_at != 0:
+                            store32(ids_at + 4 * nnz, uint32(field))
                         if has_slots:
                             slots[2 * op] = key
                         if telling:
@@ -353,7 +347,11 @@ def _record(begin, settings, kinds, seeds, ids, table, table_ops, table_seeds, t
                         nnz += 1
                     if make != HOUR:
                         key, field = mix(uint64(when >> 5), seeds[op, 1]), int64(ids[op, 1])
-                        _put(nnz, key, float32(1), field, keys, values, field_ids)
+                        keys[nnz] = key
+                        if has_values:
+                            values[nnz] = float32(1)
+                        if ids_at != 0:
+                            store32(ids_at + 4 * nnz, uint32(field))
                         if has_slots:
                             slots[2 * op + 1] = key
                         if telling:
@@ -399,8 +397,8 @@ def _record(begin, settings, kinds, seeds, ids, table, table_ops, table_seeds, t
 
 @njit(nogil=True, cache=True)
 def _cross(
-    slots, cross_ends, cross_slots, cross_seeds, cross_ids, telling, keys, values, field_ids, nnz,
-    fields, text_ends, text, counters
+    slots, cross_ends, cross_slots, cross_seeds, cross_ids, has_values, telling, keys, values,
+    ids_at, nnz, fields, text_ends, text, counters
 ):  # fmt: skip
     """Append the crosses of a record whose features end at ``nnz``; return where they end.
 
@@ -417,7 +415,11 @@ def _cross(
             missing |= other == uint64(0)
             key = cross_key(key, other, cross_seeds[cross])
         if not missing:
-            _put(nnz, key, float32(1), cross_ids[cross], keys, values, field_ids)
+            keys[nnz] = key
+            if has_values:
+                values[nnz] = float32(1)
+            if ids_at != 0:
+                store32(ids_at + 4 * nnz, uint32(cross_ids[cross]))
             if telling:
                 to = counters[C_TEXT]
                 for part in range(begin, end):
@@ -538,7 +540,9 @@ def parse_records(
     """
     base = int64(buffer.ctypes.data)
     rows_max = labels.size
-    telling = settings[S_TELL] != 0
+    has_values, telling = values.size > 0, settings[S_TELL] != 0
+    dense_base, width = int64(dense.ctypes.data), dense.shape[1]
+    ids_at = int64(field_ids.ctypes.data) if field_ids.size > 0 else int64(0)
     rows, nnz, bad, records = state[0], state[1], state[2], state[3]
     begin, final = base + start, base + end
     while begin < final and rows < rows_max and bad < rows_max and nnz <= nnz_last:
@@ -563,10 +567,11 @@ def parse_records(
             reason = _R_UTF8
         else:
             slots[:] = uint64(0)
-            for i in range(dense.shape[1]):
-                dense[rows, i] = np.nan
+            dense_at = dense_base + 4 * rows * width
+            for i in range(width):
+                store32(dense_at + 4 * i, float32(np.nan))
             counters_before = counters[C_TEXT]
-            after, reason, field, arg, label, weight = _record(line, settings, kinds, seeds, ids, table, table_ops, table_seeds, threshold, label_tokens, label_ends, label_values, path, token, levels, level_ops, level_seeds, slots, keys, values, field_ids, dense, rows, nnz, bucket_text, bucket_ends, weekday_text, fields, text_ends, text, counters)  # fmt: skip  # noqa: E501
+            after, reason, field, arg, label, weight = _record(line, settings, kinds, seeds, ids, table, table_ops, table_seeds, threshold, label_tokens, label_ends, label_values, path, token, levels, level_ops, level_seeds, slots, keys, values, ids_at, dense_at, nnz, bucket_text, bucket_ends, weekday_text, fields, text_ends, text, counters)  # fmt: skip  # noqa: E501
             if reason != 0:
                 counters[C_TEXT] = counters_before
         if reason == 0 and cross_ends.size > 0:
@@ -574,8 +579,8 @@ def parse_records(
                 reason, arg = _R_FEATURES, settings[S_FEATURES_MAX]
             else:
                 after = _cross(
-                    slots, cross_ends, cross_slots, cross_seeds, cross_ids, telling, keys, values,
-                    field_ids, after, fields, text_ends, text, counters
+                    slots, cross_ends, cross_slots, cross_seeds, cross_ids, has_values, telling,
+                    keys, values, ids_at, after, fields, text_ends, text, counters
                 )  # fmt: skip
         if reason == 0:
             labels[rows] = label

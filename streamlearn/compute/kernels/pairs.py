@@ -19,7 +19,7 @@ where it ends.
 from __future__ import annotations
 
 import numpy as np
-from numba import float32, float64, int64, njit, uint64
+from numba import float32, float64, int64, njit, uint32, uint64
 
 from streamlearn.compute.kernels.bits import (
     ctz,
@@ -28,6 +28,7 @@ from streamlearn.compute.kernels.bits import (
     load32,
     load64,
     mix,
+    store32,
     token_key,
 )
 from streamlearn.compute.kernels.delimited import label_of_token
@@ -198,7 +199,7 @@ def named_key(text, seed):
 
 
 @njit(nogil=True, cache=True)
-def _record(begin, fields, seed, label_of, table, keys, values, numbers, first):
+def _record(begin, fields, seed, label_of, table, keys, values, numbers_at, first):
     """Read the line at ``begin``, which has a label.
 
     Parameters
@@ -206,9 +207,9 @@ def _record(begin, fields, seed, label_of, table, keys, values, numbers, first):
     fields, seed : bool, uint64
     label_of, table : tuple
         As in :func:`parse`, with addresses for arrays.
-    keys, values, numbers : uint64[n], float32[n], int32[n]
-        Written from index ``first`` on; room for 65536. No fields are written where ``numbers``
-        has no length.
+    keys, values, numbers_at : uint64[n], float32[n], int64
+        Written from index ``first`` on; room for 65536. The last is the address of the int32
+        numbers of fields, or 0 where none are wanted.
 
     Returns
     -------
@@ -257,7 +258,7 @@ def _record(begin, fields, seed, label_of, table, keys, values, numbers, first):
                 if stop == at or load8(stop) != uint64(58):
                     return 0, label, at, 7, features, token - begin
             at = stop + 1
-            if numbers.size > 0:
+            if numbers_at != 0:
                 number_of = _number_of(inner, table)
                 if number_of < 0:
                     return 0, label, at, 7, features, token - begin
@@ -279,8 +280,8 @@ def _record(begin, fields, seed, label_of, table, keys, values, numbers, first):
                 return 0, label, at, 3, features, token - begin
         keys[target] = key
         values[target] = value
-        if numbers.size > 0:
-            numbers[target] = number_of
+        if numbers_at != 0:
+            store32(numbers_at + 4 * target, uint32(number_of))
         target += 1
         features += 1
     return features, label, at, 0, -1, 0
@@ -336,6 +337,7 @@ def parse(buffer, start, end, fields, seed, label_of, table, sink):
     field_keys, field_numbers = table
     mask = field_keys.size - 1
     table_at = (int64(field_keys.ctypes.data), int64(field_numbers.ctypes.data), mask)
+    numbers_at = int64(numbers.ctypes.data) if numbers.size > 0 else int64(0)
     position = int64(start)
     while position < end and not _full(state, labels.size, keys.size):
         at = _blanks_end(base + position)
@@ -344,7 +346,7 @@ def parse(buffer, start, end, fields, seed, label_of, table, sink):
             position = line_end(at) - base + 1
             continue
         features, label, stop, reason, field, arg = _record(
-            at, fields, seed, label_at, table_at, keys, values, numbers, state[1]
+            at, fields, seed, label_at, table_at, keys, values, numbers_at, state[1]
         )
         arg += at - base - position
         stop = line_end(stop) - base
