@@ -467,7 +467,7 @@ def _write_dense(
     target: Path, net: nn.Module, mean: Tensor | None, scale: Tensor | None, config: DeepConfig
 ) -> dict[str, Any]:
     """Write parameters and buffers of a net, and what its inputs are standardised by."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     arrays = {name: one.contiguous() for name, one in _plain(net).state_dict().items()}
     if mean is not None and scale is not None:
@@ -481,7 +481,7 @@ def _write_dense(
         "dim": str(config.dim),
         "pooling": config.pooling,
     }
-    save_file(arrays, target, metadata=said)
+    target.write_bytes(save(arrays, metadata=said))
     return {
         "file": str(target),
         "arrays": len(arrays),

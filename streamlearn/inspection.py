@@ -7,18 +7,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 import numpy as np
 
 from streamlearn.config import DeepConfig
+from streamlearn.deep_inspection import longest, net_told
 from streamlearn.factorized import extremes, factors_told
 from streamlearn.messages import F32, I64, U32, U64
 from streamlearn.model import Held, Model, load, stored_job
 from streamlearn.shards.arena import dims_of
 from streamlearn.shards.table import ExactTable
 from streamlearn.topic_model import topics_told
+
+if TYPE_CHECKING:
+    from streamlearn.online.deep import DeepSolver
 
 __all__ = ["Columns", "columns_of", "inspect", "looked_at", "name_keys", "sizes", "strongest"]
 
@@ -64,9 +68,14 @@ def inspect(directory: Path, top: int) -> dict[str, Any]:
     """Say what is in a model: counts, sparsity, embeddings, and the largest weights by name.
 
     Of a factorization: users, items, and the items of highest and lowest bias and most ratings; of
-    topics: how many, of how many words, documents and tokens, and the priors.
+    topics: how many, of how many words, documents and tokens, and the priors; of a net its layers,
+    and the largest weights and embeddings where it has some.
     """
-    model = load(directory)
+    with looked_at(directory) as model:
+        return _told(model, top)
+
+
+def _told(model: Model, top: int) -> dict[str, Any]:
     report: dict[str, Any] = {
         "model": model.job.model.kind,
         "snapshot": model.resumed_from,
@@ -79,10 +88,28 @@ def inspect(directory: Path, top: int) -> dict[str, Any]:
         return report | factors_told(model) | figures | extremes(model, top)
     if model.job.model.kind == "lda":
         return report | topics_told(model) | figures
+    if isinstance(model.job.model, DeepConfig):
+        return report | figures | _net_told(model, top)
     report |= {**sizes(model), "intercept": model.solver.intercept, **figures}
     if model.has_embeddings:
         report["dimensions"] = dimensions(model)
     return report | {"weights": strongest(model, top)}
+
+
+def _net_told(model: Model, top: int) -> dict[str, Any]:
+    """Say what is in a net, and of its features which weigh most."""
+    needs = cast("DeepSolver", model.solver).step.needs
+    told = {**sizes(model), **net_told(model)}
+    if not needs.wide:
+        del told["nonzeros"], told["sparsity"]
+    if needs.dim:
+        told["dimensions"] = dimensions(model)
+        keys, norms = longest(model, top)
+        told["largest_embeddings"] = [
+            {"feature": name, "norm": norm}
+            for name, norm in zip(_names(model, keys), norms.tolist(), strict=True)
+        ]
+    return told | ({"weights": strongest(model, top)} if needs.wide else {})
 
 
 def strongest(model: Model, top: int) -> list[dict[str, Any]]:

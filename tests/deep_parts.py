@@ -1,167 +1,115 @@
-"""What tests of deep steps share: minibatches of fields, pulled values, a lane on the CPU."""
+"""Small nets, learned from logs of their own by the command line; torch is wanted for all."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from itertools import pairwise
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from streamlearn.compute.cuda import StreamLane
-from streamlearn.kinds import DeepConfig
-from streamlearn.online.deep import DeepStep
-from streamlearn.online.localized import Localized, Localizer
-from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
-from streamlearn.online.nets import Sizes
-from streamlearn.online.steps import Gradients, Values
+from tests.runs import run, settings
 
-Feature = tuple[int, int, float]  # field, key, value
-
-DIM = 3
-FIELDS = 2
-COLUMNS = 3
-SIZES = Sizes((COLUMNS,), FIELDS, 1)
+KINDS = ("clicks", "bags", "numbers", "images")
+CLASSES = ("plain", "striped", "dot\tted")
 
 
-class Examples:
-    """A minibatch, localised.
+@dataclass(frozen=True)
+class Learned:
+    """What was learned, and of what.
 
-    Parameters
+    Attributes
     ----------
-    rows : sequence of lists of (field, key, value)
-    dense : float[rows, d], optional
+    out : Path
+        Output directory.
+    log : Path
+        Its records.
+    rows : list of dict
+        Those, as they were made.
     """
 
-    def __init__(
-        self,
-        rows: Sequence[Sequence[Feature]],
-        labels: Sequence[float],
-        *,
-        dense: Any = None,
-        weights: Sequence[float] | None = None,
-        values: bool = True,
-        shape: tuple[int, ...] = (COLUMNS,),
-    ) -> None:
-        self.rows = [list(row) for row in rows]
-        n, nnz = len(rows), sum(map(len, rows))
-        batch = self.batch = Minibatch(
-            max(n, 1), FEATURES_PER_RECORD_MAX + nnz, has_values=values, has_fields=True,
-            dense=shape if dense is not None else (),
-        )  # fmt: skip
-        at = 0
-        for r, row in enumerate(rows):
-            for field, key, value in row:
-                batch.keys[at], batch.fields[at] = key, field
-                if values:
-                    batch.values[at] = value
-                at += 1
-            batch.indptr[r + 1] = at
-        batch.labels[:n] = labels
-        batch.weights[:n] = 1 if weights is None else weights
-        if dense is not None:
-            batch.dense[:n] = np.asarray(dense).reshape(n, -1)
-        batch.state[:2] = n, nnz
-        self.localized = Localizer(batch.nnz_max).localize(
-            batch, Localized(batch.nnz_max), intercept=False
+    out: Path
+    log: Path
+    rows: list[dict[str, Any]]
+
+
+def learned(directory: Path, kind: str, rows: int = 3_000) -> Learned:
+    """Learn a small net of this kind of records."""
+    dice = np.random.default_rng(7)
+    made, log, flags = globals()[f"_{kind}"](directory, dice, rows)
+    flags = [*flags, "--model", "deep", "--out", directory / "out"]
+    more = settings("model.lr=0.01", "model.epochs=1", "compute.minibatch=256", "model.dim=4")
+    ended = run("train", log, *flags, *more)
+    assert ended.code == 0, ended.stderr
+    return Learned(directory / "out", log, made)
+
+
+def _clicks(directory: Path, dice: np.random.Generator, n: int) -> tuple[Any, ...]:
+    """Two categories and two numbers, one of them about a billion and missing now and then."""
+    rows = []
+    for _ in range(n):
+        color, shape = f"c{dice.integers(20)}", f"s{dice.integers(7)}"
+        size, when = round(float(dice.normal(5, 3)), 3), int(1e9 + dice.normal(0, 1000))
+        yes = dice.random() < 1 / (1 + np.exp(-(int(color[1:]) % 3 - 1 + (size - 5) / 2)))
+        missing = dice.random() < 0.1
+        rows.append(
+            {"y": int(yes), "color": color, "shape": shape, "size": size}
+            | {"when": None if missing else when}
         )
+    log = directory / "log.csv"
+    lines = [",".join("" if v is None else str(v) for v in row.values()) for row in rows]
+    log.write_text("\n".join([",".join(rows[0]), *lines]) + "\n")
+    columns = ("y=label", "color=categorical", "shape=categorical", "size=number:raw")
+    flags = ["--format", "delimited", "--header", "--net", "deepfm"]
+    flags += [word for one in (*columns, "when=number:raw") for word in ("--column", one)]
+    return rows, log, [*flags, *settings("model.settings={hidden=[8]}")]
 
-    @property
-    def keys(self) -> list[int]:
-        return [int(key) for key in self.localized.keys]
+
+def _bags(directory: Path, dice: np.random.Generator, n: int) -> tuple[Any, ...]:
+    """Several words and one place, of three classes."""
+    rows = []
+    for _ in range(n):
+        words = [f"w{i}" for i in dice.integers(0, 30, dice.integers(0, 5))]
+        score = sum(int(word[1:]) % 3 for word in words)
+        label = int(dice.integers(3)) if dice.random() < 0.2 else score % 3
+        rows.append({"label": CLASSES[label], "words": words, "place": f"p{dice.integers(4)}"})
+    log = directory / "log.jsonl"
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = ["--format", "jsonl", "--net", "mlp", "--loss", "classes"]
+    flags += ["--column", "words=categorical", "--column", "place=categorical"]
+    pooled = settings("model.settings={hidden=[8]}", "model.pooling=mean")
+    return rows, log, [*flags, *(w for text in CLASSES for w in ("--class", text)), *pooled]
 
 
-def examples(seed: int, rows: int = 6, keys: int = 7, **more: Any) -> Examples:
-    """Return random examples: up to four features each, some of one field, some keys twice."""
-    dice = np.random.default_rng(seed)
-    drawn = [
-        [
-            (int(dice.integers(FIELDS)), 2 * int(dice.integers(keys)) + 3, float(dice.normal()))
-            for _ in range(dice.integers(5))
-        ]
-        for _ in range(rows)
+def _numbers(directory: Path, dice: np.random.Generator, n: int) -> tuple[Any, ...]:
+    """A number of three others."""
+    rows = []
+    for _ in range(n):
+        a, b, c = (round(float(x), 4) for x in dice.normal(size=3))
+        rows.append({"y": round(a * b + c, 4), "a": a, "b": b, "c": c})
+    log = directory / "log.csv"
+    lines = [",".join(map(str, row.values())) for row in rows]
+    log.write_text("\n".join([",".join(rows[0]), *lines]) + "\n")
+    flags = ["--format", "delimited", "--header", "--net", "mlp", "--loss", "squared"]
+    columns = ("y=label", "a=number:raw", "b=number:raw", "c=number:raw")
+    return rows, log, [*flags, *(word for one in columns for word in ("--column", one))]
+
+
+def _images(directory: Path, dice: np.random.Generator, n: int) -> tuple[Any, ...]:
+    """Bars that stand or lie, 8 x 8."""
+    labels = dice.integers(0, 2, n).astype(np.uint8)
+    images = dice.integers(0, 60, (n, 8, 8)).astype(np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        at = dice.integers(8)
+        (image if label else image.T)[at] += 180
+    log = directory / "train-images-idx3-ubyte"
+    log.write_bytes(struct.pack(">4B3i", 0, 0, 8, 3, n, 8, 8) + images.tobytes())
+    beside = directory / "train-labels-idx1-ubyte"
+    beside.write_bytes(struct.pack(">4Bi", 0, 0, 8, 1, n) + labels.tobytes())
+    rows = [
+        {"label": int(label), "image": image} for label, image in zip(labels, images, strict=True)
     ]
-    dense = dice.normal(size=(rows, COLUMNS)) * [1, 20, 0.1] + [0, 300, 5]
-    dense[dice.random(dense.shape) < 0.1] = np.nan
-    settings: dict[str, Any] = {
-        "labels": dice.integers(0, 2, rows).tolist(),
-        "dense": dense,
-        "weights": dice.uniform(0.5, 2, rows).tolist(),
-    }
-    return Examples(drawn, **(settings | more))
-
-
-class Tables:
-    """Weights and embeddings of keys as shards would hold them, updated by plain steps."""
-
-    def __init__(self, seed: int = 1, kind: Any = np.float32) -> None:
-        self._seed = seed
-        self._kind = kind
-        self.weights: dict[int, Any] = {}
-        self.vectors: dict[int, Any] = {}
-        self.unknown: set[int] = set()
-
-    def know(self, keys: Sequence[int]) -> None:
-        """Have values for keys, by key alone."""
-        for key in keys:
-            if key not in self.weights:
-                dice = np.random.default_rng((self._seed, key))
-                self.weights[key] = self._kind(np.float32(dice.normal() / 4))
-                drawn = dice.normal(size=DIM).astype(np.float32) / 4
-                self.vectors[key] = drawn.astype(self._kind)
-
-    def pull(self, keys: Sequence[int], runs: int = 1) -> Values:
-        """Return what keys have; those in ``unknown`` have no embedding and weight 0."""
-        self.know(keys)
-        known = [key not in self.unknown for key in keys]
-        dims = np.array([DIM if one else 0 for one in known], np.int64)
-        weights = np.array(
-            [self.weights[k] if one else 0 for k, one in zip(keys, known, strict=True)], np.float32
-        )
-        held = [self.vectors[k] for k, one in zip(keys, known, strict=True) if one]
-        packed = np.concatenate([np.zeros(0), *held]).astype(np.float32)
-        cuts = np.linspace(0, len(held), runs + 1).astype(int) * DIM
-        vectors = [packed[a:b] for a, b in pairwise(cuts.tolist())]
-        return Values(weights, dims, vectors)
-
-    def push(self, keys: Sequence[int], by_weight: Any, by_vector: Any, rate: float = 0.1) -> None:
-        """Step with gradients, one of each kind a key."""
-        for i, key in enumerate(keys):
-            self.weights[key] -= self._kind(rate) * by_weight[i]
-            self.vectors[key] -= self._kind(rate) * by_vector[i]
-
-
-def by_key(values: Values, gradients: Gradients) -> list[Any]:
-    """Return the embeddings' gradients a row each; zeros where a key has none."""
-    out, at = [], 0
-    for dim in values.dims.tolist():
-        out.append(gradients.vectors[at : at + dim] if dim else np.zeros(DIM, np.float32))
-        at += dim
-    return out
-
-
-@contextmanager
-def stepping(sizes: Sizes = SIZES, lane: Any = None, **model: Any) -> Iterator[DeepStep]:
-    """Make a step: wide and deep of one hidden layer, unless told otherwise."""
-    settings: dict[str, Any] = {"net": "wide_deep", "settings": {"hidden": (4,)}, "dim": DIM}
-    own = lane or StreamLane("cpu")
-    exchange = model.pop("exchange_with", None)
-    step = DeepStep(DeepConfig(**(settings | model)), sizes, own, exchange=exchange)
-    try:
-        yield step
-    finally:
-        step.close()
-
-
-def learn(step: DeepStep, tables: Tables, one: Examples) -> tuple[Any, Gradients]:
-    """Pull, step and push; return scores and gradients."""
-    values = tables.pull(one.keys)
-    scores = np.full(max(one.batch.rows, 1), 7, np.float32)
-    gradients = step.step(one.batch, one.localized, values, scores, 0)
-    tables.push(one.keys, gradients.weights, by_key(values, gradients))
-    return scores, gradients
-
-
-def snapshot(step: DeepStep) -> dict[str, bytes]:
-    return {name: array.tobytes() for name, array in step.state().items()}
+    flags = ["--format", "idx", "--net", "convnet", "--loss", "classes", "--classes", "2"]
+    return rows, log, [*flags, *settings("model.settings={width=2,hidden=8,dropout=0.0}")]

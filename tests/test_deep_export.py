@@ -22,6 +22,8 @@ from streamlearn.deep_export import Exportable, graph_of, write_graph  # noqa: E
 from streamlearn.errors import ConfigError, RunError  # noqa: E402
 from streamlearn.online.nets import Needs, Sizes, load_net  # noqa: E402
 from streamlearn.online.standardizing import LIMIT  # noqa: E402
+from tests.deep_parts import CLASSES, KINDS, Learned, learned  # noqa: E402
+from tests.runs import run  # noqa: E402
 
 FEATURES = 9
 ROWS = 6
@@ -340,3 +342,130 @@ def test_the_dense_part_alone_has_the_nets_arrays_and_its_settings(tmp_path: Pat
     for name, one in arrays.items():
         np.testing.assert_array_equal(one, expected[name].numpy())
     assert told["arrays"] == len(expected) + 2
+
+
+def table_of(listed: Path) -> dict[tuple[str, str], int]:
+    """Read the list of features as its users do: row numbers by field and text."""
+    lines = [line.split("\t") for line in listed.read_text().splitlines()]
+    assert lines[0] == ["row", "field", "text", "key"]
+    assert [int(line[0]) for line in lines[1:]] == list(range(1, len(lines)))
+    assert lines[-1][1:] == ["", "(any other)", ""]
+    return {(field, text): int(row) for row, field, text, _ in lines[1:]}
+
+
+def inputs_of_rows(kind: str, rows: list[dict[str, Any]], listed: Path) -> dict[str, np.ndarray]:
+    """Return the graph's inputs of records, by nothing but those and the list of features."""
+    if kind == "images":
+        return {"dense": np.stack([row["image"] for row in rows])[:, None].astype("f4") / 255}
+    if kind == "numbers":
+        return {"dense": np.array([[row[name] for name in "abc"] for row in rows], np.float32)}
+    numbers = table_of(listed)
+    unknown = numbers["", "(any other)"]
+    if kind == "clicks":
+        dense = [[row[name] for name in ("size", "when")] for row in rows]
+        features = [
+            [numbers.get((field, row[field]), unknown) for field in ("color", "shape")]
+            for row in rows
+        ]
+        made = {"dense": np.array(dense, np.float64).astype(np.float32)}
+        return made | {"features": np.array(features, np.int64)}
+    bags = np.zeros((len(rows), 2, 6), np.int64)
+    for bag, row in zip(bags, rows, strict=True):
+        for at, field in enumerate(("words", "place")):
+            found = row[field] if field == "words" else [row[field]]
+            bag[at, : len(found)] = [numbers.get((field, text), unknown) for text in found]
+    return {"features": bags}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def net(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return request.param, learned(tmp_path_factory.mktemp(request.param), request.param)
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_what_is_exported_predicts_what_the_command_line_does(
+    net: tuple[str, Learned], suffix: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxruntime", reason="comes with the extra `onnx`")
+    kind, it = net
+    rows = it.rows[:400]
+    target = tmp_path / f"net{suffix}"
+    ended = run("export", it.out, target, "--json")
+    assert ended.code == 0, ended.stderr
+    assert ended.report["checked"] is True
+    listed = tmp_path / f"net{suffix}.features.tsv"
+    assert listed.exists() == (kind in ("clicks", "bags"))
+    given = inputs_of_rows(kind, rows, listed)
+    if suffix == ".onnx":
+        found = onnx_run(target, given)[1]
+    else:
+        found = torch.export.load(target).module()(*tensors(given))[1].numpy()
+    asked = ("--probabilities",) if kind in ("bags", "images") else ()
+    told = run("predict", it.out, it.log, *asked)
+    assert told.code == 0, told.stderr
+    lines = [line.split("\t") for line in told.stdout.splitlines()[: len(rows)]]
+    expected = np.array(lines, np.float64).reshape(found.shape)
+    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-6)
+    assert expected.std() > 0.01
+
+
+@pytest.mark.parametrize("net", ["bags"], indirect=True)
+def test_what_is_exported_takes_features_that_the_model_does_not_know(
+    net: tuple[str, Learned], tmp_path: Path
+) -> None:
+    kind, it = net  # in its means they count as features of zeros
+    rows = [
+        {"label": "plain", "words": ["w1", "new", "newer"], "place": "p1"},
+        {"label": "plain", "words": ["w1"], "place": "nowhere"},
+        {"label": "plain", "words": [], "place": "p1"},
+    ]
+    log = tmp_path / "new.jsonl"
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = run("predict", it.out, log, "--probabilities")
+    expected = np.array([line.split("\t") for line in told.stdout.splitlines()], np.float64)
+    run("export", it.out, tmp_path / "net.pt2")
+    given = inputs_of_rows(kind, rows, tmp_path / "net.pt2.features.tsv")
+    found = torch.export.load(tmp_path / "net.pt2").module()(*tensors(given))[1].numpy()
+    np.testing.assert_allclose(found, expected, rtol=2e-5)
+
+
+def test_predictions_of_classes_are_their_texts(net: tuple[str, Learned]) -> None:
+    kind, it = net
+    told = run("predict", it.out, it.log)
+    assert told.code == 0, told.stderr
+    lines = told.stdout.splitlines()
+    assert len(lines) == len(it.rows)
+    if kind in ("clicks", "numbers"):
+        assert np.isfinite(np.array(lines, np.float64)).all()
+        return
+    shares = run("predict", it.out, it.log, "--probabilities").stdout.splitlines()
+    best = np.array([line.split("\t") for line in shares], np.float64).argmax(1)
+    names = CLASSES if kind == "bags" else ("0", "1")
+    assert lines == [names[at] for at in best]
+    right = sum(line == str(row["label"]) for line, row in zip(lines, it.rows, strict=True))
+    report = run("evaluate", it.out, it.log, "--json").report
+    assert report["accuracy"] == pytest.approx(right / len(lines))
+    assert report["loss"] < report["baseline_loss"]
+
+
+def test_the_tables_of_a_net_are_exported_as_those_of_other_models(
+    net: tuple[str, Learned], tmp_path: Path
+) -> None:
+    kind, it = net
+    ended = run("export", it.out, tmp_path / "net.npz")
+    assert ended.code == 0, ended.stderr
+    with np.load(tmp_path / "net.npz") as arrays:
+        expected = {"clicks": (27, 4), "bags": (34, 4)}.get(kind, (0, 4))
+        assert arrays["embeddings"].shape == expected
+
+
+def test_only_nets_are_exported_as_graphs(tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    log.write_text("y,c\n" + "1,a\n0,b\n" * 20)
+    flags = ("--format", "delimited", "--header", "--column", "y=label")
+    trained = run("train", log, *flags, "--column", "c=categorical", "--out", tmp_path / "out")
+    assert trained.code == 0, trained.stderr
+    for suffix in (".pt2", ".onnx", ".safetensors"):
+        ended = run("export", tmp_path / "out", tmp_path / f"net{suffix}")
+        assert ended.code == 2
+        assert f"{suffix} is for nets (deep), but the model is lr" in ended.stderr
