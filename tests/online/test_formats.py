@@ -229,3 +229,10 @@ def test_settings_that_contradict_a_deep_models_labels_are_refused(settings, dee
     with pytest.raises(ConfigError) as error:
         open_format(SourceConfig(format="svmlight", **settings), deep=deep)
     assert error.value.message == message
+
+
+@pytest.mark.parametrize("name", ["idx", "samples", "webdataset"])
+def test_images_and_samples_are_for_deep_models_alone(name):
+    with pytest.raises(ConfigError, match="expected text, which the model learns, got") as error:
+        open_format(SourceConfig(format=name))
+    assert error.value.hint == "--model deep learns images and samples"
