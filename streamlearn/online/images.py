@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from streamlearn.messages import F32
+    from streamlearn.messages import F32, U8
 
 __all__ = ["PIXELS_MAX", "read_array", "read_image", "require_pillow"]
 
-# A quarter of a gigabyte once it is decoded; a camera's image has fewer.
-PIXELS_MAX: Final = 1 << 26
+# 100 MB once it is decoded; a camera's image that is no longer than a record has fewer.
+PIXELS_MAX: Final = 1 << 25
 _FORMATS: Final = ("PNG", "JPEG", "WEBP")
 # What decoders raise on bytes that are none: everything but out of memory and our own mistakes.
 _UNDECODABLE: Final = (
@@ -53,7 +53,7 @@ def require_pillow() -> ModuleType:
     return Image
 
 
-def read_image(content: bytes, mode: str, size: tuple[int, int] | None) -> F32:
+def read_image(content: bytes, mode: str, size: tuple[int, int] | None) -> U8:
     """Decode a PNG, JPEG or WebP.
 
     Parameters
@@ -65,8 +65,7 @@ def read_image(content: bytes, mode: str, size: tuple[int, int] | None) -> F32:
 
     Returns
     -------
-    float32[channels, height, width]
-        In [0, 1].
+    uint8[channels, height, width]
 
     Raises
     ------
@@ -88,18 +87,16 @@ def read_image(content: bytes, mode: str, size: tuple[int, int] | None) -> F32:
     except (*_UNDECODABLE, pillow.DecompressionBombError) as error:
         said = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"it cannot be decoded ({said[:200]})") from error
-    pixels = pixels[np.newaxis] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-    scaled: F32 = np.divide(pixels, np.float32(255), dtype=np.float32)
-    return scaled
+    return pixels[np.newaxis] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
-def read_array(content: bytes) -> F32:
+def read_array(content: bytes) -> F32 | U8:
     """Read an ``.npy`` of numbers.
 
     Returns
     -------
-    float32[...]
-        Unsigned bytes in [0, 1], other numbers as they are; at least one dimension.
+    uint8[...] or float32[...]
+        Unsigned bytes as such; at least one dimension.
 
     Raises
     ------
@@ -128,12 +125,10 @@ def read_array(content: bytes) -> F32:
         raise DataError(f"it has {len(data):,} bytes of numbers, expected {wanted:,}")
     found: NDArray[Any] = np.frombuffer(data, dtype)
     found = found.reshape(shape, order="F" if by_columns else "C")
-    array: F32
     if dtype == np.uint8:
-        array = np.divide(found, np.float32(255), dtype=np.float32)
-        return array
+        return found
     with np.errstate(over="ignore", invalid="ignore"):
-        array = np.ascontiguousarray(found, np.float32)
+        array: F32 = np.ascontiguousarray(found, np.float32)
     if np.isinf(array).any():
         raise DataError("it has an infinite number")
     return array

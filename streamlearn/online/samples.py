@@ -138,7 +138,7 @@ class SamplesFormat:
                 ) from error
         return SamplesParser(self)
 
-    def read(self, record: bytes) -> tuple[F32, float]:
+    def read(self, record: bytes) -> tuple[F32 | U8, float]:
         """Return input and label of a record; raises what is wrong with it."""
         try:
             sample = Sample.decode(record)
@@ -162,7 +162,7 @@ class SamplesFormat:
             return str(bad)
         return f"record of {arg} bytes is longer than the {RECORD_BYTES_MAX} allowed"
 
-    def _read_input(self, sample: Sample) -> F32:
+    def _read_input(self, sample: Sample) -> F32 | U8:
         key = quoted(sample.key.encode())
         if sample.too_long:
             raise _Bad(
@@ -254,7 +254,11 @@ class SamplesParser:
         reason, arg, label = 0, 0, 0.0
         try:
             array, label = self._source.read(record)
-            out.dense[out.rows] = array.ravel()
+            into = out.dense[out.rows].reshape(array.shape)
+            if array.dtype == np.uint8:
+                np.divide(array, np.float32(255), out=into, dtype=np.float32)
+            else:
+                into[:] = array
         except _Bad as bad:
             reason, arg = bad.reason, bad.arg
         add_rows(

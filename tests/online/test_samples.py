@@ -95,6 +95,13 @@ def test_images_are_of_a_mode_and_a_size(mode, size, shape):
         np.testing.assert_array_equal(inputs[0], expected)
 
 
+@pytest.mark.parametrize(("dtype", "scale"), [("u1", 255), ("i1", 1), ("f8", 1)])
+def test_unsigned_bytes_are_between_0_and_1(dtype, scale):
+    array = np.asfortranarray(np.arange(6).reshape(2, 3).astype(dtype))
+    _, inputs, _ = parsed(format_of(), sample(npy=npy(array)))
+    np.testing.assert_array_equal(inputs[0], np.arange(6, dtype=np.float32) / np.float32(scale))
+
+
 def test_the_input_is_the_first_there_is_or_the_one_named():
     picture = image_of(PIXELS)
     members = (("npy", ARRAY), ("left.npy", npy([7.0])), ("jpg", picture), ("cls", b"1"))
