@@ -22,9 +22,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from queue import SimpleQueue
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
@@ -36,7 +36,7 @@ from torch import Tensor
 from streamlearn.compute.pool import Lane
 from streamlearn.errors import ConfigError, ResourceError
 
-__all__ = ["DEPTH", "StreamLane", "Ticket", "device_of"]
+__all__ = ["DEPTH", "Joined", "StreamLane", "Ticket", "answer", "device_of"]
 
 # Minibatches in a lane: one that computes, and one that comes in or goes out.
 DEPTH: Final = 2
@@ -115,9 +115,10 @@ class Ticket:
         return self._arrays
 
     @property
-    def done(self) -> bool:
-        """Whether the host need not wait for the lane's thread any more."""
-        return self._posted.done()
+    def failed(self) -> bool:
+        """Whether the work raised an error; asked once the lane's thread is through with it."""
+        assert self._posted.done()
+        return self._posted.exception() is not None
 
     def give(self, tensors: dict[str, Tensor], wait: Callable[[], None]) -> None:
         """Hand over tensors on the host, there once ``wait`` returns."""
@@ -126,6 +127,21 @@ class Ticket:
     def fail(self, error: BaseException) -> None:
         """Hand over an error."""
         self._posted.set_exception(error)
+
+
+class Joined:
+    """What lanes owe for the parts of one submission, and for what joined them."""
+
+    def __init__(self, tickets: Sequence[Ticket], joined: Future[None] | None = None) -> None:
+        self._tickets = tickets
+        self._joined = joined
+
+    def result(self) -> list[dict[str, NDArray[Any]]]:
+        """Wait for what each part's work returned; raise what one raised, or the join."""
+        results = [one.result() for one in self._tickets]
+        if self._joined is not None:
+            self._joined.result()
+        return results
 
 
 class StreamLane:
@@ -146,6 +162,8 @@ class StreamLane:
     Attributes
     ----------
     device : torch.device
+    devices : tuple of torch.device
+        That one.
     busy_seconds : float
         Spent in works: by the host's clock on the CPU; on a GPU by events, once the result of each
         has been asked for.
@@ -181,6 +199,7 @@ class StreamLane:
             self._copying = Lane(f"copies-{self.device}", time.thread_time)
             self._way = _Buffered(streams, depth)
         self._open = True
+        self.devices = (self.device,)
         if threads:
             self._computing.post(lambda: torch.set_num_threads(threads))
 
@@ -209,27 +228,42 @@ class StreamLane:
             self._copying.post(lambda: self._copy(inputs, work, ticket))
         return ticket
 
+    def submit_all(
+        self, parts: Sequence[tuple[Arrays, Work]], join: Callable[[], None] | None = None
+    ) -> Joined:
+        """Have work done, and ``join`` called after it, as :meth:`Lanes.submit_all` of one lane."""
+        ((inputs, work),) = parts
+
+        def both(given: Tensors) -> Tensors:
+            results = work(given)
+            if join is not None:
+                join()
+            return results
+
+        return Joined([self.submit(inputs, both)])
+
     def run(self, function: Callable[[], T]) -> T:
         """Call ``function`` after all that was submitted before, as works are; wait, return it.
 
         What it has posted to the device by then need not have ended there: it reads tensors by
         copying them.
         """
-        assert self._open, "the lane is closed"
         done: Future[T] = Future()
-
-        def call() -> None:
-            try:
-                with self._way.computing(), _memory(self.device):
-                    done.set_result(function())
-            except BaseException as error:  # noqa: BLE001 - raised to who waits
-                done.set_exception(error)
-
-        if self._copying is None:
-            self._computing.post(call)
-        else:
-            self._copying.post(lambda: self._computing.post(call))
+        self.post(lambda: answer(done, function, [self]))
         return done.result()
+
+    def post(self, task: Callable[[], None]) -> None:
+        """Have a task run in the lane's thread after what was submitted before; no error may."""
+        assert self._open, "the lane is closed"
+        if self._copying is None:
+            self._computing.post(task)
+        else:
+            copying, computing = self._copying, self._computing
+            copying.post(lambda: computing.post(task))
+
+    def computing(self) -> AbstractContextManager[Any]:
+        """Return what puts a thread's work on the lane's compute stream."""
+        return self._way.computing()
 
     def close(self) -> None:
         """Do what was submitted, then end the threads; results may still be asked for."""
@@ -457,6 +491,17 @@ class _Buffered:
             spent(streams.seconds(begun, ended))
 
         return results, wait
+
+
+def answer(done: Future[T], function: Callable[[], T], lanes: Sequence[StreamLane]) -> None:
+    """Call a function under lanes' compute streams; hand what it does to who waits."""
+    try:
+        with ExitStack() as held, _memory(lanes[0].device):
+            for lane in lanes:
+                held.enter_context(lane.computing())
+            done.set_result(function())
+    except BaseException as error:  # noqa: BLE001 - raised to who waits
+        done.set_exception(error)
 
 
 @contextmanager

@@ -18,26 +18,28 @@ t are taken. What is random in a step is a function of the seed and the step's n
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from streamlearn.compute.kernels import logistic as rows_of
 from streamlearn.compute.kernels import standardizing
 from streamlearn.compute.kernels.rules import rates_of
 from streamlearn.config import DeepConfig
-from streamlearn.errors import ConfigError, SnapshotError
+from streamlearn.errors import ConfigError, DivergedError, SnapshotError
 from streamlearn.messages import F32, I64, U8, U64
-from streamlearn.online.dense_part import DensePart, NewExchange
+from streamlearn.online.dense_part import NewExchange
 from streamlearn.online.dense_state import part
 from streamlearn.online.localized import Localized, Localizer
 from streamlearn.online.logistic import RULES
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
 from streamlearn.online.nets import Sizes, check_labels, load_net
 from streamlearn.online.pooling import DevicePooling, HostPooling, Pooling, Room
+from streamlearn.online.replicas import Lane, Replicas
 from streamlearn.online.standardizing import Standardizer
 from streamlearn.online.steps import Gradients, Values
 
@@ -46,43 +48,11 @@ if TYPE_CHECKING:
 
 __all__ = ["DeepSolver", "DeepStep", "Lane", "Pending"]
 
-T = TypeVar("T")
+# Steps of which no more than a share may be skipped.
+_RECENT: Final = 100
 
 # As a score that is no number is told: what FM's steps tell (``kernels.steps``).
 _SCORE_MAX: Final = float(np.float32(3e38))
-
-
-class Owed(Protocol):
-    """What a lane owes for one submission."""
-
-    def result(self) -> Mapping[str, NDArray[Any]]:
-        """Wait for what the work returned; raise what it raised."""
-        ...
-
-
-class Lane(Protocol):
-    """Where torch computes: ``compute.cuda.StreamLane``."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where the tensors are that works are given."""
-        ...
-
-    def submit(
-        self,
-        inputs: Mapping[str, NDArray[Any]],
-        work: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]],
-    ) -> Owed:
-        """Have ``work`` done with the inputs, after all that was submitted before."""
-        ...
-
-    def run(self, function: Callable[[], T]) -> T:
-        """Call a function after all that was submitted before; wait, and return what it does."""
-        ...
-
-    def close(self) -> None:
-        """Do what was submitted, and end."""
-        ...
 
 
 class Pending:
@@ -161,29 +131,27 @@ class DeepStep:
             )
         self.steps = 0
         self.skipped = 0
+        self._recent: deque[bool] = deque(maxlen=_RECENT)
         self._model = model
         self._sizes = sizes
         self._lane = lane
         self.standardizer = Standardizer(sizes.dense) if model.standardize and sizes.dense else None
         self._standardizing = threading.Lock()
-        device = lane.device
-        kind = HostPooling if device.type == "cpu" else DevicePooling
+        kind = HostPooling if lane.device.type == "cpu" else DevicePooling
         self._pooling: Pooling = kind(self.needs, sizes.fields, mean=model.pooling == "mean")
         self._rooms: list[Room] = []
         pooling = self._pooling if sizes.fields else None
-        self._part = lane.run(
-            lambda: DensePart(model, net, self.needs.outputs, pooling, device, exchange)
-        )
+        self._dense = Replicas(model, net, self.needs.outputs, pooling, lane, exchange)
 
     @property
     def net(self) -> nn.Module:
-        """The net: look at it under ``lane.run`` alone."""
-        return self._part.net
+        """The net, that of the first device: look at it under ``lane.run`` alone."""
+        return self._dense.parts[0].net
 
     @property
     def rows_at_once(self) -> int:
-        """Rows that there was memory for at a time; more than any minibatch has: for all."""
-        return self._part.rows_at_once
+        """Rows that a device had memory for at a time; more than any minibatch has: for all."""
+        return min(one.rows_at_once for one in self._dense.parts)
 
     def begin(
         self,
@@ -218,11 +186,10 @@ class DeepStep:
         inputs |= {"labels": labels, "weights": weights}
         number, total = self.steps, float(weights.sum(dtype=np.float64))
         self.steps += 1
-        owed = self._lane.submit(inputs, lambda given: self._part.learn(given, number, rows, total))
+        results = self._dense.learn(inputs, rows, number, total)
 
         def end() -> Gradients:
-            results = owed.result()
-            gradients = self._end(results, batch, localized, values, scores, room)
+            gradients = self._end(results(), batch, localized, values, scores, room)
             self._rooms.append(room)
             return gradients
 
@@ -250,7 +217,7 @@ class DeepStep:
         """
         rows, room = batch.rows, self._room()
         inputs = self._bring(batch, localized, values, room, learn=False)
-        results = self._lane.submit(inputs, lambda given: self._part.judge(given, rows)).result()
+        results = self._dense.judge(inputs, rows)
         self._rooms.append(room)
         return _finite(self._scores(results["scores"]))
 
@@ -260,7 +227,7 @@ class DeepStep:
         As it is after all steps that have begun: take it while none is under way. ``net.*``,
         ``optimizer.*``, ``standardizer.*``, ``exchange.*``; ``steps`` and ``skipped``, int64[1].
         """
-        arrays = self._lane.run(self._part.state)
+        arrays = self._dense.state()
         if self.standardizer is not None:
             arrays |= {f"standardizer.{k}": v for k, v in self.standardizer.state().items()}
         counters = {"steps": self.steps, "skipped": self.skipped}
@@ -282,7 +249,7 @@ class DeepStep:
             self.standardizer.restore(kept)
         elif kept:
             raise SnapshotError("the snapshot standardises the dense part, this job does not")
-        self._lane.run(lambda: self._part.restore(arrays))
+        self._dense.restore(arrays)
         self.steps, self.skipped = (int(arrays[name][0]) for name in ("steps", "skipped"))
 
     def close(self) -> None:
@@ -334,16 +301,28 @@ class DeepStep:
     ) -> Gradients:
         """Write the scores and return the gradients of a step that has ended."""
         fine = bool(results["fine"])
+        self._judge(fine=fine)
         out = self._scores(results["scores"])
         scores[: batch.rows] = out if fine else _finite(out)
         found = {name: a for name, a in results.items() if name in ("embeddings", "wide")}
         gradients = self._pooling.gradients(found if fine else {}, batch, localized, values, room)
         if not fine:
-            self.skipped += 1
             return Gradients(gradients.weights, gradients.vectors, batch.rows)
         if clip := self._model.v_clip:
             np.clip(gradients.vectors, -clip, clip, out=gradients.vectors)
         return gradients
+
+    def _judge(self, *, fine: bool) -> None:
+        """Count a step that has ended; raises DivergedError where too many were skipped."""
+        self.skipped += not fine
+        self._recent.append(fine)
+        bad, most = self._recent.count(False), self._model.skipped_max
+        if bad > most * _RECENT:
+            raise DivergedError(
+                f"{bad} of the last {_RECENT} steps were skipped, as loss or gradients were no "
+                f"numbers: more than model.skipped_max = {most:.1%}",
+                hint="take a smaller model.lr, or look for what the records have",
+            )
 
     def _scores(self, logits: F32) -> F32:
         return logits if self._model.loss == "classes" else logits[:, 0]
@@ -355,7 +334,7 @@ class DeepScratch:
     Attributes
     ----------
     state, fresh, scores
-        As ``logistic.Scratch`` has them; ``scores`` are what :meth:`DeepSolver.score` returned last.
+        As ``logistic.Scratch`` has them; ``scores`` are what ``score`` returned last.
     """
 
     def __init__(self, rows_max: int, nnz_max: int) -> None:

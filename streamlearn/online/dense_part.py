@@ -8,6 +8,7 @@ its parts give to it.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
@@ -39,7 +40,11 @@ _log = logging.getLogger("streamlearn.deep")
 T = TypeVar("T")
 
 _ALL_ROWS: Final = 1 << 62
+# Odd, and far from one another: seeds of steps, and of replicas, are not those of others.
 _SEEDS: Final = 0x9E3779B97F4A7C15
+_REPLICAS: Final = 0xD1B54A32D192ED03
+# All of a process throw the same: a step has them for itself.
+_CPU_DICE: Final = threading.Lock()
 # What each optimizer keeps of a parameter.
 _KEPT: Final[Mapping[str, tuple[str, ...]]] = {
     "adam": ("step", "exp_avg", "exp_avg_sq"),
@@ -83,6 +88,8 @@ class DensePart:
     device : torch.device
     exchange : callable, optional
         Given the named parameters, on the device, returns the exchange between workers.
+    replica : int
+        Which it is of those of one net: the first, 0, steps for all.
 
     Attributes
     ----------
@@ -98,6 +105,8 @@ class DensePart:
         pooling: Pooling | None,
         device: torch.device,
         exchange: NewExchange | None = None,
+        *,
+        replica: int = 0,
     ) -> None:
         self.rows_at_once = _ALL_ROWS
         self.net = net.to(device)
@@ -105,11 +114,14 @@ class DensePart:
         self._outputs = outputs
         self._pooling = pooling
         self._device = device
+        self._replica = replica
+        self._found: tuple[list[Tensor | None], Tensor, bool] | None = None
         self._compiled: Callable[..., Any] | None = None
         named = [(name, one) for name, one in net.named_parameters() if one.requires_grad]
         self._names = [name for name, _ in named]
         self._parameters = [one for _, one in named]
-        self._optimizer = _optimizer(model, self._parameters) if named else None
+        steps = bool(named) and not replica
+        self._optimizer = _optimizer(model, self._parameters) if steps else None
         self._exchange = exchange(named) if exchange is not None else None
         self._asks_device = device.type == "cuda" and model.optimizer != "adagrad"
         self._stepped = False
@@ -117,7 +129,7 @@ class DensePart:
     def learn(
         self, given: Mapping[str, Tensor], number: int, rows: int, total: float
     ) -> dict[str, Tensor]:
-        """Make a step with a minibatch.
+        """Find the gradients of a minibatch's rows; :meth:`join` steps with them.
 
         Parameters
         ----------
@@ -128,14 +140,15 @@ class DensePart:
             Of the step: what chance there is depends on it and the seed.
         rows : int
         total : float
-            Sum of the weights. Of examples without weight nothing is learned.
+            Sum of the weights of all rows of the minibatch. Of examples without weight nothing is
+            learned.
 
         Returns
         -------
         dict of str to tensor
             ``scores`` float32[rows, outputs], from before the step; ``fine``, whether loss and
-            gradients are numbers (if not, there was no step); what ``Pooling.joined`` makes of the
-            leaves' gradients.
+            gradients are numbers (if not, there will be no step); what ``Pooling.joined`` makes of
+            the leaves' gradients.
 
         Raises
         ------
@@ -152,7 +165,7 @@ class DensePart:
             logits = self._forward(given, leaves, first, end)
             each = losses_of(self._model.loss, logits, given["labels"][first:end])
             loss = (each * given["weights"][first:end]).sum() * share
-            found = _gradients(loss, [*self._parameters, *leaves])
+            found = _apart(_gradients(loss, [*self._parameters, *leaves]))
             # from here on: nothing is added of a part that there was no memory for
             for i, one in enumerate(found[: len(sums)]):
                 held = sums[i]
@@ -163,12 +176,38 @@ class DensePart:
             return logits.detach().float()
 
         with self._chance(number), self._compiling():
-            scores = _cat(self._in_parts(rows, work), (0, self._outputs))
+            scores = self._cat(self._in_parts(rows, work))
         reached = [one for one in sums if one is not None]
         reached += [one for some in of_leaves for one in some]
         fine = _all_finite([*losses, *reached], self._device)
-        self._apply(sums, fine, teaches=share > 0)
+        self._found = sums, fine, share > 0
         return {"scores": scores, "fine": fine} | self._joined(of_leaves)
+
+    def join(self, others: Sequence[DensePart] = ()) -> None:
+        """Step with what this and other replicas found; they are then as this one."""
+        sums, fine, teaches = self._take()
+        for one in others:
+            theirs, theirs_fine, _ = one._take()
+            fine = fine & theirs_fine.to(self._device)
+            for i, gradient in enumerate(theirs):
+                if gradient is not None:
+                    held, there = sums[i], gradient.to(self._device)
+                    sums[i] = there if held is None else held + there
+        self._apply(sums, fine, teaches=teaches)
+        self.give(others)
+
+    def give(self, others: Sequence[DensePart]) -> None:
+        """Give other replicas the parameters and buffers of this one."""
+        with torch.no_grad():
+            for one in others:
+                there = one.net.state_dict()
+                for name, held in self.net.state_dict().items():
+                    there[name].copy_(held)
+
+    def _take(self) -> tuple[list[Tensor | None], Tensor, bool]:
+        found, self._found = self._found, None
+        assert found is not None, "nothing was learned"
+        return found
 
     def judge(self, given: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
         """Score without learning."""
@@ -180,9 +219,14 @@ class DensePart:
         self.net.eval()
         try:
             with torch.no_grad(), self._compiling():
-                return {"scores": _cat(self._in_parts(rows, work), (0, self._outputs))}
+                return {"scores": self._cat(self._in_parts(rows, work))}
         finally:
             self.net.train()
+
+    def _cat(self, logits: Sequence[Tensor]) -> Tensor:
+        if not logits:
+            return torch.zeros((0, self._outputs), device=self._device)
+        return logits[0] if len(logits) == 1 else torch.cat(list(logits))
 
     def _leaves(self, given: Mapping[str, Tensor], first: int, end: int) -> list[Tensor]:
         return self._pooling.leaves(given, first, end) if self._pooling is not None else []
@@ -259,12 +303,18 @@ class DensePart:
 
     @contextmanager
     def _chance(self, number: int) -> Iterator[None]:
-        """Set torch's dice for a step, and put them back."""
+        """Set the device's dice for a step, and put them back."""
+        seed = (self._model.seed * _SEEDS + self._replica * _REPLICAS + number) % (1 << 63)
         device = self._device
-        devices = [device] if device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed((self._model.seed * _SEEDS + number) % (1 << 63))
-            yield
+        if device.type == "cuda":
+            # of this device alone: those of others are in use
+            with torch.random.fork_rng(devices=[device]), torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+                yield
+        else:
+            with _CPU_DICE, torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                yield
 
     @contextmanager
     def _compiling(self) -> Iterator[None]:
@@ -321,18 +371,23 @@ def _optimizer(model: DeepConfig, parameters: Sequence[nn.Parameter]) -> torch.o
     return torch.optim.Adagrad(parameters, **shared)
 
 
-def _cat(tensors: Sequence[Tensor], none: tuple[int, ...]) -> Tensor:
-    if not tensors:
-        return torch.zeros(none)
-    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
-
-
 def _gradients(loss: Tensor, over: Sequence[Tensor]) -> list[Tensor | None]:
     """Return the gradients of a loss; None where it does not depend on one."""
     if not over:
         return []
     found: Sequence[Tensor | None] = torch.autograd.grad(loss, over, allow_unused=True)
     return list(found)
+
+
+def _apart(gradients: list[Tensor | None]) -> list[Tensor | None]:
+    """Return gradients none of which is another's memory: who scales one must not scale two."""
+    seen: set[int] = set()
+    for i, one in enumerate(gradients):
+        if one is not None and one.numel():
+            place = one.untyped_storage().data_ptr()
+            gradients[i] = one.clone() if place in seen else one
+            seen.add(place)
+    return gradients
 
 
 def _laid_out(gradient: Tensor, parameter: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ once, and pools there: what crosses the bus, both ways, is a row a key and not o
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 import numpy as np
@@ -83,6 +83,16 @@ class Pooling(Protocol):
         room: Room,
     ) -> Gradients:
         """Return gradients by key of what :meth:`joined` returned."""
+        ...
+
+    def cut(
+        self, brought: Mapping[str, NDArray[Any]], first: int, end: int
+    ) -> dict[str, NDArray[Any]]:
+        """Return what :meth:`bring` returned, for rows ``[first, end)`` alone."""
+        ...
+
+    def merged(self, results: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+        """Return what :meth:`joined` returned for all rows, of what it did for parts of them."""
         ...
 
 
@@ -197,6 +207,14 @@ class HostPooling(_Fields):
             )  # fmt: skip
         return Gradients(weights, vectors)
 
+    def cut(self, brought: Mapping[str, NDArray[Any]], first: int, end: int) -> Arrays:
+        """See :meth:`Pooling.cut`."""
+        return {name: brought[name][first:end] for name in self._names}
+
+    def merged(self, results: Sequence[Mapping[str, NDArray[Any]]]) -> Arrays:
+        """See :meth:`Pooling.merged`."""
+        return _by_name(self._names, results, np.concatenate)
+
 
 class DevicePooling(_Fields):
     """Features are pooled on the device; the leaves are rows of distinct keys.
@@ -280,3 +298,26 @@ class DevicePooling(_Fields):
             places = room.take("places", (unique,), np.int64)
             kernels.take(results["embeddings"][:unique], places, values.dims, vectors)
         return Gradients(weights, vectors)
+
+    def cut(self, brought: Mapping[str, NDArray[Any]], first: int, end: int) -> Arrays:
+        """See :meth:`Pooling.cut`: embeddings go to every device, wanted there or not."""
+        offsets = brought["offsets"][first * self._fields : end * self._fields + 1]
+        begin, stop = int(offsets[0]), int(offsets[-1])
+        out = {name: brought[name] for name in self._names} | {"offsets": offsets - begin}
+        return out | {
+            name: brought[name][begin:stop] for name in ("members", "xs") if name in brought
+        }
+
+    def merged(self, results: Sequence[Mapping[str, NDArray[Any]]]) -> Arrays:
+        """See :meth:`Pooling.merged`."""
+        return _by_name(self._names, results, lambda some: np.sum(some, axis=0))
+
+
+def _by_name(
+    names: Sequence[str],
+    results: Sequence[Mapping[str, NDArray[Any]]],
+    merge: Callable[[Sequence[NDArray[Any]]], NDArray[Any]],
+) -> Arrays:
+    """Merge those results that there are: parts without rows have none."""
+    some = {name: [one[name] for one in results if name in one] for name in names}
+    return {name: merge(arrays) for name, arrays in some.items() if arrays}

@@ -48,7 +48,7 @@ def test_a_step_that_is_no_number_is_skipped(
     one = Examples([[(0, 3, 1.0)], [(0, 5, 1.0)]], [1, 0], dense=np.ones((2, COLUMNS)))
     with stepping(optimizer=optimizer) as step:
         if optimizer != "adagrad":
-            step._part._asks_device = on_device  # as on a GPU, whose kernels the CPU has as well
+            step._dense.parts[0]._asks_device = on_device  # as on a GPU
         tables = Tables()
         if not first:
             learn(step, tables, examples(1))
@@ -75,7 +75,7 @@ def test_what_follows_a_skipped_step_is_as_if_it_had_not_been(
 ) -> None:
     model: dict[str, Any] = {"standardize": False, "optimizer": optimizer}
     with stepping(**model) as step, stepping(**model) as other:
-        step._part._asks_device = on_device
+        step._dense.parts[0]._asks_device = on_device
         tables, others = Tables(), Tables()
         for number in range(4):
             if number == 2:
@@ -213,7 +213,7 @@ def test_a_loss_that_is_no_number_is_told_to_other_workers() -> None:
         values = Tables().pull(one.keys)
         values.weights[:] = np.inf
         step.step(one.batch, one.localized, values, np.zeros(6, np.float32))
-        exchange = step._part._exchange
+        exchange = step._dense.parts[0]._exchange
         assert isinstance(exchange, Workers)
         assert exchange.seen == [False]
         assert but_counters(snapshot(step)) == before
@@ -222,13 +222,13 @@ def test_a_loss_that_is_no_number_is_told_to_other_workers() -> None:
 
 def test_what_workers_owe_is_kept_with_the_net() -> None:
     with stepping(exchange_with=Workers) as step, stepping(exchange_with=Workers) as resumed:
-        exchange = step._part._exchange
+        exchange = step._dense.parts[0]._exchange
         assert isinstance(exchange, Workers)
         exchange.owed = torch.tensor([1.0, 2, 3])
         kept = step.state()
         assert kept["exchange.residual.0"].tolist() == [1, 2, 3]
         resumed.restore(kept)
-        other = resumed._part._exchange
+        other = resumed._dense.parts[0]._exchange
         assert isinstance(other, Workers)
         assert other.owed.tolist() == [1, 2, 3]
     with stepping() as alone:
@@ -310,6 +310,39 @@ def test_a_net_without_parameters_teaches_the_tables() -> None:
         np.testing.assert_allclose(gradients.weights, [expected], rtol=1e-6)
         assert gradients.vectors.tolist() == [0] * DIM
         step.restore(step.state())
+
+
+class Twins(nn.Module):
+    """Two parameters whose gradients autograd hands out as one tensor."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        self.one = nn.Parameter(torch.zeros(COLUMNS))
+        self.other = nn.Parameter(torch.zeros(COLUMNS))
+
+    def needs(self) -> Needs:
+        return Needs(0, wide=False, outputs=1)
+
+    def forward(self, dense: Any, embeddings: None, wide: None) -> Any:
+        return (dense * (self.one + self.other)).sum(1, keepdim=True)
+
+
+def test_who_scales_one_gradient_does_not_scale_another() -> None:
+    class Halved(Workers):
+        def step(self) -> bool:
+            for _, one in self.named:
+                one.grad.mul_(0.5)
+            return True
+
+    model: dict[str, Any] = {
+        "net": f"{MODULE}:Twins", "settings": {}, "optimizer": "sgd", "momentum": 0.0, "lr": 1.0,
+    }  # fmt: skip
+    with stepping(**model) as whole, stepping(exchange_with=Halved, **model) as step:
+        learn(whole, Tables(), examples(1))
+        learn(step, Tables(), examples(1))
+        for name in ("net.one", "net.other"):
+            np.testing.assert_allclose(step.state()[name], whole.state()[name] / 2, rtol=1e-6)
+            assert step.state()[name].all()
 
 
 # --- compiling ------------------------------------------------------------------------------------

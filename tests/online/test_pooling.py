@@ -45,7 +45,8 @@ def test_a_device_pools_as_the_host_does(
         on_device()
         with stepping(pooling=pooling) as device:
             assert isinstance(device._pooling, DevicePooling)
-            host._part.rows_at_once = device._part.rows_at_once = rows_at_once
+            for one in (*host._dense.parts, *device._dense.parts):
+                one.rows_at_once = rows_at_once
             tables, others = Tables(), Tables()
             tables.unknown = others.unknown = {5, 9}
             for one in CASES[name](values):
