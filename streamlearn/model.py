@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from streamlearn.config import BINDING, DeepConfig, JobConfig, LdaConfig
+from streamlearn.dense_blob import read_dense
 from streamlearn.errors import (
     ConfigError,
     DataError,
@@ -36,13 +37,11 @@ from streamlearn.shards.snapshot import SnapshotReader, newest
 from streamlearn.shards.table import ExactTable
 from streamlearn.tables import new_table
 
-__all__ = ["DENSE", "TOPICS", "Counts", "Held", "Model", "TableCut", "load", "stored_job"]
+__all__ = ["TOPICS", "Counts", "Held", "Model", "TableCut", "load", "stored_job"]
 
 _NO_VECTORS: Final[F32] = np.zeros(0, np.float32)
 # Names of arrays of a snapshot that only further passes need.
 TOPICS: Final = "topics."
-# The file of a snapshot that has the dense part of a net.
-DENSE: Final = "dense.safetensors"
 
 
 @dataclass(slots=True)
@@ -458,7 +457,7 @@ def load(
             model.solver.restore(_part(arrays, "solver."))
             model.stored_topics = _part(arrays, TOPICS)
         if isinstance(model.job.model, DeepConfig):
-            _load_dense(cast("DeviceSolver", model.solver), reader)
+            cast("DeviceSolver", model.solver).restore(read_dense(reader))
         model.counts = Counts(**meta["counts"])
         model.epoch = int(meta["epoch"])
         model.swept = int(meta.get("swept", 0))
@@ -472,18 +471,6 @@ def load(
         model.resumed_from = str(reader.path)
         model.skipped = skipped
     return model
-
-
-def _load_dense(solver: DeviceSolver, reader: SnapshotReader) -> None:
-    """Take the dense part of a net from a snapshot."""
-    from safetensors import SafetensorError  # of the extra that brings torch
-    from safetensors.numpy import load as tensors_of
-
-    try:
-        arrays = tensors_of(reader.read(DENSE).tobytes())
-    except SafetensorError as error:
-        raise SnapshotError(f"{reader.path / DENSE} is damaged", cause=str(error)) from error
-    solver.restore(arrays)
 
 
 def _load_rows(table: Table, reader: SnapshotReader) -> None:

@@ -16,8 +16,9 @@ import msgspec
 import numpy as np
 
 from streamlearn.config import DeepConfig
+from streamlearn.dense_blob import write_dense
 from streamlearn.errors import StreamlearnError
-from streamlearn.model import DENSE, TOPICS, Counts, Model
+from streamlearn.model import TOPICS, Counts, Model
 from streamlearn.online.lda import LdaSolver
 from streamlearn.online.solvers import DeviceSolver
 from streamlearn.shards.cut import Part
@@ -114,10 +115,7 @@ class ModelCut:
             with writer.open(name) as blob:
                 blob.write(plain)
         if self._dense is not None:
-            from safetensors.numpy import save  # of the extra that brings torch
-
-            with writer.open(DENSE) as blob:
-                blob.write(save(self._dense))
+            write_dense(writer, self._dense)
         path = writer.commit(self._meta | more | {"arrays": shapes})
         self._writer = None
         size = 0

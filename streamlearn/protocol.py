@@ -14,6 +14,19 @@ import msgspec
 from msgspec import Meta
 
 from streamlearn.errors import ProtocolError
+from streamlearn.marks import (
+    ENTRIES_MAX,
+    MARKS,
+    NAME_BYTES_MAX,
+    AnyMark,
+    ClassMark,
+    Column,
+    Count,
+    Mark,
+    Name,
+    RatingMark,
+    Told,
+)
 
 __all__ = [
     "GIVEN",
@@ -26,6 +39,7 @@ __all__ = [
     "Choose",
     "Claim",
     "Claimed",
+    "ClassMark",
     "Done",
     "Fault",
     "Finished",
@@ -40,7 +54,9 @@ __all__ = [
     "Leave",
     "Listed",
     "Mark",
+    "Meet",
     "Message",
+    "Met",
     "Ping",
     "Pull",
     "PullFactors",
@@ -57,101 +73,17 @@ __all__ = [
     "Reopen",
     "State",
     "StateIs",
+    "Stay",
     "TakeSnapshot",
     "Tick",
     "decode",
     "encode",
 ]
 
-NAME_BYTES_MAX: Final = 4096
-COLUMN_BYTES_MAX: Final = 1 << 28
-ENTRIES_MAX: Final = 1 << 20
-
-Name: TypeAlias = Annotated[str, Meta(max_length=NAME_BYTES_MAX)]
-Count: TypeAlias = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
-Column: TypeAlias = Annotated[memoryview, Meta(max_length=COLUMN_BYTES_MAX)]
 _EMPTY: Final = memoryview(b"")
 
 
-class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """A message: positional fields behind its tag."""
-
-
-class Mark(_Message, frozen=True, tag=1):
-    """How far a partition has been applied, and what was seen of it up to there.
-
-    Attributes
-    ----------
-    partition, version : str
-        ``Partition.name`` and ``Partition.version``.
-    epoch : int
-        Pass over the source, from 0.
-    sequence : int
-        Minibatches of this pass applied, from 1 for the first.
-    offset, records : int
-        As in ``Position``: where the next minibatch begins.
-    done : bool
-        Whether the partition is applied to its end.
-    examples, bad_records, subsampled, bytes, stored_bytes : int
-        Sums over the partition, all passes.
-    weight, loss, label, prediction : float
-        Sums of example weights, weighted losses, labels and predictions, all passes.
-    """
-
-    partition: Name
-    version: Name
-    epoch: Count
-    sequence: Count
-    offset: Count
-    records: Count
-    done: bool = False
-    examples: Count = 0
-    bad_records: Count = 0
-    subsampled: Count = 0
-    bytes: Count = 0
-    stored_bytes: Count = 0
-    weight: float = 0.0
-    loss: float = 0.0
-    label: float = 0.0
-    prediction: float = 0.0
-
-
-class RatingMark(Mark, frozen=True, tag=2):
-    """A mark of a model with squared loss: ``loss`` and ``absolute_error`` are of ratings.
-
-    Attributes
-    ----------
-    absolute_error, label_square : float
-        Further sums: of weighted absolute errors and squares of labels, all passes.
-    """
-
-    absolute_error: float = 0.0
-    label_square: float = 0.0
-
-
-class ClassMark(Mark, frozen=True, tag=3):
-    """A mark of a model of classes: ``loss`` is in nats.
-
-    Attributes
-    ----------
-    correct : float
-        A further sum: of the weights of examples whose class was predicted, all passes.
-    """
-
-    correct: float = 0.0
-
-
-AnyMark: TypeAlias = Mark | RatingMark | ClassMark
-# By ``config.loss_of``: the marks that workers push.
-MARKS: Final[dict[str, type[AnyMark]]] = {
-    "logistic": Mark,
-    "squared": RatingMark,
-    "likelihood": Mark,
-    "classes": ClassMark,
-}
-
-
-class Join(_Message, frozen=True, tag=10):
+class Join(Told, frozen=True, tag=10):
     """A worker takes part: reads of others wait for its clock from now on.
 
     ``incarnation`` is new for each process; a later one takes the place of an earlier one of the
@@ -165,7 +97,7 @@ class Join(_Message, frozen=True, tag=10):
     job: Name = ""
 
 
-class Joined(_Message, frozen=True, tag=11):
+class Joined(Told, frozen=True, tag=11):
     """Answer to Join: the clock that counts, and what the shard has applied."""
 
     clock: Count
@@ -173,18 +105,18 @@ class Joined(_Message, frozen=True, tag=11):
     marks: Annotated[list[AnyMark], Meta(max_length=ENTRIES_MAX)]
 
 
-class Leave(_Message, frozen=True, tag=12):
+class Leave(Told, frozen=True, tag=12):
     """A worker takes part no more (answered by Done). Also a log record."""
 
     worker: Name
     incarnation: Count
 
 
-class Done(_Message, frozen=True, tag=13):
+class Done(Told, frozen=True, tag=13):
     """It is done."""
 
 
-class Pull(_Message, frozen=True, tag=20):
+class Pull(Told, frozen=True, tag=20):
     """Ask for the values of sorted keys, once no member is more than ``tau`` minibatches behind.
 
     Attributes
@@ -209,7 +141,7 @@ class Pull(_Message, frozen=True, tag=20):
     coding: Count
 
 
-class Pulled(_Message, frozen=True, tag=21):
+class Pulled(Told, frozen=True, tag=21):
     """Answer to Pull: a value for each key, 0 where the table has none, and embeddings.
 
     Attributes
@@ -232,7 +164,7 @@ class Pulled(_Message, frozen=True, tag=21):
     vectors: Column = _EMPTY
 
 
-class Push(_Message, frozen=True, tag=22):
+class Push(Told, frozen=True, tag=22):
     """Gradients of one minibatch for one shard; also a log record (then ``keys`` are in it).
 
     Attributes
@@ -388,30 +320,30 @@ class PushTopics(Push, frozen=True, tag=37):
     fit: Column = _EMPTY
 
 
-class Choose(_Message, frozen=True, tag=38):
+class Choose(Told, frozen=True, tag=38):
     """All words are counted: those that may have topics get them. A log record only."""
 
 
-class Pushed(_Message, frozen=True, tag=23):
+class Pushed(Told, frozen=True, tag=23):
     """Answer to Push, once it is durable: applied now, or (``duplicate``) before."""
 
     sequence: Count
     duplicate: bool
 
 
-class KeyMiss(_Message, frozen=True, tag=24):
+class KeyMiss(Told, frozen=True, tag=24):
     """Answer to Push: the pull is forgotten; send the push again with its keys."""
 
     pull: Count
 
 
-class Tick(_Message, frozen=True, tag=25):
+class Tick(Told, frozen=True, tag=25):
     """Time passes (minutes since the epoch). A log record only."""
 
     minute: Count
 
 
-class Listed(_Message, frozen=True, tag=29):
+class Listed(Told, frozen=True, tag=29):
     """A partition as a worker listed it."""
 
     name: Name
@@ -419,7 +351,7 @@ class Listed(_Message, frozen=True, tag=29):
     size: int
 
 
-class Register(_Message, frozen=True, tag=30):
+class Register(Told, frozen=True, tag=30):
     """Name partitions to hand out; known ones are left as they are (answered by Done).
 
     Attributes
@@ -433,7 +365,7 @@ class Register(_Message, frozen=True, tag=30):
     epochs: Count
 
 
-class Claim(_Message, frozen=True, tag=31):
+class Claim(Told, frozen=True, tag=31):
     """A worker asks for a partition to learn; ``held`` are those that it is at."""
 
     worker: Name
@@ -447,7 +379,7 @@ WAIT: Final = 1
 NOTHING_LEFT: Final = 2
 
 
-class Claimed(_Message, frozen=True, tag=32):
+class Claimed(Told, frozen=True, tag=32):
     """Answer to Claim: ``state`` is GIVEN, WAIT (ask again) or NOTHING_LEFT."""
 
     state: Count
@@ -455,7 +387,7 @@ class Claimed(_Message, frozen=True, tag=32):
     epoch: Count
 
 
-class Finished(_Message, frozen=True, tag=33):
+class Finished(Told, frozen=True, tag=33):
     """A partition is applied to its end on every shard (answered by Done)."""
 
     worker: Name
@@ -464,41 +396,41 @@ class Finished(_Message, frozen=True, tag=33):
     epoch: Count
 
 
-class Reopen(_Message, frozen=True, tag=34):
+class Reopen(Told, frozen=True, tag=34):
     """Partitions that a shard has not applied to their end after all (answered by Done)."""
 
     partitions: Annotated[list[Name], Meta(max_length=ENTRIES_MAX)]
     epoch: Count
 
 
-class Follow(_Message, frozen=True, tag=40):
+class Follow(Told, frozen=True, tag=40):
     """Send the log's records behind ``after``, for ever; -1: send the whole state first."""
 
     after: int
 
 
-class FollowPart(_Message, frozen=True, tag=41):
+class FollowPart(Told, frozen=True, tag=41):
     """A part of the state: rows of one segment (uint64[n, 4]), and their embeddings (float32)."""
 
     rows: Column
     vectors: Column = _EMPTY
 
 
-class FollowCut(_Message, frozen=True, tag=42):
+class FollowCut(Told, frozen=True, tag=42):
     """The rest of the state: it is that after the log record ``lsn``; records follow."""
 
     lsn: int
     meta: Column
 
 
-class FollowRecord(_Message, frozen=True, tag=43):
+class FollowRecord(Told, frozen=True, tag=43):
     """Log record ``lsn`` as it stands in the log; it is durable."""
 
     lsn: Count
     body: Column
 
 
-class FollowTopics(_Message, frozen=True, tag=44):
+class FollowTopics(Told, frozen=True, tag=44):
     """A part of the state: topics of tokens of some minibatches of a partition.
 
     Attributes
@@ -517,14 +449,64 @@ class FollowTopics(_Message, frozen=True, tag=44):
     topics: Column
 
 
-class State(_Message, frozen=True, tag=50):
+class Meet(Told, frozen=True, tag=45):
+    """A worker asks the first shard for a group that exchanges dense gradients, answered by Met.
+
+    The answer comes once all workers that the shard knows to be in a group, or to ask for one, ask.
+
+    Attributes
+    ----------
+    step : int
+        Steps of the worker's dense part: who has most of them is the first of the group, and has
+        the others begin where it is.
+    address : str
+        HOST:PORT of its store, where the others would find one another.
+    generation : int
+        Of the last group that it was in; 0: none.
+    """
+
+    worker: Name
+    incarnation: Count
+    step: Count
+    address: Name
+    generation: Count = 0
+
+
+class Met(Told, frozen=True, tag=46):
+    """Answer to Meet: the group, and the worker's place in it.
+
+    Attributes
+    ----------
+    generation : int
+        Number of the group: higher than that of any before.
+    rank, size : int
+        Which of how many workers; with 1 there is nobody to exchange with.
+    address : str
+        Of the first worker's store.
+    """
+
+    generation: Count
+    rank: Count
+    size: Count
+    address: Name
+
+
+class Stay(Told, frozen=True, tag=47):
+    """A worker is in a group; answered by Done as soon as there shall be another one."""
+
+    worker: Name
+    incarnation: Count
+    generation: Count
+
+
+class State(Told, frozen=True, tag=50):
     """Ask where a shard is; with ``partition``, of the marks only that one."""
 
     marks: bool = True
     partition: Name = ""
 
 
-class StateIs(_Message, frozen=True, tag=51):
+class StateIs(Told, frozen=True, tag=51):
     """Answer to State; ``clocks`` by worker, ``figures`` for whoever watches."""
 
     incarnation: Count
@@ -536,15 +518,15 @@ class StateIs(_Message, frozen=True, tag=51):
     figures: Annotated[dict[str, float], Meta(max_length=4096)]
 
 
-class TakeSnapshot(_Message, frozen=True, tag=52):
+class TakeSnapshot(Told, frozen=True, tag=52):
     """Take a snapshot now (an administrator's); answered by Done once it is committed."""
 
 
-class Ping(_Message, frozen=True, tag=60):
+class Ping(Told, frozen=True, tag=60):
     """Are you there? Answered by Done."""
 
 
-class Fault(_Message, frozen=True, tag=61):
+class Fault(Told, frozen=True, tag=61):
     """A request is refused.
 
     Attributes
@@ -566,11 +548,11 @@ Message: TypeAlias = (
     Join | Joined | Leave | Done | Pull | Pulled | Push | Pushed | KeyMiss | Tick | PullFactors
     | PulledFactors | PushFactors | Register | Claim | Claimed | Finished | Reopen | Follow
     | FollowPart | FollowCut | FollowRecord | State | StateIs | TakeSnapshot | Ping | Fault
-    | PullTopics | PulledTopics | PushTopics | Choose | FollowTopics
+    | PullTopics | PulledTopics | PushTopics | Choose | FollowTopics | Meet | Met | Stay
 )  # fmt: skip
 Answer: TypeAlias = (
     Joined | Done | Pulled | PulledFactors | PulledTopics | Pushed | KeyMiss | Claimed | StateIs
-    | Fault | FollowPart | FollowCut | FollowRecord | FollowTopics
+    | Fault | FollowPart | FollowCut | FollowRecord | FollowTopics | Met
 )  # fmt: skip
 
 _ENCODER: Final = msgspec.msgpack.Encoder()

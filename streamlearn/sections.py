@@ -482,6 +482,13 @@ class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             gt=0,
         ),
     ] = 5.0
+    exchange_address: Annotated[
+        str,
+        about(
+            "deep: address (without a port) of the interface by which workers exchange dense "
+            "gradients, in a private network; empty: that by which the first shard is reached.",
+        ),
+    ] = ""
 
 
 class ComputeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -33,6 +33,7 @@ VOCABULARY = (
     "streamlearn.topic_columns",
     "streamlearn.embeddings",
     "streamlearn.binary",
+    "streamlearn.marks",
 )
 MAY_IMPORT = {
     "streamlearn.net": (
@@ -69,7 +70,16 @@ MAY_WAIT = (
         f"streamlearn.cluster.{module}"
         for module in (
             *("daemon", "shard_host", "shard_node", "follower_host", "follower_node", "remote"),
-            *("flight", "worker", "worker_node", "image_files", "intake", "engines", "supervisor"),
+            *(
+                "dense_member",
+                "flight",
+                "worker",
+                "worker_node",
+                "image_files",
+                "intake",
+                "engines",
+                "supervisor",
+            ),
         )
     ),
     "streamlearn.compute.pool",

@@ -269,9 +269,7 @@ class Flight:
         self._answered(prepared, pulled)
         await before
         epoch = self._mark.epoch
-        pushed, totals = await worker.step_lane.run(
-            worker.stepper.step, prepared, pulled, clock, epoch
-        )
+        pushed, totals = await worker.step(prepared, pulled, clock, epoch)
         self._note_dropped(cut)
         stored, self._stored_bytes = self._stored_bytes, 0
         size, records = max(0, cut.offset - self._mark.offset), cut.batch.records

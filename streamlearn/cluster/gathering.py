@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 import numpy as np
@@ -22,7 +22,8 @@ from streamlearn.cluster.gathered_topics import GatheredTopics
 from streamlearn.cluster.stored_shards import StoredShards
 from streamlearn.cluster.users import StoredUsers
 from streamlearn.compute.kernels.factors import ITEM, MEAN_OVER
-from streamlearn.config import JobConfig, LdaConfig, MfConfig
+from streamlearn.config import DeepConfig, JobConfig, LdaConfig, MfConfig
+from streamlearn.dense_blob import read_dense
 from streamlearn.errors import SnapshotError, StreamlearnError
 from streamlearn.messages import U64, Position
 from streamlearn.model import Counts, Model, Progressed
@@ -33,6 +34,7 @@ from streamlearn.online.losses import new_validation, validation_of
 from streamlearn.online.mf import numbers_of
 from streamlearn.online.names import Names
 from streamlearn.online.progressive import Validation
+from streamlearn.online.solvers import DeviceSolver
 from streamlearn.online.totals import AnyTotals
 from streamlearn.protocol import Mark
 from streamlearn.quarantine import merge_quarantines
@@ -120,7 +122,12 @@ def gather(
         known = next((worker.job for worker in workers if worker.job is not None), None)
         job = known or job or shards.job
         names = _merged_names(workers, max(1, job.output.names_max))
-        model = Model.new(job, names.fields)
+        dense = max(workers, key=lambda worker: worker.steps, default=None)
+        shape = dense.shape if dense is not None else ()
+        model = Model.new(job, names.fields, dense=shape)
+        opened.callback(model.close)
+        if isinstance(job.model, DeepConfig):
+            _take_dense(model, dense)
         model.names = names
         model.validation = _merged_validation(workers, job)
         model.validation.set_totals(totals_of(job, shards.marks))
@@ -175,6 +182,9 @@ class _Worker:
 
     arrays: Mapping[str, np.ndarray[Any, Any]]
     job: JobConfig | None
+    reader: SnapshotReader
+    steps: int = -1  # of the dense part of a net
+    shape: tuple[int, ...] = ()
 
     @classmethod
     def read(cls, reader: SnapshotReader) -> _Worker:
@@ -191,7 +201,8 @@ class _Worker:
                 raise SnapshotError(
                     f"snapshot {reader.path} was written by another version", cause=str(error)
                 ) from error
-        return cls(arrays, job)
+        told = reader.meta.get("dense", {"steps": -1, "shape": ()})
+        return cls(arrays, job, reader, int(told["steps"]), tuple(told["shape"]))
 
     def part(self, prefix: str) -> dict[str, np.ndarray[Any, Any]]:
         return {
@@ -199,6 +210,16 @@ class _Worker:
             for name, array in self.arrays.items()
             if name.startswith(prefix)
         }
+
+
+def _take_dense(model: Model, worker: _Worker | None) -> None:
+    """Have a net be where the worker was that had made most steps."""
+    if worker is None or worker.steps < 0:
+        raise SnapshotError(
+            "no worker has kept the dense part of the net",
+            hint="put workers/NAME/state of one of them back",
+        )
+    cast("DeviceSolver", model.solver).restore(read_dense(worker.reader))
 
 
 def _merged_names(workers: Sequence[_Worker], names_max: int) -> Names:

@@ -21,6 +21,7 @@ from streamlearn.cluster.resharding import remove_shards, reshard
 from streamlearn.cluster.roles import UpOptions
 from streamlearn.cluster.stored_shards import counts_of_shards, shard_directory
 from streamlearn.config import (
+    DeepConfig,
     JobConfig,
     Resolved,
     job_differences,
@@ -220,10 +221,15 @@ def laid_out(job: JobConfig, options: UpOptions, plan: Plan) -> None:
         The output directory cannot be written.
     """
     out = options.directory
+    compute = job.compute
+    if isinstance(job.model, DeepConfig) and not compute.lanes:  # threads of torch's are lanes
+        lanes = max(1, (os.cpu_count() or 1) // options.workers)
+        compute = msgspec.structs.replace(compute, lanes=lanes)
     listed = tuple(plan.addresses[f"shard-{index}"][0] for index in range(options.shards))
     told = msgspec.structs.replace(
         job,
         source=msgspec.structs.replace(job.source, uri=tuple(map(_absolute, job.source.uri))),
+        compute=compute,
         tables=msgspec.structs.replace(job.tables, shards=listed),
         output=msgspec.structs.replace(job.output, dir=str(out)),
         http=msgspec.structs.replace(job.http, listen=""),

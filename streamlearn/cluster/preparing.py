@@ -22,7 +22,7 @@ from streamlearn.messages import F32, I64
 from streamlearn.online.localized import Localized, Localizer
 from streamlearn.online.minibatch import Minibatch
 from streamlearn.online.progressive import Validation
-from streamlearn.online.steps import Gradients, Values, new_step
+from streamlearn.online.steps import Gradients, Step, Values, new_step
 from streamlearn.online.totals import AnyTotals
 from streamlearn.protocol import Mark, Pulled
 from streamlearn.residuals import VectorResiduals
@@ -180,6 +180,10 @@ class Stepper:
         Examples of a minibatch.
     validation : Validation
         Told of every example before it teaches.
+    step : Step, optional
+        What computes; by default that of the job's model.
+    classes : int
+        Scores of an example; 0: one number.
 
     Attributes
     ----------
@@ -191,12 +195,19 @@ class Stepper:
         Those of the partition that is learned, where they stand here.
     """
 
-    def __init__(self, job: JobConfig, rows_max: int, validation: Validation) -> None:
+    def __init__(
+        self,
+        job: JobConfig,
+        rows_max: int,
+        validation: Validation,
+        step: Step | None = None,
+        classes: int = 0,
+    ) -> None:
         self.users: Users | None = None
         self.last: tuple[float, float, int] = (np.nan, np.nan, 0)
         self.validation = validation
         self.dropped = 0
-        self._step = new_step(job.model, copies_max(job))
+        self._step = step if step is not None else new_step(job.model, copies_max(job))
         self._tiers = job.model.tiers
         self._coding = codings(job)[1]
         self._kkt = job.tables.kkt
@@ -210,7 +221,7 @@ class Stepper:
             bits = min(_VECTOR_RESIDUAL_BITS, most.bit_length() - 1)
             self._vector_residuals = VectorResiduals(bits, dim, parts)
         self._l1 = float(job.model.l1)
-        self._scores: F32 = np.zeros(rows_max, np.float32)
+        self._scores: F32 = np.zeros((rows_max, classes) if classes else rows_max, np.float32)
         self._weights: F32 = np.zeros(1, np.float32)
 
     def step(
@@ -333,6 +344,9 @@ class Stepper:
         rows = batch.rows
         self.validation.update(self._scores[:rows], batch.labels[:rows], batch.weights[:rows])
         self.validation.summary()
+
+    def close(self) -> None:
+        """End what it computes with."""
 
     def _encode_vectors(
         self, prepared: Prepared, dims: I64, vectors: F32, seed: int

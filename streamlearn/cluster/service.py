@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from streamlearn import columns
 from streamlearn.cluster.feeding import Feeds
+from streamlearn.cluster.meeting import Meeting, Said
 from streamlearn.cluster.reading import embedded, read
 from streamlearn.config import loss_of
 from streamlearn.errors import ColumnError, LogError, RefusedError
@@ -32,6 +33,7 @@ from streamlearn.protocol import (
     Joined,
     KeyMiss,
     Leave,
+    Meet,
     Message,
     Pull,
     PullFactors,
@@ -44,6 +46,7 @@ from streamlearn.protocol import (
     Reopen,
     State,
     StateIs,
+    Stay,
     TakeSnapshot,
     Tick,
     encode,
@@ -152,6 +155,7 @@ class Service:
         self.read_only = read_only
         self.draining = False
         self.registry = Registry()
+        self.meeting = Meeting()
         self.feeds = Feeds(shard, log)
         self.durable_lsn = shard.lsn
         self.counts: dict[str, float] = dict.fromkeys(
@@ -183,6 +187,8 @@ class Service:
             PushTopics: self._push,
             Join: self._join,
             Leave: self._leave,
+            Meet: self._meet,
+            Stay: self._stay,
             Register: self._register,
             Claim: self._claim,
             Finished: self._finished,
@@ -203,6 +209,7 @@ class Service:
         gone = self._sessions.pop(session, None)
         self._parked = deque(one for one in self._parked if one[0] != session)
         self.feeds.drop(session)
+        self._tell(self.meeting.closed(session, now))
         if gone is not None and gone.worker is not None:
             self._absent[gone.worker] = now + self._lease_seconds
             self._under_way.pop(gone.worker[1], None)
@@ -234,6 +241,7 @@ class Service:
         """Let time pass: workers that stay away leave; a new minute is a record of the log."""
         if self.read_only:
             return
+        self._tell(self.meeting.advance(now))
         late = [worker for worker, until in self._absent.items() if until <= now]
         for name, incarnation in late:
             try:
@@ -508,6 +516,7 @@ class Service:
 
     def _leave(self, session: int, request: int, leave: Leave, now: float) -> None:
         self._leaves(leave.worker, leave.incarnation)
+        self._tell(self.meeting.leave(leave.worker, leave.incarnation, now))
         self._sessions[session].worker = None
         self._absent.pop((leave.worker, leave.incarnation), None)
         self.say(session, request, Done(), self.shard.lsn)
@@ -519,6 +528,20 @@ class Service:
         member = self.shard.clocks.members.get(worker)
         if member is not None and member.incarnation == incarnation:
             self._record(Leave(worker, incarnation))
+
+    def _meet(self, session: int, request: int, meet: Meet, now: float) -> None:
+        if self.shard.spec.index:
+            raise RefusedError("workers meet at the first shard", code="invalid")
+        self._tell(self.meeting.meet(session, request, meet, now))
+
+    def _stay(self, session: int, request: int, stay: Stay, now: float) -> None:
+        if self.shard.spec.index:
+            raise RefusedError("workers meet at the first shard", code="invalid")
+        self._tell(self.meeting.stay(session, request, stay))
+
+    def _tell(self, said: list[Said]) -> None:
+        for one in said:
+            self.say(one.session, one.request, one.message)
 
     # ---------------------------------------------------------------- handing out partitions
 

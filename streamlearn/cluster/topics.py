@@ -13,9 +13,10 @@ from streamlearn.cluster.preparing import Prepared, Pushed, Stepper
 from streamlearn.cluster.users import Users
 from streamlearn.compute.kernels import topic_priors
 from streamlearn.compute.kernels.topic_pushes import document_counts
-from streamlearn.config import JobConfig, LdaConfig
+from streamlearn.config import DeepConfig, JobConfig, LdaConfig
 from streamlearn.errors import ColumnError
 from streamlearn.messages import F32, I32, I64, U32
+from streamlearn.online.formats import Format
 from streamlearn.online.localized import Localized
 from streamlearn.online.minibatch import Minibatch
 from streamlearn.online.progressive import Validation
@@ -31,8 +32,21 @@ __all__ = ["TopicStepper", "new_stepper"]
 _EMPTY: Final = memoryview(b"")
 
 
-def new_stepper(job: JobConfig, rows_max: int, validation: Validation) -> Stepper | TopicStepper:
-    """Return what steps the minibatches of a job's model; see :class:`Stepper`."""
+def new_stepper(
+    job: JobConfig, rows_max: int, validation: Validation, format: Format | None = None
+) -> Stepper | TopicStepper:
+    """Return what steps the minibatches of a job's model; see :class:`Stepper`.
+
+    Parameters
+    ----------
+    format : Format, optional
+        Of the records: a net is made for what they have.
+    """
+    if isinstance(job.model, DeepConfig):
+        from streamlearn.cluster.deep_stepper import DeepStepper  # which brings torch
+
+        assert format is not None, "a net is made for a format"
+        return DeepStepper(job, rows_max, validation, format)
     if isinstance(job.model, LdaConfig):
         return TopicStepper(job.model, rows_max, validation)
     return Stepper(job, rows_max, validation)
@@ -203,6 +217,9 @@ class TopicStepper:
             )
             first = end
         return pushed
+
+    def close(self) -> None:
+        """End what it computes with: nothing."""
 
     def try_out(self, batch: Minibatch, localized: Localized) -> None:
         """Step a minibatch, so that kernels are there when they are needed."""

@@ -13,18 +13,19 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast
 
 import msgspec
 
 from streamlearn.cluster.copies import Copies, copies_max
+from streamlearn.cluster.dense_member import DenseMember
 from streamlearn.cluster.flight import Flight, TooManyBadError, as_local
-from streamlearn.cluster.preparing import Buffers, Preparer
+from streamlearn.cluster.preparing import Buffers, Prepared, Preparer, Pushed
 from streamlearn.cluster.remote import Remote, RewindError, Who
 from streamlearn.cluster.shard_host import Worked
 from streamlearn.cluster.topics import new_stepper
 from streamlearn.cluster.users import Keeping, Users, users_spec
-from streamlearn.config import JobConfig, LdaConfig, MfConfig, loss_of
+from streamlearn.config import DeepConfig, JobConfig, LdaConfig, MfConfig, loss_of
 from streamlearn.errors import (
     DataError,
     ObjectChangedError,
@@ -37,6 +38,7 @@ from streamlearn.online.formats import Format
 from streamlearn.online.minibatch import room_of
 from streamlearn.online.names import Names, Sampler
 from streamlearn.online.progressive import Validation
+from streamlearn.online.totals import AnyTotals
 from streamlearn.protocol import (
     MARKS,
     NOTHING_LEFT,
@@ -47,12 +49,16 @@ from streamlearn.protocol import (
     Leave,
     Listed,
     Mark,
+    Pulled,
     Register,
     Reopen,
     State,
     StateIs,
 )
 from streamlearn.quarantine import Quarantine
+
+if TYPE_CHECKING:
+    from streamlearn.cluster.deep_stepper import DeepStepper
 
 __all__ = ["Records", "Worker"]
 
@@ -117,6 +123,8 @@ class Worker:
         Of rows, that are not pulled each time.
     users : Users or None
         Those of the partition that is learned, where they stand here.
+    dense : DenseMember or None
+        Of a net: who steps together with the other workers.
     changed, stopped : asyncio.Event
         A remote wants to be looked at; the worker shall end after what is under way.
     examples, records, bad, bytes, stored_bytes : int
@@ -162,7 +170,12 @@ class Worker:
         rows = job.compute.minibatch
         nnz = max(rows * _FEATURES_PER_ROW, 4096)
         self.rows, self.nnz = room_of(rows, nnz, format.record_rows)
-        self.stepper = new_stepper(job, self.rows, validation)
+        self.stepper = new_stepper(job, self.rows, validation, format)
+        self.dense: DenseMember | None = None
+        if isinstance(job.model, DeepConfig):
+            self.dense = DenseMember(
+                who, lambda: self.remotes[0], step_lane, self.net, lambda: self.member
+            )
         self.copies = Copies(copies_max(job), job.tables.tau)
         self.users: Users | None = None
         self._keeping = keeping
@@ -184,6 +197,19 @@ class Worker:
         """Say which shards there are: their remotes, and the first prefix of each."""
         self.remotes = remotes
         self.preparer = Preparer(self.job, lows, self.nnz)
+
+    @property
+    def net(self) -> DeepStepper:
+        """The stepper, of a net."""
+        return cast("DeepStepper", self.stepper)
+
+    async def step(
+        self, prepared: Prepared, pulled: Sequence[Pulled], seed: int, epoch: int
+    ) -> tuple[list[Pushed], AnyTotals]:
+        """Step a minibatch; see :meth:`Stepper.step`."""
+        if self.dense is not None:
+            return await self.dense.step(prepared, pulled, seed, epoch)
+        return await self.step_lane.run(self.stepper.step, prepared, pulled, seed, epoch)
 
     def oldest(self) -> int:
         """Return the clock of the oldest minibatch that is not durable everywhere, or the next."""
@@ -245,6 +271,8 @@ class Worker:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            if self.dense is not None:
+                await self.dense.close()
 
     async def _learn(self) -> None:
         wait = _WAIT_SECONDS
@@ -355,7 +383,10 @@ class Worker:
                     if remote.failed is not None:
                         raise as_local(remote.failed)
 
-        await _first_of(work, watch())
+        beside = [watch()]
+        if self.dense is not None:
+            beside.append(self.dense.run())
+        await _first_of(work, *beside)
 
     # ---------------------------------------------------------------- taking part
 
@@ -374,6 +405,8 @@ class Worker:
         if not self.member:
             return
         self.member = False
+        if self.dense is not None:
+            await self.dense.leave()
         for remote in self.remotes:
             remote.taking_part = False
         for remote in self.remotes:
@@ -491,9 +524,9 @@ async def _marks(remote: Remote) -> dict[str, Mark]:
     return {mark.partition: mark for mark in answer.marks}
 
 
-async def _first_of(work: Any, other: Any) -> None:
-    """Run both; end with the first of them to end, and raise what it raised."""
-    tasks = [asyncio.ensure_future(work), asyncio.ensure_future(other)]
+async def _first_of(*work: Any) -> None:
+    """Run all; end with the first of them to end, and raise what it raised."""
+    tasks = [asyncio.ensure_future(one) for one in work]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:

@@ -28,7 +28,8 @@ from streamlearn.cluster.users import Keeping
 from streamlearn.cluster.worker import Worker
 from streamlearn.compute.leftovers import few_arenas, give_back
 from streamlearn.compute.pool import Lane
-from streamlearn.config import JobConfig, job_signature
+from streamlearn.config import DeepConfig, JobConfig, job_signature
+from streamlearn.dense_blob import read_dense, write_dense
 from streamlearn.errors import ClusterError, DataError, RefusedError, RunError, StreamlearnError
 from streamlearn.messages import BLOCK_TAILROOM_BYTES, Progress
 from streamlearn.metrics import Metrics
@@ -185,7 +186,8 @@ class WorkerNode:
         daemon.tell("compiling", "listing the source")
         lock = DirectoryLock(self.directory)
         source = open_source(self.job.source)
-        one = self.job.compute.lanes == 1
+        # a net's step waits for the other workers: parsing goes on meanwhile
+        one = self.job.compute.lanes == 1 and not isinstance(self.job.model, DeepConfig)
         parse = Lane("parse", time.thread_time)
         step = parse if one else Lane("step", time.thread_time)
         self._lanes = [parse] if one else [parse, step]
@@ -208,14 +210,15 @@ class WorkerNode:
         format_, read_as = await prepare_format(self.job, source, partitions)
         daemon.tell("compiling", "kernels")
         started = time.monotonic()
-        header, records = await first_records(format_, source, partitions)
+        deep = isinstance(self.job.model, DeepConfig)
+        header, records = await first_records(format_, source, partitions, needed=deep)
         if records:
             await asyncio.to_thread(warm_up_worker, read_as, format_, header, records)
         give_back()
         self.compile_seconds = time.monotonic() - started
         names = Names(tuple(format_.fields), max(1, self.job.output.names_max))
         validation = new_validation(self.job.model, self.job.output.window)
-        await asyncio.to_thread(self._restore, names, validation)
+        dense = await asyncio.to_thread(self._restore, names, validation)
         path = self.directory / "bad_records.jsonl"
         quarantine = Quarantine(path, path.stat().st_size if path.exists() else 0)
         place = place_of(secrets)
@@ -224,6 +227,8 @@ class WorkerNode:
             read_as, who, source, format_, parse, step, names, validation, quarantine,
             Keeping(self.directory, time.time),
         )  # fmt: skip
+        if dense:
+            await step.run(worker.net.restore, dense)
         self._remotes = remotes_of(worker, who, self.job, secrets, place, Limits(), self._counters)
         daemon.tell("learning", "joining the shards")
         cpu = time.process_time()
@@ -246,6 +251,8 @@ class WorkerNode:
         daemon.tell("draining")
         await self._save(worker, parse, step)
         quarantine.close()
+        if worker.dense is not None:
+            await step.run(worker.net.close)
         self._tell("done")
         report = self._report(worker, time.process_time() - cpu)
         await asyncio.to_thread(self._write, report)
@@ -264,16 +271,22 @@ class WorkerNode:
 
     # ---------------------------------------------------------------- what it keeps
 
-    def _restore(self, names: Names, validation: Validation) -> None:
-        """Go on with the names and the validation that an earlier process kept."""
+    def _restore(self, names: Names, validation: Validation) -> dict[str, Any]:
+        """Go on with the names and the validation that an earlier process kept.
+
+        Returns
+        -------
+        dict of str to array
+            The dense part of a net; empty: none was kept.
+        """
         root = self.directory / STATE
         if not root.is_dir():
-            return
+            return {}
         reader, skipped = newest(root)
         for sentence in skipped:
             _log.warning("passed over a damaged state: %s", sentence)
         if reader is None:
-            return
+            return {}
         with reader:
             reader.require(kind="worker", keys=("arrays", "fields"))
             arrays = {
@@ -289,6 +302,7 @@ class WorkerNode:
                         if name.startswith(prefix)
                     }
                 )
+            return read_dense(reader) if "dense" in reader.meta else {}
 
     async def _save_often(self, worker: Worker, parse: Lane, step: Lane) -> None:
         while True:
@@ -317,7 +331,11 @@ class WorkerNode:
             "created_seconds": time.time(),
             "fields": fields,
         }
-        await asyncio.to_thread(_write_arrays, self.directory / STATE, meta, arrays)
+        dense: dict[str, Any] = {}
+        if worker.dense is not None:
+            dense = await step.run(worker.net.state)
+            meta["dense"] = {"shape": worker.net.shape, "steps": int(dense["steps"][0])}
+        await asyncio.to_thread(_write_arrays, self.directory / STATE, meta, arrays, dense)
         self.saved += 1
 
     def _write(self, report: dict[str, Any]) -> None:
@@ -469,11 +487,14 @@ def warm_up_worker(job: JobConfig, format: Format, header: bytes | None, records
     localized = Localized(batch.nnz_max)
     intercept = bool(job.model.intercept)
     Localizer(batch.nnz_max).localize(batch, localized, intercept=intercept)
-    stepper = new_stepper(job, rows, new_validation(job.model, 64))
+    stepper = new_stepper(job, rows, new_validation(job.model, 64), format)
     stepper.try_out(batch, localized)
+    stepper.close()
 
 
-def _write_arrays(root: Path, meta: dict[str, Any], arrays: dict[str, Any]) -> None:
+def _write_arrays(
+    root: Path, meta: dict[str, Any], arrays: dict[str, Any], dense: dict[str, Any]
+) -> None:
     with SnapshotWriter(root, next_sequence(root)) as writer:
         shapes: dict[str, Any] = {}
         for name, array in arrays.items():
@@ -481,6 +502,8 @@ def _write_arrays(root: Path, meta: dict[str, Any], arrays: dict[str, Any]) -> N
             shapes[name] = [str(plain.dtype), list(plain.shape)]
             with writer.open(name) as blob:
                 blob.write(plain)
+        if dense:
+            write_dense(writer, dense)
         writer.commit(meta | {"arrays": shapes})
     with suppress(OSError):
         prune(root, _STATES_KEPT, trusted=writer.sequence)

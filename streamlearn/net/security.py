@@ -23,6 +23,7 @@ from streamlearn.protocol import (
     Follow,
     Join,
     Leave,
+    Meet,
     Ping,
     Pull,
     PullFactors,
@@ -33,6 +34,7 @@ from streamlearn.protocol import (
     Register,
     Reopen,
     State,
+    Stay,
     TakeSnapshot,
 )
 
@@ -66,7 +68,7 @@ MAY_ASK: Final[Mapping[str, frozenset[type]]] = {
     "worker": frozenset(
         {
             *(Join, Leave, Pull, PullFactors, Push, PushFactors, Register, Claim, Finished),
-            *(Reopen, State, Ping, PullTopics, PushTopics),
+            *(Reopen, State, Ping, PullTopics, PushTopics, Meet, Stay),
         }
     ),
     "follower": frozenset({Follow, State, Ping}),

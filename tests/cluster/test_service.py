@@ -20,6 +20,8 @@ from streamlearn.protocol import (
     KeyMiss,
     Leave,
     Listed,
+    Meet,
+    Met,
     Ping,
     Pull,
     Pulled,
@@ -34,6 +36,7 @@ from streamlearn.protocol import (
     Reopen,
     State,
     StateIs,
+    Stay,
     TakeSnapshot,
     Tick,
 )
@@ -724,5 +727,38 @@ def test_every_request_is_answered_by_its_own_type():
     made = Service(Shard(SPEC), None, incarnation=1, now=0.0)
     assert set(made._answers) == {
         Pull, PullFactors, PullTopics, Push, PushFactors, PushTopics, Join, Leave, Register, Claim,
-        Finished, Reopen, State, Follow, TakeSnapshot,
+        Finished, Reopen, State, Follow, TakeSnapshot, Meet, Stay,
     }  # fmt: skip
+
+
+def test_workers_meet_at_the_first_shard_and_are_told_when_others_come():
+    first = Desk(FIRST)
+    first.open(1, 2)
+    asked = first.ask(1, Meet("a", 1, 0, "h:1"))
+    first.advance(0.6)
+    assert first.answers[1, asked] == Met(1, 0, 1, "h:1")
+    staying = first.ask(1, Stay("a", 1, 1))
+    joining = first.ask(2, Meet("b", 2, 5, "h:2"))
+    assert first.answers[1, staying] == Done()
+    again = first.ask(1, Meet("a", 1, 7, "h:1", 1))
+    assert first.answers[1, again] == Met(2, 0, 2, "h:1")
+    assert first.answers[2, joining] == Met(2, 1, 2, "h:1")
+
+
+def test_worker_that_leaves_or_is_lost_is_not_waited_for():
+    first = Desk(FIRST)
+    for session, name in enumerate("abc", 1):
+        first.join(session, name, session)
+        first.ask(session, Meet(name, session, 0, "h:1"))
+    first.advance(0.6)
+    again = first.ask(1, Meet("a", 1, 0, "h:1", 1))
+    first.asked(2, Leave("b", 2))
+    assert (1, again) not in first.answers
+    first.close(3)
+    assert first.answers[1, again] == Met(2, 0, 1, "h:1")
+
+
+def test_other_shards_put_no_groups_together():
+    made = desk()
+    assert made.fault(1, Meet("a", 1, 0, "h:1")).code == "invalid"
+    assert made.fault(1, Stay("a", 1, 0)).code == "invalid"

@@ -38,17 +38,20 @@ STATES = {
     "pulled": CLIENT_OPEN,
     "pulled-factors": CLIENT_OPEN,
     "pulled-topics": CLIENT_OPEN,
+    "met": CLIENT_OPEN,
 }
 KIND_OF = {
     "ping": "request", "pull": "request", "pull-lz4": "request", "push": "request",
     "done": "answer", "pulled": "answer",
     "pull-factors": "request", "pulled-factors": "answer", "push-factors": "request",
     "pull-topics": "request", "pulled-topics": "answer", "push-topics": "request",
+    "meet": "request", "met": "answer", "stay": "request",
 }  # fmt: skip
 REQUEST_ID_OF = {
     "ping": 1, "done": 1, "pull": 2, "pull-lz4": 2, "pulled": 2, "push": 3,
     "pull-factors": 2, "pulled-factors": 2, "push-factors": 3,
     "pull-topics": 2, "pulled-topics": 2, "push-topics": 3,
+    "meet": 4, "met": 4, "stay": 5,
 }  # fmt: skip
 
 

@@ -16,6 +16,8 @@ from streamlearn.net.security import cluster_id
 from streamlearn.protocol import (
     Done,
     Mark,
+    Meet,
+    Met,
     Ping,
     Pull,
     Pulled,
@@ -27,6 +29,7 @@ from streamlearn.protocol import (
     PushFactors,
     PushTopics,
     RatingMark,
+    Stay,
     encode,
 )
 from tests.net.wire_parts import (
@@ -74,6 +77,9 @@ def made() -> dict[str, bytes]:
         "pull-topics": frame(REQUEST, 2, bytes(encode(_pull_topics()))),
         "pulled-topics": frame(ANSWER, 2, bytes(encode(_pulled_topics()))),
         "push-topics": frame(REQUEST, 3, bytes(encode(_push_topics()))),
+        "meet": frame(REQUEST, 4, bytes(encode(Meet("w0", 7, 250, "10.0.0.3:40001", 4)))),
+        "met": frame(ANSWER, 4, bytes(encode(Met(5, 0, 2, "10.0.0.3:40001")))),
+        "stay": frame(REQUEST, 5, bytes(encode(Stay("w0", 7, 5)))),
         "alive": frame(ALIVE, 0, b""),
         "error": frame(ERROR, 0, encode_error("size", "too large")),
     }
