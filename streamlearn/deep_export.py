@@ -13,10 +13,11 @@ import json
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
@@ -37,8 +38,10 @@ if TYPE_CHECKING:
     from streamlearn.model import Model
     from streamlearn.online.deep import DeepSolver
 
-__all__ = ["Exportable", "Graph", "export_deep", "graph_of", "write_graph"]
+__all__ = ["NAMES", "Exportable", "Graph", "export_deep", "graph_of", "write_graph"]
 
+# The file within a .pt2 that names what goes in and comes out.
+NAMES: Final = "streamlearn.json"
 # Bytes of embeddings and wide weights that one file takes. A protobuf of ONNX ends at 2 GiB, of
 # which 64 MiB are left for the net; in .pt2 they are only as large as memory can hold twice.
 TABLE_BYTES_MAX: Final = {".onnx": (2 << 30) - (64 << 20), ".pt2": 16 << 30}
@@ -240,7 +243,12 @@ def export_deep(model: Model, target: Path) -> dict[str, Any]:
         weights=weights,
         vectors=vectors,
     )
-    told = write_graph(it, target)
+    names = {
+        "dense": list(format_.dense_names),
+        "fields": list(model.names.fields) if it.needs.dim or it.needs.wide else [],
+        "classes": list(model.job.source.classes),
+    }
+    told = write_graph(it, target, names) | {name: some for name, some in names.items() if some}
     if it.needs.dim or it.needs.wide:
         listed = target.with_name(f"{target.name}.features.tsv")
         _write_features(listed, model, keys)
@@ -253,8 +261,16 @@ def graph_of(it: Exportable) -> Graph:
     return Graph(it).eval().requires_grad_(requires_grad=False)
 
 
-def write_graph(it: Exportable, target: Path) -> dict[str, Any]:
+def write_graph(
+    it: Exportable, target: Path, names: Mapping[str, Sequence[str]] = MappingProxyType({})
+) -> dict[str, Any]:
     """Write a graph as ``.pt2`` or ``.onnx``, and check what was written; return what is told.
+
+    Parameters
+    ----------
+    names : mapping
+        What stands in the file for who reads it, as JSON: metadata of ONNX, by name; in a ``.pt2``
+        the extra file :data:`NAMES`.
 
     Raises
     ------
@@ -267,11 +283,11 @@ def write_graph(it: Exportable, target: Path) -> dict[str, Any]:
     checked = True
     if target.suffix == ".pt2":
         with _quiet():
-            torch.export.save(program, target)
+            torch.export.save(program, target, extra_files={NAMES: json.dumps(dict(names))})
         reloaded = torch.export.load(target).module()
         _check(graph, it, lambda given: reloaded(*given), target)
     else:
-        _write_onnx(graph, it, program, target)
+        _write_onnx(graph, program, names, target)
         checked = _check_onnx(graph, it, target)
     return {
         "file": str(target),
@@ -381,7 +397,9 @@ def _traced(graph: Graph, it: Exportable) -> Any:
         ) from error
 
 
-def _write_onnx(graph: Graph, it: Exportable, program: Any, target: Path) -> None:
+def _write_onnx(
+    graph: Graph, program: Any, names: Mapping[str, Sequence[str]], target: Path
+) -> None:
     try:
         import onnxscript  # noqa: F401 (what torch writes ONNX with)
     except ImportError as error:
@@ -406,6 +424,7 @@ def _write_onnx(graph: Graph, it: Exportable, program: Any, target: Path) -> Non
             hint="export .pt2, which takes all that torch does",
         ) from error
     assert exported is not None
+    exported.model.metadata_props.update({name: json.dumps(some) for name, some in names.items()})
     exported.save(str(target), external_data=False)
 
 

@@ -26,7 +26,7 @@ def net_told(model: Model) -> dict[str, Any]:
     if model.dense:
         told["dense"] = " x ".join(map(str, model.dense))
     if step.needs.dim or step.needs.wide:
-        told["fields"] = len(model.names.fields)
+        told["fields"] = list(model.names.fields)
     return told | {
         "outputs": step.needs.outputs,
         "parameters": sum(layer["parameters"] for layer in layers),

@@ -395,10 +395,23 @@ def test_what_is_exported_predicts_what_the_command_line_does(
     assert ended.report["checked"] is True
     listed = tmp_path / f"net{suffix}.features.tsv"
     assert listed.exists() == (kind in ("clicks", "bags"))
+    names = {
+        "clicks": {"dense": ["size", "when"], "fields": ["color", "shape"]},
+        "bags": {"fields": ["words", "place"], "classes": list(CLASSES)},
+        "numbers": {"dense": ["a", "b", "c"]},
+        "images": {},
+    }[kind]
+    assert {key: ended.report.get(key) for key in names} == names
     given = inputs_of_rows(kind, rows, listed)
     if suffix == ".onnx":
         found = onnx_run(target, given)[1]
+        session = pytest.importorskip("onnxruntime").InferenceSession(str(target))
+        said = session.get_modelmeta().custom_metadata_map
+        assert {key: json.loads(some) for key, some in said.items() if json.loads(some)} == names
     else:
+        extra = {deep_export.NAMES: ""}
+        torch.export.load(target, extra_files=extra)
+        assert {k: v for k, v in json.loads(extra[deep_export.NAMES]).items() if v} == names
         found = torch.export.load(target).module()(*tensors(given))[1].numpy()
     asked = ("--probabilities",) if kind in ("bags", "images") else ()
     told = run("predict", it.out, it.log, *asked)
