@@ -42,9 +42,11 @@ __all__ = ["NAMES", "Exportable", "Graph", "export_deep", "graph_of", "write_gra
 
 # The file within a .pt2 that names what goes in and comes out.
 NAMES: Final = "streamlearn.json"
-# Bytes of embeddings and wide weights that one file takes. A protobuf of ONNX ends at 2 GiB, of
-# which 64 MiB are left for the net; in .pt2 they are only as large as memory can hold twice.
-TABLE_BYTES_MAX: Final = {".onnx": (2 << 30) - (64 << 20), ".pt2": 16 << 30}
+# Bytes of embeddings and wide weights that are exported: memory has them three times meanwhile.
+TABLE_BYTES_MAX: Final = 16 << 30
+# Of those, bytes that stand in a file of ONNX itself, a protobuf, which ends at 2 GiB; where there
+# are more, all arrays stand beside it.
+ONNX_BYTES_MAX: Final = 1 << 30
 # What a runtime may differ from torch by, of the largest logit: its sums have another order.
 TOLERANCE: Final = 1e-4
 # Rows that the graph is traced and checked with; 1 would be taken for a constant.
@@ -227,7 +229,7 @@ def export_deep(model: Model, target: Path) -> dict[str, Any]:
     mean, scale = (None, None) if step.standardizer is None else step.standardizer.as_tensors()
     if target.suffix == ".safetensors":
         return _write_dense(target, step.net, mean, scale, config)
-    keys, weights, vectors = _tables(model, step.needs, target.suffix)
+    keys, weights, vectors = _tables(model, step.needs)
     deep = Deep(config.loss, classes_of(model.job))
     format_ = open_format(model.job.source, labelled=False, deep=deep)
     it = Exportable(
@@ -277,20 +279,23 @@ def write_graph(
     ConfigError, RunError, OSError
         As :func:`export_deep` does.
     """
-    _check_size(it.table_bytes, target.suffix)
+    _check_size(it.table_bytes)
     graph = graph_of(it)
     program = _traced(graph, it)
     checked = True
+    told: dict[str, Any] = {"file": str(target)}
     if target.suffix == ".pt2":
         with _quiet():
             torch.export.save(program, target, extra_files={NAMES: json.dumps(dict(names))})
         reloaded = torch.export.load(target).module()
         _check(graph, it, lambda given: reloaded(*given), target)
     else:
-        _write_onnx(graph, program, names, target)
+        apart = it.table_bytes > ONNX_BYTES_MAX
+        _write_onnx(graph, program, names, target, apart=apart)
         checked = _check_onnx(graph, it, target)
-    return {
-        "file": str(target),
+        if apart:
+            told["data_file"] = f"{target}.data"
+    return told | {
         "inputs": {name: list(one.shape[1:]) for name, one in _example(graph, it, 1).items()},
         "outputs": it.needs.outputs,
         "features": it.features,
@@ -316,7 +321,7 @@ def _table(rows: F32) -> Tensor:
     return table
 
 
-def _tables(model: Model, needs: Needs, suffix: str) -> tuple[U64, F32, F32]:
+def _tables(model: Model, needs: Needs) -> tuple[U64, F32, F32]:
     """Return keys, wide weights and embeddings of the features that a net uses something of."""
     geometry = model.geometry
     dim = needs.dim if geometry is not None else 0
@@ -332,7 +337,7 @@ def _tables(model: Model, needs: Needs, suffix: str) -> tuple[U64, F32, F32]:
         if dim:
             kept |= found.dims > 0
         held += int(kept.sum())
-        _check_size((held + 2) * 4 * (dim + needs.wide), suffix)
+        _check_size((held + 2) * 4 * (dim + needs.wide))
         keys.append(found.keys[kept])
         weights.append(found.weights[kept])
         if dim:
@@ -345,15 +350,12 @@ def _tables(model: Model, needs: Needs, suffix: str) -> tuple[U64, F32, F32]:
     )
 
 
-def _check_size(size: int, suffix: str) -> None:
-    limit = TABLE_BYTES_MAX[suffix]
-    if size > limit:
+def _check_size(size: int) -> None:
+    if size > TABLE_BYTES_MAX:
         raise ConfigError(
-            f"embeddings and wide weights take more than {limit:,} bytes, which {suffix} does not "
-            "hold",
-            hint="export .safetensors and .parquet, which have the two apart"
-            if suffix == ".pt2"
-            else "export .pt2; or forget rare features (tables.features_max)",
+            f"embeddings and wide weights take more than {TABLE_BYTES_MAX:,} bytes, the most that "
+            "is written into a graph",
+            hint="export .safetensors and .parquet, which have net and tables apart",
         )
 
 
@@ -398,8 +400,9 @@ def _traced(graph: Graph, it: Exportable) -> Any:
 
 
 def _write_onnx(
-    graph: Graph, program: Any, names: Mapping[str, Sequence[str]], target: Path
+    graph: Graph, program: Any, names: Mapping[str, Sequence[str]], target: Path, *, apart: bool
 ) -> None:
+    """Write ONNX; ``apart``: with its arrays beside it."""
     try:
         import onnxscript  # noqa: F401 (what torch writes ONNX with)
     except ImportError as error:
@@ -425,7 +428,7 @@ def _write_onnx(
         ) from error
     assert exported is not None
     exported.model.metadata_props.update({name: json.dumps(some) for name, some in names.items()})
-    exported.save(str(target), external_data=False)
+    exported.save(str(target), external_data=apart)
 
 
 def _check_onnx(graph: Graph, it: Exportable, target: Path) -> bool:

@@ -309,12 +309,33 @@ def test_without_onnxscript_it_is_said_what_to_install(
         write_graph(exportable("mlp"), tmp_path / "net.onnx")
 
 
+def test_large_tables_stand_beside_the_onnx(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime", reason="comes with the extra `onnx`")
+    dice = np.random.default_rng(3)
+    many = dice.normal(size=(FEATURES, 200)).astype(np.float32)  # small ones stay inside
+    sizes = Sizes((), 2, 1)
+    net, needs = load_net("wide_deep", sizes, seed=1, hidden=(3,), dim=200)
+    it = Exportable(net, sizes, needs, "logistic", weights=many[:, 0].copy(), vectors=many)
+    monkeypatch.setattr(deep_export, "ONNX_BYTES_MAX", it.table_bytes)
+    target = tmp_path / "net.onnx"
+    assert "data_file" not in write_graph(it, target)
+    assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
+    monkeypatch.setattr(deep_export, "ONNX_BYTES_MAX", it.table_bytes - 1)
+    told = write_graph(it, target)
+    assert told["data_file"] == str(tmp_path / "net.onnx.data")
+    assert (tmp_path / "net.onnx.data").stat().st_size >= many.nbytes
+    given = records(it)
+    assert_same(onnx_run(target, given), twin(it, given))
+
+
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
 def test_tables_beyond_what_a_format_holds_are_refused_before_anything_is_done(
     suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     it = exportable("wide_deep")
-    monkeypatch.setitem(deep_export.TABLE_BYTES_MAX, suffix, it.table_bytes - 1)
+    monkeypatch.setattr(deep_export, "TABLE_BYTES_MAX", it.table_bytes - 1)
     with pytest.raises(ConfigError, match=f"take more than {it.table_bytes - 1} bytes"):
         write_graph(it, tmp_path / f"net{suffix}")
     assert not list(tmp_path.iterdir())
