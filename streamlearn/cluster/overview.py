@@ -21,9 +21,10 @@ import numpy as np
 
 from streamlearn.config import ModelConfig
 from streamlearn.messages import F64, Progress
+from streamlearn.online.class_validation import ClassValidation
 from streamlearn.online.losses import validation_of
 from streamlearn.online.rating_validation import RatingValidation
-from streamlearn.online.validation import BINS, auc_of
+from streamlearn.online.validation import BINS, accuracy_of, auc_of
 
 __all__ = ["Overview"]
 
@@ -156,19 +157,23 @@ class Overview:
     def _told_by_workers(self) -> dict[str, float]:
         """Return the figures that the shards' sums do not tell."""
         views = [_part(said, "validation") for said in self._workers.values()]
-        if self._validation is RatingValidation:
+        if issubclass(self._validation, RatingValidation):
             rmse, mae = _pooled(views, "rmse_window", power=2), _pooled(views, "mae_window")
             return {"loss_window": rmse, "rmse_window": rmse, "mae_window": mae}
-        told = {"loss_window": _pooled(views, "loss_window"), "auc": self._auc()}
-        if len(views) == 1:
-            told["auc_window"] = _number(views[0], "auc_window")
-        return told
-
-    def _auc(self) -> float:
+        if issubclass(self._validation, ClassValidation):
+            names = ("loss_window", "accuracy_window", "baseline_loss")
+            return {name: _pooled(views, name) for name in names}
         histogram = np.zeros(2 * BINS)
         for said in self._workers.values():
             histogram += _histogram(said.get("histogram"))
-        return auc_of(histogram)[0]
+        told = {
+            "loss_window": _pooled(views, "loss_window"),
+            "auc": auc_of(histogram)[0],
+            "accuracy": accuracy_of(histogram),
+        }
+        if len(views) == 1:
+            told["auc_window"] = _number(views[0], "auc_window")
+        return told
 
 
 def _histogram(told: Any) -> F64:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from streamlearn.cluster.overview import Overview
-from streamlearn.config import LrConfig, MfConfig
+from streamlearn.config import DeepConfig, LrConfig, MfConfig, ModelConfig
+from streamlearn.online.class_validation import ClassValidation
 from streamlearn.online.progressive import Validation
 from streamlearn.online.rating_validation import RatingValidation
 from streamlearn.online.validation import BinaryValidation
@@ -135,8 +136,42 @@ def test_what_a_process_does_not_say_is_not_known(said: dict[str, Any]) -> None:
     assert math.isnan(progress.figures["auc"])
 
 
-def test_ratings_have_rmse_and_mae_pooled() -> None:
-    overview = Overview(MfConfig())
+def test_classes_have_loss_and_accuracy_pooled() -> None:
+    overview = Overview(DeepConfig(loss="classes", classes=3))
+    assert list(overview.last.figures) == ["accuracy", "accuracy_window"]
+    rng = np.random.default_rng(5)
+    validations = [ClassValidation(80), ClassValidation(80)]
+    for number, validation in enumerate(validations):
+        scores = rng.normal(size=(300, 3)).astype(np.float32)
+        labels = rng.permutation(np.arange(300) % 3).astype(np.float32)
+        validation.update(scores, labels, np.ones(300, np.float32))
+        overview.hear_worker(f"worker-{number}", worker(validation, last=[2.0, 1.0, 2]))
+    both = ClassValidation(80)
+    for validation in validations:
+        both.merge(validation)
+    overview.hear_shard("shard-0", {"totals": both.totals()._asdict() | {"bytes": 6_000}})
+    progress = overview.progress("learning", "", 1.0)
+    summary = both.summary()
+    told = {"loss": progress.loss, "loss_window": progress.loss_window, **progress.figures}
+    for name, value in (told | {"baseline_loss": progress.baseline_loss}).items():
+        assert value == pytest.approx(summary[name]), name
+    assert progress.last_prediction == 1.0  # a class, and no logit
+    assert "auc" not in overview.summary
+
+
+def test_the_accuracy_of_clicks_is_that_of_the_pooled_histogram() -> None:
+    overview, right = Overview(DeepConfig()), 0
+    for number in range(2):
+        validation, (scores, labels, _) = scored(200 * (number + 1), number)
+        right += int(((scores >= 0) == (labels > 0.5)).sum())
+        overview.hear_worker(f"worker-{number}", worker(validation))
+    overview.progress("learning", "", 1.0)
+    assert overview.summary["accuracy"] == pytest.approx(right / 600)
+
+
+@pytest.mark.parametrize("model", [MfConfig(), DeepConfig(loss="squared")], ids=["mf", "deep"])
+def test_ratings_have_rmse_and_mae_pooled(model: ModelConfig) -> None:
+    overview = Overview(model)
     first = overview.last
     assert (first.measure, list(first.figures)) == ("rmse", ["mae", "mae_window"])
     assert math.isnan(first.loss)
