@@ -32,6 +32,7 @@ from streamlearn.messages import F32, U64
 from streamlearn.online.formats import Deep, open_format
 from streamlearn.online.nets import Needs, Sizes
 from streamlearn.online.standardizing import LIMIT
+from streamlearn.predicted import one_line
 
 if TYPE_CHECKING:
     from streamlearn.config import DeepConfig
@@ -531,9 +532,4 @@ def _in_line(name: str, fields: Sequence[str]) -> str:
     """Return field and text of a name, between a tab; what would end either is escaped."""
     field = next((one for one in fields if name.startswith(f"{one}=")), "")
     text = name[len(field) + 1 :] if field else name
-    return f"{_escaped(field)}\t{_escaped(text)}"
-
-
-def _escaped(text: str) -> str:
-    plain = text.replace("\\", "\\\\").replace("\t", "\\t")
-    return plain.replace("\n", "\\n").replace("\r", "\\r")
+    return "\t".join(one_line(part).replace("\t", "\\t") for part in (field, text))

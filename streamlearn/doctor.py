@@ -36,6 +36,7 @@ _EXTRAS: Final[Mapping[str, tuple[str, str]]] = {
     "kafka": ("aiokafka", "Kafka sources"),
     "arrow": ("pyarrow", "export to Parquet"),
     "deep": ("torch", "deep models"),
+    "onnx": ("onnxruntime", "export of nets to ONNX"),
     "ray": ("ray", "many machines with Ray"),
 }
 

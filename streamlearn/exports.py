@@ -14,6 +14,7 @@ from streamlearn.factorized import Factorized, factorized, ids_of
 from streamlearn.inspection import columns_of, looked_at, name_keys
 from streamlearn.messages import F32, I64, U32, U64
 from streamlearn.model import Model
+from streamlearn.predicted import one_line
 from streamlearn.topic_exports import export_topics
 
 __all__ = ["GRAPHS", "export"]
@@ -194,11 +195,7 @@ def _write_text(target: Path, it: _Exported) -> None:
                 parts = [it.part(order)[i, :dim].tolist() for order in range(2, it.order + 1)]
                 numbers = [f"{value:.9g}" for part in parts for value in part]
                 embedding = " ".join([str(len(numbers)), *numbers, ""])
-            file.write(f"{key} {weight:.9g} {embedding}{_one_line(name)}".rstrip() + "\n")
-
-
-def _one_line(name: str) -> str:
-    return name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+            file.write(f"{key} {weight:.9g} {embedding}{one_line(name)}".rstrip() + "\n")
 
 
 def _export_factors(model: Model, target: Path) -> dict[str, Any]:

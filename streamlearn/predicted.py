@@ -11,7 +11,7 @@ from streamlearn.errors import ConfigError
 if TYPE_CHECKING:
     from streamlearn.config import JobConfig
 
-__all__ = ["prediction_lines"]
+__all__ = ["one_line", "prediction_lines"]
 
 _NAN: Final = "nan\n"
 
@@ -62,7 +62,7 @@ def _classes(
             return _NAN
         return lines[int(number)] if number < len(lines) else f"{int(number)}\n"
 
-    lines = [f"{_one_line(text)}\n" for text in texts]
+    lines = [f"{one_line(text)}\n" for text in texts]
     return lambda values: write("".join(map(line_of, values)))
 
 
@@ -80,5 +80,6 @@ def _share_line(shares: Any) -> str:
     return "\t".join(["%.6g"] * len(shares)) % tuple(shares) + "\n"
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """Return a text without line ends: those, and backslashes, are escaped."""
     return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")

@@ -503,3 +503,11 @@ def test_only_nets_are_exported_as_graphs(tmp_path: Path) -> None:
         ended = run("export", tmp_path / "out", tmp_path / f"net{suffix}")
         assert ended.code == 2
         assert f"{suffix} is for nets (deep), but the model is lr" in ended.stderr
+
+
+def test_what_would_end_a_line_or_a_column_of_the_list_is_escaped() -> None:
+    fields = ["a=b", "a"]
+    assert deep_export._in_line("a=b=x", fields) == "a=b\tx"
+    assert deep_export._in_line("a=x\ty\nz\\", fields) == "a\tx\\ty\\nz\\\\"
+    assert deep_export._in_line("", fields) == "\t"
+    assert deep_export._in_line("other=x", fields) == "\tother=x"
