@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="comes with the extra `deep`")
 from torch import nn  # noqa: E402
 
+from streamlearn import inspection  # noqa: E402
 from streamlearn.deep_inspection import layers_of, longest  # noqa: E402
 from streamlearn.inspection import looked_at  # noqa: E402
 from tests.deep_parts import Learned, learned  # noqa: E402
@@ -42,6 +44,18 @@ def test_the_longest_embeddings_are_those_of_largest_norm(clicks: Learned) -> No
             found, lengths = longest(model, top)
             assert found.tolist() == keys[order][:top].tolist()
             np.testing.assert_allclose(lengths, norms[order][:top], rtol=1e-6)
+
+
+def test_a_net_learned_on_a_gpu_is_looked_at_without_one(
+    clicks: Learned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = inspection.stored_job(clicks.out)
+    there = msgspec.structs.replace(job.compute, device="cuda:7")
+    monkeypatch.setattr(
+        inspection, "stored_job", lambda _: msgspec.structs.replace(job, compute=there)
+    )
+    with looked_at(clicks.out) as model:
+        assert model.job.compute.device == "cpu"
 
 
 def test_a_net_says_its_inputs_layers_and_features(clicks: Learned) -> None:
