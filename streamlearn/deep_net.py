@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from streamlearn.compute.cuda import StreamLane
+from streamlearn.compute.devices import open_lane
 from streamlearn.config import DeepConfig, JobConfig, classes_of
 from streamlearn.online.deep import DeepSolver, DeepStep
 from streamlearn.online.nets import Sizes
@@ -32,5 +32,5 @@ def new_net(
         There is no such net or device, or they do not go together with what the stream has.
     """
     sizes = Sizes(dense, fields, classes_of(job) or 1)
-    lane = StreamLane(job.compute.device, threads=job.compute.lanes)
+    lane = open_lane(job.compute.device, threads=job.compute.lanes)
     return DeepSolver(model, table, DeepStep(model, sizes, lane))
