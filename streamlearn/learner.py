@@ -34,7 +34,6 @@ from streamlearn.model import Model, Progressed
 from streamlearn.model_cut import ModelCut
 from streamlearn.notices import Notices
 from streamlearn.online.formats import Format
-from streamlearn.online.losses import new_validation
 from streamlearn.online.minibatch import Minibatch, room_of
 from streamlearn.online.solvers import LocalSolver, Scorer, SharedSolver
 from streamlearn.quarantine import Quarantine
@@ -319,12 +318,12 @@ class Learner:
 
     async def advance_snapshot(self) -> bool:
         """Take one part of an open cut, as no block may come; return whether one is open."""
-        await self.control.run(self._cutting.take_parts, all_parts=False)
+        await self.control.run(self._take_parts, all_parts=False)
         return self._cutting.cut is not None
 
     async def finish_snapshot(self) -> None:
         """Wait until no snapshot is being made, taking what is left of its cut at once."""
-        await self.control.run(self._cutting.take_parts, all_parts=True)
+        await self.control.run(self._take_parts, all_parts=True)
         await self.snapshot_lane.run(lambda: None)
 
     def close(self) -> None:
@@ -411,9 +410,12 @@ class Learner:
 
     def _add_or_fail(self, work: Work, number: int) -> None:
         try:
-            self._windows[number].add(work)
+            if self._failure is None:
+                self._windows[number].add(work)
+                return
         except BaseException as error:  # noqa: BLE001 - raised by run()
             self._fail(error)
+        self._stocks[number].put(work.batch)  # which a parse lane may wait for
 
     def _learn_or_fail(self, work: Work, number: int) -> None:
         try:
@@ -456,7 +458,8 @@ class Learner:
             for bad in work.bad_records(self._format):
                 self._note_bad(bad)
         self._note(work, batch.records, rows, int(batch.state[4]))
-        self._check_bad_share()
+        if self._positions and self.records >= _RECORDS_BEFORE_STOP:
+            self.check_bad_share()
 
     def _step(self, work: Work, worker: WorkerLane) -> F32:
         batch, scratch = work.batch, worker.scratch
@@ -533,10 +536,6 @@ class Learner:
             if self._quarantine is not None and self.model.epoch == 0:
                 self._quarantine.add(bad)
 
-    def _check_bad_share(self) -> None:
-        if self._positions and self.records >= _RECORDS_BEFORE_STOP:
-            self.check_bad_share()
-
     def check_bad_share(self) -> None:
         """Raise DataError where more records of this run were bad than is allowed."""
         if self.bad > self._bad_share_max * max(self.records, 1):
@@ -569,6 +568,10 @@ class Learner:
         if self._windows and self.control is self.learn_lanes[0]:
             self._settle(0, now=True)
 
+    def _take_parts(self, *, all_parts: bool) -> None:
+        self._come_to_rest()  # while this waited, the lane was not idle
+        self._cutting.take_parts(all_parts=all_parts)
+
     def _begin(self, begin: Callable[[], ModelCut], done: SnapshotDone) -> None:
         self._come_to_rest()
         self._cutting.take_parts(all_parts=True)
@@ -583,9 +586,7 @@ class Learner:
     def _merge(self) -> None:
         """Add the validation of the lanes beyond the first to the model's."""
         for worker in self._workers[1:]:
-            self.model.validation.merge(worker.validation)
-            job = self.model.job
-            worker.validation = new_validation(job.model, job.output.window)
+            worker.hand_over(self.model)
 
     async def summary(self) -> dict[str, float]:
         """Return the validation's figures as they are between two minibatches."""

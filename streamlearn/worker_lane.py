@@ -36,6 +36,11 @@ class WorkerLane:
         self._names = model.names
         self._weighted = kind != "deep"  # a net's features may have no weights, and are kept
 
+    def hand_over(self, model: Model) -> None:
+        """Add what was judged here to the model's, and begin anew."""
+        model.validation.merge(self.validation)
+        self.validation = new_validation(model.job.model, model.job.output.window)
+
     def name(self, work: Work, fresh: U8, weights_at: Callable[[U64], F32]) -> None:
         """Name features of a minibatch's fresh rows; where names are too many, drop some.
 
