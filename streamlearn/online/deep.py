@@ -6,7 +6,8 @@ A step of minibatch t, with the loss  L = sum_r w_r loss(logits_r, label_r) / su
     embeddings, wide    pooled by field (``online.pooling``)
     logits      the net's, of those three
     gradients   of L: of the net's parameters, which the optimizer steps with (the mean over all
-                workers', where there is an exchange); of the leaves, which go back to the tables
+                workers', where there is an exchange); of the leaves, times sum_r w_r, as tables
+                take gradients that are summed over a minibatch
 
 Standardising by sums that have this minibatch in them costs nothing in honesty, as they know no
 label, and gives the first minibatches a scale: their own.
@@ -190,6 +191,10 @@ class DeepStep:
 
         def end() -> Gradients:
             gradients = self._end(results(), batch, localized, values, scores, room)
+            for one in (gradients.weights, gradients.vectors):
+                one *= np.float32(total)
+            if clip := self._model.v_clip:
+                np.clip(gradients.vectors, -clip, clip, out=gradients.vectors)
             self._rooms.append(room)
             return gradients
 
@@ -308,8 +313,6 @@ class DeepStep:
         gradients = self._pooling.gradients(found if fine else {}, batch, localized, values, room)
         if not fine:
             return Gradients(gradients.weights, gradients.vectors, batch.rows)
-        if clip := self._model.v_clip:
-            np.clip(gradients.vectors, -clip, clip, out=gradients.vectors)
         return gradients
 
     def _judge(self, *, fine: bool) -> None:

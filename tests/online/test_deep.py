@@ -97,6 +97,7 @@ class Twin:
                 x = float(np.float32(value)) if batch.has_values else 1.0
                 by_weight[keys.index(key)] += slope[r] * x
                 by_vector[keys.index(key)] += d_pooled[r, field] * x
+        by_weight, by_vector = by_weight * weights.sum(), by_vector * weights.sum()
         tables.push(keys, by_weight, by_vector)
         return scores, by_weight, by_vector
 
