@@ -11,7 +11,7 @@ import numpy as np
 from streamlearn import __version__
 from streamlearn.cluster.dense_group import DenseGroup, SharedStandardizer
 from streamlearn.cluster.preparing import Prepared, Pushed, Stepper
-from streamlearn.compute.cuda import StreamLane
+from streamlearn.compute.devices import open_lane
 from streamlearn.config import DeepConfig, JobConfig, classes_of
 from streamlearn.errors import ConfigError, PeerLostError
 from streamlearn.net.address import split_address
@@ -64,7 +64,7 @@ class DeepStepper(Stepper):
         self.shape = format.dense
         sizes = Sizes(format.dense, len(format.fields), classes_of(job) or 1)
         self.group = DenseGroup(model, _host_of(job), f"{__version__}, net {model.net}")
-        self._lane = StreamLane(job.compute.device, threads=job.compute.lanes)
+        self._lane = open_lane(job.compute.device, threads=job.compute.lanes)
         self.net = DeepStep(model, sizes, self._lane, exchange=self.group.between)
         if self.net.standardizer is not None:
             self.net.standardizer = SharedStandardizer(sizes.dense)

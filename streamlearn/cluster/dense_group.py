@@ -123,7 +123,7 @@ class DenseGroup:
         self._host_of = host
         self._host = ""
         self._port = 0
-        self._version = version
+        self._version = f"{version}, {model.exchange}"
         self._named: Named = ()
         self._store: Any = None
         self._place: _Place | None = None
@@ -169,9 +169,9 @@ class DenseGroup:
     def address(self) -> str:
         """Return where this worker's store listens, for the case that it is the first."""
         if self._store is None:
-            self._host = self._host_of()
-            family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
-            listener = socket.create_server((self._host, 0), family=family)
+            host = self._own_host()
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            listener = socket.create_server((host, 0), family=family)
             port = listener.getsockname()[1]
             self._store = _STORES.TCPStore(
                 self._host,
@@ -287,6 +287,10 @@ class DenseGroup:
 
     # ---------------------------------------------------------------- forming
 
+    def _own_host(self) -> str:
+        self._host = self._host or self._host_of()
+        return self._host
+
     def _found(self, met: Met) -> Any:
         """Return the group's store, once all members have come to it."""
         first = self._store
@@ -303,7 +307,7 @@ class DenseGroup:
     def _init(self, met: Met, store: Any) -> None:
         """Make the group torch's."""
         if _BACKEND not in dist.Backend.backend_list:
-            host = self._host
+            host = self._own_host()
             dist.Backend.register_backend(
                 _BACKEND, lambda *given: _gloo(host, *given), devices=["cpu"]
             )

@@ -42,7 +42,8 @@ def gather_views(
 
 def difference(one: dict[str, Any], other: dict[str, Any]) -> tuple[str, str]:
     """Name the first thing in which two views differ, as each has it."""
-    for name in sorted(one.keys() | other.keys(), key=lambda name: name == "parameters"):
+    names = one.keys() | other.keys()
+    for name in sorted(names, key=lambda name: (name == "parameters", name != "version", name)):
         ours, theirs = one.get(name), other.get(name)
         if ours == theirs:
             continue
