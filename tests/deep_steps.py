@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import pairwise
 from typing import Any
 
@@ -165,3 +165,33 @@ def learn(step: DeepStep, tables: Tables, one: Examples) -> tuple[Any, Gradients
 
 def snapshot(step: DeepStep) -> dict[str, bytes]:
     return {name: array.tobytes() for name, array in step.state().items()}
+
+
+class Prompt:
+    """Streams of a device that is the CPU, and does at once what is posted to it."""
+
+    def room(self, count: int, dtype: Any, *, pinned: bool) -> Any:
+        import torch
+
+        return torch.full((count,), 77, dtype=dtype)
+
+    def copy(self, stream: str, to: Any, source: Any) -> None:
+        to.copy_(source)
+
+    def record(self, stream: str) -> Prompt:
+        return self
+
+    def wait(self, stream: str, event: Any) -> None:
+        """Nothing is under way."""
+
+    def synchronize(self) -> None:
+        """Nothing is under way."""
+
+    def keep(self, stream: str, tensor: Any) -> None:
+        """Nothing is under way."""
+
+    def computing(self) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    def seconds(self, begun: Any, ended: Any) -> float:
+        return 0.0

@@ -13,7 +13,7 @@ from streamlearn.compute.cuda import StreamLane  # noqa: E402
 from streamlearn.compute.devices import Lanes  # noqa: E402
 from streamlearn.online import deep  # noqa: E402
 from streamlearn.online.pooling import DevicePooling  # noqa: E402
-from tests.deep_steps import Examples, Tables, by_key, examples, learn, stepping  # noqa: E402
+from tests.deep_steps import Examples, Prompt, Tables, by_key, examples, learn, stepping  # noqa: E402
 
 
 def several(count: int = 3) -> Lanes:
@@ -112,3 +112,37 @@ def test_the_exchange_with_other_workers_has_the_sum_of_all_devices() -> None:
     assert len(seen) == 2
     for mine, theirs in zip(*seen, strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_step_goes_through_a_devices_buffers(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of a GPU's way but the GPU: buffers, keys pooled there, skips that the host sees late."""
+    monkeypatch.setattr(deep, "HostPooling", DevicePooling)
+    lanes = [StreamLane("cpu", streams=Prompt()) for _ in range(count)]
+    lane = lanes[0] if count == 1 else Lanes(lanes)
+    with stepping() as plain, stepping(lane=lane) as step:
+        for part in step._dense.parts:
+            part._asks_device = True
+        tables, others = Tables(), Tables()
+        for number, rows in enumerate((6, 9, 0, 4, 1, 6)):
+            given = examples(number, rows=rows)
+            if number == 3:
+                kept = tables.weights, others.weights
+                nan = np.float32(np.nan)
+                tables.know(given.keys)
+                others.know(given.keys)
+                tables.weights = dict.fromkeys(tables.weights, nan)
+                others.weights = dict.fromkeys(others.weights, nan)
+            expected, gradients = learn(plain, tables, given)
+            scores, theirs = learn(step, others, given)
+            if number == 3:
+                tables.weights, others.weights = kept
+            np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(theirs.vectors, gradients.vectors, rtol=1e-3, atol=1e-6)
+        assert step.skipped == plain.skipped == 1
+        state = step.state()
+        for name, array in plain.state().items():
+            np.testing.assert_allclose(state[name], array, rtol=1e-3, atol=2e-4)
+        lane.run(list)
+        assert lane.bytes_in > 0
+        assert lane.bytes_out > 0
