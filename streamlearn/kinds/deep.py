@@ -134,7 +134,7 @@ class DeepConfig(
     ] = 0.05
     v_lr_beta: Annotated[
         float, about("Step offset of embeddings.", gt=0, common=True, inherited=True)
-    ] = 0.0001
+    ] = 0.1
     v_l2: Annotated[
         float,
         about(
