@@ -498,9 +498,8 @@ def _check_together(job: JobConfig) -> None:
             hint="leave it out",
         )
     if (loss := loss_of(job.model)) in ("squared", "classes") and job.source.negative_rate < 1:
-        what = "ratings" if isinstance(job.model, MfConfig) else "such labels"
         raise ConfigError(
-            f"`source.negative_rate` is {job.source.negative_rate}, but of {what} "
+            f"`source.negative_rate` is {job.source.negative_rate}, but of such labels "
             f'(`model.loss` is "{loss}") none is a negative',
             hint="leave it out, or take --loss logistic where every label is 0 or 1",
         )

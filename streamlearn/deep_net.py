@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, Final
 
 from streamlearn.compute.devices import open_lane
 from streamlearn.config import DeepConfig, JobConfig, classes_of
+from streamlearn.errors import ConfigError
 from streamlearn.online.deep import DeepSolver, DeepStep
 from streamlearn.online.nets import Sizes
 
-__all__ = ["new_net"]
+__all__ = ["DENSE_BYTES_MAX", "new_net"]
+
+# The dense part of a minibatch: some ten of them are under way.
+DENSE_BYTES_MAX: Final = 256 << 20
 
 
 def new_net(
@@ -31,6 +36,23 @@ def new_net(
     ConfigError
         There is no such net or device, or they do not go together with what the stream has.
     """
+    _check(job, fields, dense)
     sizes = Sizes(dense, fields, classes_of(job) or 1)
     lane = open_lane(job.compute.device, threads=job.compute.lanes)
     return DeepSolver(model, table, DeepStep(model, sizes, lane))
+
+
+def _check(job: JobConfig, fields: int, dense: tuple[int, ...]) -> None:
+    """Refuse what no net can be made for, or no minibatch held of."""
+    if not fields and not dense:
+        raise ConfigError(
+            "nothing says what the net is given: the source has no record yet",
+            hint="name fields and columns in the job, or begin once there are records",
+        )
+    rows, size = job.compute.minibatch, 4 * math.prod(dense)
+    if dense and rows * size > DENSE_BYTES_MAX:
+        raise ConfigError(
+            f"the dense part of a minibatch would take {rows * size / 1e6:,.0f} MB, more than "
+            f"{DENSE_BYTES_MAX / 1e6:,.0f}: {rows} examples of shape {dense}",
+            hint=f"--minibatch {max(1, DENSE_BYTES_MAX // size)} or less",
+        )

@@ -400,7 +400,7 @@ def test_a_job_made_in_python_is_checked_alike() -> None:
         (("tables.kkt=0.1",), "`tables.kkt` is 0.1, but the sums of `model.rule` ftrl need every"),
         (
             ("model.kind=mf", "source.negative_rate=0.5"),
-            "`source.negative_rate` is 0.5, but of ratings",
+            "`source.negative_rate` is 0.5, but of such labels",
         ),
         (("tables.features_min=9", "tables.features_max=5"), "`tables.features_min` is 9, which"),
         (("cluster.certificate=a",), "`cluster.certificate` is given, but `cluster.key` is not"),
