@@ -27,9 +27,9 @@ from streamlearn.net.network import TcpNetwork
 from streamlearn.net.ports import free_port
 from streamlearn.net.security import Secrets
 from streamlearn.net.sources.uri import open_source
-from streamlearn.online.formats import open_format
 from streamlearn.online.losses import new_validation
 from streamlearn.online.names import Names
+from streamlearn.preparing import format_of
 from streamlearn.protocol import Mark
 from streamlearn.quarantine import Quarantine
 from streamlearn.shards.disk import REAL_DISK
@@ -65,7 +65,7 @@ class Running:
         who = Who(name, next(_numbers), cluster.specs[0].signature)
         self.source = open_source(of_job.source)
         self.lanes = [Lane("parse", time.thread_time), Lane("step", time.thread_time)]
-        format = open_format(of_job.source)
+        format = format_of(of_job, None)
         path = self.directory / "bad_records.jsonl"
         self.quarantine = Quarantine(path, path.stat().st_size if path.exists() else 0)
         names = Names(tuple(format.fields), 16)
@@ -84,6 +84,8 @@ class Running:
         """Let go of what it has; the process is gone."""
         self.task.cancel()
         await asyncio.gather(self.task, return_exceptions=True)
+        if self.worker.dense is not None:
+            self.worker.net.close()
         await self.source.aclose()
         for lane in self.lanes:
             lane.close()
@@ -346,7 +348,8 @@ def check_counted(cluster: Cluster, logs: Logs, epochs: int = 1) -> None:
             int((table.rows(segment)[:, 2] & np.uint64(0xFFFFFFFF)).sum())
             for segment in table.key_order()
         )
-        assert occurrences == expected_occurrences(cluster, logs, index)
+        expected = expected_occurrences(cluster, logs, index)
+        assert occurrences == expected, f"{occurrences} occurrences, expected {expected}"
 
 
 def expected_occurrences(cluster: Cluster, logs: Logs, index: int) -> int:
@@ -360,13 +363,15 @@ def expected_occurrences(cluster: Cluster, logs: Logs, index: int) -> int:
         text = Path(path).read_bytes()
         buffer = np.frombuffer(text + bytes(BLOCK_TAILROOM_BYTES), np.uint8).copy()
         rows = text.count(b"\n") + 1
-        format = open_format(cluster.job.source)
-        batch = Minibatch(rows, FEATURES_PER_RECORD_MAX + 16 * rows, has_values=format.has_values)
+        format = format_of(cluster.job, None)
+        batch = Minibatch.of(format, rows, FEATURES_PER_RECORD_MAX + 30 * rows)
         batch.clear()
         header = text.partition(b"\n")[0] if format.first_line else None
-        format.parser(header).parse(buffer, 0, len(text), batch)
+        parser, at = format.parser(header), 0
+        while (end := parser.parse(buffer, at, len(text), batch)) > at:
+            at = end
         prefix = batch.keys[: batch.nnz] >> np.uint64(56)
         total += int(((prefix >= low) & (prefix < high)).sum())
-        if low == 0:
+        if low == 0 and cluster.job.model.intercept:
             total += batch.rows  # the constant feature
     return total

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from streamlearn.cluster.meeting import DissolvedError
@@ -123,8 +123,7 @@ class DenseMember:
         """Be in no group any more, nor on the way to one; the shard is told otherwise."""
         if self._forming is not None:
             self._forming.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._forming
+            await asyncio.gather(self._forming, return_exceptions=True)
         await self._lane.run(self._stepper.leave)
         self._left()
 
