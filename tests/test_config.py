@@ -333,7 +333,8 @@ def test_tiers_are_laid_over_one_another_and_checked_then(tmp_path: Path) -> Non
 def test_a_setting_of_another_model_is_said_to_be_one() -> None:
     message = complaint("model.dim=8").message
     assert (
-        message == "`model.dim` is a setting of model fm, mf, not of this one (--set model.dim=8)"
+        message
+        == "`model.dim` is a setting of model fm, mf, deep, not of this one (--set model.dim=8)"
     )
     assert "a setting of model lr" in complaint("model.kind=fm", "model.rule=ftrl").message
 
