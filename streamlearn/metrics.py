@@ -248,6 +248,35 @@ STALENESS = Metric(
 )
 IN_FLIGHT = Metric("minibatches_in_flight", "gauge", "Minibatches that this worker has under way.")
 MARKS_DONE = Metric("marks_done", "gauge", "Partitions applied to their end.")
+# What workers of a net exchange.
+DENSE_STEPS = Metric("dense_steps", "gauge", "Steps that the dense part of a net has made.")
+DENSE_SKIPPED = Metric(
+    "dense_steps_skipped",
+    "gauge",
+    "Of those, steps of which nothing was learned: loss or gradients were no numbers.",
+)
+DENSE_IDLE = Metric(
+    "dense_steps_idle_total",
+    "counter",
+    "Steps of other workers in which this one had no example of its own.",
+)
+DENSE_BYTES = Metric(
+    "dense_bytes_total",
+    "counter",
+    "Bytes of dense gradients sent to other workers; form is plain (as float32) or sent.",
+    ("form",),
+)
+DENSE_GROUP_SIZE = Metric(
+    "dense_group_size",
+    "gauge",
+    "Workers that make the steps of a net together, this one with them.",
+)
+DENSE_GENERATION = Metric(
+    "dense_group_generation", "gauge", "Number of their group: it grows whenever one is formed."
+)
+DENSE_LOST = Metric(
+    "dense_groups_lost_total", "counter", "Groups that ended since another worker was lost."
+)
 # The log.
 LSN = Metric("log_lsn", "gauge", "Number of the last log record applied.")
 DURABLE_LSN = Metric("log_durable_lsn", "gauge", "Number of the last log record that is on disk.")
@@ -365,6 +394,17 @@ class Metrics:
             self.set(EMBEDDINGS_BYTES, arena.nbytes)
             self.set(EMBEDDINGS_BYTES_MAX, arena.bytes_max)
             self.set(EMBEDDINGS_REFUSED, arena.refused)
+
+    def set_dense(self, told: Mapping[str, float]) -> None:
+        """Show what a worker of a net tells of its group (``DenseMember.figures``)."""
+        self.set(DENSE_STEPS, told["steps"])
+        self.set(DENSE_SKIPPED, told["skipped"])
+        self.set(DENSE_IDLE, told["idle"])
+        self.set(DENSE_BYTES, told["bytes_plain"], "plain")
+        self.set(DENSE_BYTES, told["bytes_sent"], "sent")
+        self.set(DENSE_GROUP_SIZE, told["workers"])
+        self.set(DENSE_GENERATION, told["generation"])
+        self.set(DENSE_LOST, told["lost"])
 
     def on_scrape(self, read: Callable[[], None]) -> None:
         """Call ``read`` before each scrape, to ``set`` what has changed; it must not wait."""

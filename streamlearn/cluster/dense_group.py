@@ -162,7 +162,8 @@ class DenseGroup:
     @property
     def counts(self) -> Counts:
         """What was exchanged."""
-        return self._counts if self._place is None else self._place.exchange.counts
+        place = self._place  # asked from another thread, too
+        return self._counts if place is None else place.exchange.counts
 
     # ---------------------------------------------------------------- as the worker sees it
 

@@ -127,6 +127,21 @@ class DenseMember:
         await self._lane.run(self._stepper.leave)
         self._left()
 
+    def figures(self) -> dict[str, float]:
+        """Return what whoever watches wants to know."""
+        net, group = self._stepper.net, self._stepper.group
+        counts = group.counts
+        return {
+            "steps": net.steps,
+            "skipped": net.skipped,
+            "idle": self._stepper.idle_steps,
+            "bytes_plain": counts.bytes_before,
+            "bytes_sent": counts.bytes_after,
+            "workers": group.size,
+            "generation": group.generation,
+            "lost": self.lost,
+        }
+
     async def close(self) -> None:
         """End what goes on beside, and let go of the group; the net can still be looked at."""
         for task in (self._forming, self._staying):

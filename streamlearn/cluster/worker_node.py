@@ -413,6 +413,7 @@ class WorkerNode:
             "validation": worker.validation.summary(),
             **_histogram(worker.validation),
             "last": list(worker.stepper.last),
+            **({"dense": worker.dense.figures()} if worker.dense is not None else {}),
             "wire": {"in": self._counters.bytes_in, "out": self._counters.bytes_out},
             "failed": {name: str(error) for name, error in worker.failed.items()},
         }
@@ -432,6 +433,8 @@ class WorkerNode:
         m.set(metrics.STORED_BYTES, worker.stored_bytes)
         for reason, count in worker.reasons.items():
             m.set(metrics.REJECTED, count, reason)
+        if worker.dense is not None:
+            m.set_dense(worker.dense.figures())
         m.set(metrics.CLOCK, worker.clock)
         m.set(metrics.IN_FLIGHT, worker.in_flight)
         m.set(metrics.NAMES, len(worker.names))
@@ -457,6 +460,7 @@ class WorkerNode:
             "wire_bytes_in": self._counters.bytes_in,
             "wire_bytes_out": self._counters.bytes_out,
             "rewinds": worker.rewinds,
+            **({"dense": worker.dense.figures()} if worker.dense is not None else {}),
             "resent": sum(remote.resent for remote in self._remotes),
             "stopped": self._daemon.stopped_by if self._daemon else None,
             **worker.validation.headlines(figures),
