@@ -10,6 +10,9 @@ on,
 each ``lanes`` numbers, zero beyond the last coordinate; the sums only where there are some. So a
 longer embedding begins with the blocks of the shorter one that it was, and rows are whole 64-byte
 lines.
+
+Where AdaGrad goes by rows, the embedding has one sum, of means of squared gradients, and no others;
+it lies right behind the last coordinate, as if it were one more.
 """
 
 from __future__ import annotations
@@ -43,7 +46,9 @@ class Tiers:
     counts, dims : tuple of int
         By tier, both strictly ascending.
     sums : bool
-        Whether there are sums of squared gradients.
+        Whether there are sums of squared gradients, one for each coordinate.
+    row_sum : bool
+        Whether there is one for the whole row in their place; of order 2 only.
 
     Raises
     ------
@@ -55,6 +60,7 @@ class Tiers:
     counts: tuple[int, ...]
     dims: tuple[int, ...]
     sums: bool = True
+    row_sum: bool = False
 
     def __post_init__(self) -> None:
         tiers = list(zip(self.counts, self.dims, strict=True))
@@ -63,11 +69,13 @@ class Tiers:
             raise ValueError(f"tiers {dict(tiers)} are not 1 to {TIERS_MAX}, ascending")
         if not (self.counts[0] >= 0 and self.counts[-1] <= _COUNT_MAX):
             raise ValueError(f"counts {self.counts} are not from 0 to {_COUNT_MAX}")
-        most = DIM_MAX if self.sums else TOPICS_MAX
+        most = DIM_MAX if self.sums or self.row_sum else TOPICS_MAX
         if not 1 <= self.dims[0] <= self.dims[-1] <= most:
             raise ValueError(f"dims {self.dims} are not from 1 to {most}")
         if self.order not in (2, 3):
             raise ValueError(f"order {self.order} is not 2 or 3")
+        if self.row_sum and (self.sums or self.order != 2):
+            raise ValueError("one sum for a row stands in the place of others, and is of order 2")
 
     @property
     def dim(self) -> int:
@@ -91,7 +99,8 @@ class Tiers:
 
     def floats(self, dim: int) -> int:
         """Return the floats in memory of an embedding of ``dim`` coordinates, a multiple of 16."""
-        return -(-dim // self.lanes) * self.block_floats
+        numbers = dim + self.row_sum if dim else 0
+        return -(-numbers // self.lanes) * self.block_floats
 
     def lines(self, dim: int) -> int:
         """Return the 64-byte lines of an embedding of ``dim`` coordinates."""

@@ -129,6 +129,16 @@ class DeepConfig(
             inherited=True,
         ),
     ] = 0
+    v_rule: Annotated[
+        str,
+        about(
+            "Step of embeddings: adagrad, each number by its own gradients; rowwise: by the mean "
+            "square of the embedding's, which takes one number beside it and not as many again.",
+            choices=("adagrad", "rowwise"),
+            common=True,
+            inherited=True,
+        ),
+    ] = "adagrad"
     v_lr: Annotated[
         float, about("Step scale of embeddings.", gt=0, common=True, inherited=True)
     ] = 0.05
@@ -221,7 +231,8 @@ class DeepConfig(
     @property
     def tiers(self) -> Tiers:
         """Which embedding a feature earns by its count."""
-        return Tiers(2, (self.threshold,), (self.dim,))
+        by_row = self.v_rule == "rowwise"
+        return Tiers(2, (self.threshold,), (self.dim,), sums=not by_row, row_sum=by_row)
 
     @property
     def v_rates(self) -> tuple[float, ...]:

@@ -89,7 +89,7 @@ class Geometry:
         self.layout: I64 = np.array(
             [
                 tiers.lanes, tiers.order, 4 * tiers.block_floats, max(1, region_slots),
-                region_lines, l1_shrk, 0, 0,
+                region_lines, l1_shrk, tiers.row_sum, 0,
             ],
             np.int64,
         )  # fmt: skip
@@ -150,7 +150,8 @@ def sliced(part: Part, first: int, end: int, tiers: Tiers | None) -> Part:
     rows = part.rows[first:end]
     if tiers is None or not len(part.vectors):
         return Part(part.number, rows, part.vectors)
-    blocks = -(-dims_of(part.rows[:, 3]) // tiers.lanes)
+    dims = dims_of(part.rows[:, 3])
+    blocks = -(-(dims + tiers.row_sum * (dims > 0)) // tiers.lanes)
     ends = np.concatenate([[0], np.cumsum(blocks * tiers.block_floats)])
     return Part(part.number, rows, part.vectors[ends[first] : ends[end]])
 
@@ -301,14 +302,16 @@ class Arena:
         expected = int(dims.sum()) * self.geometry.tiers.parts
         if len(gradients) != expected:
             raise ValueError(f"{len(gradients)} gradients of embeddings, expected {expected}")
-        lines = int(np.count_nonzero(dims)) * self.geometry.tiers.lines(self.geometry.tiers.dim)
-        if not self.geometry.tiers.sums:
+        tiers = self.geometry.tiers
+        lines = int(np.count_nonzero(dims)) * tiers.lines(tiers.dim)
+        if not (tiers.sums or tiers.row_sum):
             kernels.add(
                 self._table.words, slots, dims, gradients, self.geometry.layout, self.values,
                 self.words, *keeper.arguments(lines),
             )  # fmt: skip
             return
-        kernels.push(
+        step: Any = kernels.push if tiers.sums else kernels.push_by_row
+        step(
             self._table.words, slots, dims, gradients, self.geometry.layout, self.values,
             self.words, rates[0], rates[1], rates[2], *keeper.arguments(lines),
         )  # fmt: skip

@@ -1,7 +1,7 @@
 """Slow twins of embeddings: how they lie in memory, what they begin with, and one step of AdaGrad.
 
 An embedding is two arrays float32[order - 1, dim]: its coordinates V and their sums of squared
-gradients m.
+gradients m; where AdaGrad goes by rows, m is float32[1, 1], the sum of their means.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ GRADIENT_MAX = np.float32(2.0**51)
 
 
 class Embedding(NamedTuple):
-    """V and m, float32[order - 1, dim]."""
+    """V and m, float32[order - 1, dim]; or m float32[1, 1]."""
 
     V: F32
     m: F32
@@ -35,6 +35,10 @@ class Embedding(NamedTuple):
 def laid_out(embedding: Embedding, tiers: Tiers) -> F32:
     """Return an embedding as it lies in memory, zero where nothing belongs."""
     parts, dim = embedding.V.shape
+    if tiers.row_sum:
+        row = np.zeros(-(-(dim + 1) // 16) * 16, np.float32)
+        row[: dim + 1] = [*embedding.V[0], embedding.m.item()]
+        return row
     out = np.zeros((-(-dim // tiers.lanes), parts, 2, tiers.lanes), np.float32)
     for part in range(parts):
         for f in range(dim):
@@ -46,13 +50,16 @@ def laid_out(embedding: Embedding, tiers: Tiers) -> F32:
 
 def taken_apart(memory: F32, dim: int, tiers: Tiers) -> Embedding:
     """Return the embedding that lies in memory; nothing else lies there."""
-    blocks = memory.reshape(-(-dim // tiers.lanes), tiers.parts, 2, tiers.lanes)
-    V, m = np.zeros((2, tiers.parts, dim), np.float32)
-    for part in range(tiers.parts):
-        for f in range(dim):
-            block, lane = divmod(f, tiers.lanes)
-            V[part, f], m[part, f] = blocks[block, part, :, lane]
-    out = Embedding(V, m)
+    if tiers.row_sum:
+        out = Embedding(memory[None, :dim].copy(), memory[None, dim : dim + 1].copy())
+    else:
+        blocks = memory.reshape(-(-dim // tiers.lanes), tiers.parts, 2, tiers.lanes)
+        V, m = np.zeros((2, tiers.parts, dim), np.float32)
+        for part in range(tiers.parts):
+            for f in range(dim):
+                block, lane = divmod(f, tiers.lanes)
+                V[part, f], m[part, f] = blocks[block, part, :, lane]
+        out = Embedding(V, m)
     assert laid_out(out, tiers).tobytes() == memory.tobytes(), "something lies between coordinates"
     return out
 
@@ -66,12 +73,39 @@ def drawn(key: int, parts: int, begin: int, dim: int, scale: Any) -> F32:
 def grown(embedding: Embedding | None, key: int, dim: int, tiers: Tiers, scale: Any) -> Embedding:
     """Return what becomes of a key's embedding where it earns ``dim`` coordinates."""
     if embedding is None:
-        embedding = Embedding(*np.zeros((2, tiers.parts, 0), np.float32))
+        sums = (1, 1) if tiers.row_sum else (tiers.parts, 0)
+        embedding = Embedding(np.zeros((tiers.parts, 0), np.float32), np.zeros(sums, np.float32))
     new = drawn(key, tiers.parts, embedding.V.shape[1], dim, scale)
-    return Embedding(
-        np.concatenate([embedding.V, new], axis=1),
-        np.concatenate([embedding.m, np.zeros_like(new)], axis=1),
-    )
+    V = np.concatenate([embedding.V, new], axis=1)
+    if tiers.row_sum:
+        return Embedding(V, embedding.m)
+    return Embedding(V, np.concatenate([embedding.m, np.zeros_like(new)], axis=1))
+
+
+def stepped(embedding: Embedding, gradient: F32, rates: Any, tiers: Tiers) -> Embedding:
+    """Return an embedding after a step of the rule that the tiers are for."""
+    return (by_row if tiers.row_sum else adagrad)(embedding, gradient, rates)
+
+
+def by_row(embedding: Embedding, gradient: F32, rates: Any) -> Embedding:
+    """Return what :func:`adagrad` does, with one sum for the row.
+
+    Squares are summed in 16 lanes, then halves of those are added up.
+    """
+    rate, beta, l2 = (np.float32(number) for number in rates[:3])
+    V = embedding.V.copy()
+    dim = min(V.shape[1], gradient.shape[1])
+    if dim == 0:
+        return embedding
+    slopes = np.clip(gradient[0, :dim], -GRADIENT_MAX, GRADIENT_MAX) + l2 * V[0, :dim]
+    lanes = np.zeros(16, np.float32)
+    for f, slope in enumerate(slopes):
+        lanes[f % 16] += slope * slope
+    while len(lanes) > 1:
+        lanes = lanes[: len(lanes) // 2] + lanes[len(lanes) // 2 :]
+    m = embedding.m + lanes / np.float32(dim)
+    V[0, :dim] -= rate * slopes / (beta + np.sqrt(m[0, 0]))
+    return Embedding(V, m)
 
 
 def adagrad(embedding: Embedding, gradient: F32, rates: Any) -> Embedding:

@@ -23,13 +23,13 @@ from streamlearn.shards.dividing import divide
 from streamlearn.shards.table import ExactTable
 from tests.reference.embeddings import (
     Embedding,
-    adagrad,
     as_bytes,
     check_arena,
     earned,
     embeddings_in,
     embeddings_of,
     grown,
+    stepped,
 )
 from tests.reference.tables import check_layout, image, small_tables
 
@@ -48,6 +48,8 @@ TIERS = [
     Tiers(2, (0, 2, 4), (3, 8, 17)),
     Tiers(3, (1, 3), (16, 32)),
     Tiers(2, (0, 1, 2), (2, 5, 7)),
+    Tiers(2, (1,), (16,), sums=False, row_sum=True),
+    Tiers(2, (0, 2, 4), (3, 15, 40), sums=False, row_sum=True),
 ]
 
 
@@ -149,7 +151,7 @@ class Twin:
         for i, key in enumerate(keys.tolist()):
             if key in self.held:
                 g = vectors[ends[i] : ends[i + 1]].reshape(parts, dims[i])
-                self.held[key] = adagrad(self.held[key], g, RATES)
+                self.held[key] = stepped(self.held[key], g, RATES, self.tiers)
         self.arena.push(slots, dims, vectors, RATES, keeper.vector_lines)
 
     def check(self) -> None:

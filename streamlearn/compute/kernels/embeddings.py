@@ -7,7 +7,7 @@ its beginning on; line 0 of a region is never given.
 
 ``layout`` is int64[8]: lanes, order, bytes of a block (sums of squares included, if there are),
 slots of a segment's region, lines of a segment's region, whether embeddings are left out while the
-weight is zero, 0, 0.
+weight is zero, whether one sum of squares for the whole row lies behind its last coordinate, 0.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ __all__ = [
     "pack",
     "pull",
     "push",
+    "push_by_row",
     "relocate",
     "unpack",
     "write",
@@ -60,7 +61,8 @@ def _state_of(key):
 @njit(nogil=True, cache=True, inline="always")
 def lines_of(dim, layout):
     """Return the 64-byte lines of an embedding of ``dim`` coordinates."""
-    return (dim + layout[0] - 1) // layout[0] * (layout[2] >> 6)
+    numbers = dim + (layout[6] & int64(dim > 0))
+    return (numbers + layout[0] - 1) // layout[0] * (layout[2] >> 6)
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -167,6 +169,8 @@ def earn(
         old = int64(word & LINE) << 4
         for c in range(before << 4):
             values[(first << 4) + c] = values[old + c]
+        if layout[6] != 0:  # what stands where it did is drawn anew
+            values[(first << 4) + wanted] = values[old + dim]
     draw(values, first << 4, words[at], dim, wanted, layout, scale)
     new = (uint64(wanted) << uint64(48)) | uint64(first)
     if shared != 0:
@@ -362,6 +366,61 @@ def push(
                 at += step
                 done += m
             o += sent
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def push_by_row(
+    words, slots, dims, gradients, layout, values, lines, rate, beta, l2,
+    saving, kept, side_lines, side_words, side_count,
+):  # fmt: skip
+    """Take one step of AdaGrad by rows with each embedding, in place; of order 2.
+
+    With the gradient g of an embedding V, summed over the minibatch, and the row's one sum n:
+
+        g += l2 V;  n += mean of g^2;  V -= rate g / (beta + sqrt(n))
+
+    (Row-wise AdaGrad of DLRM and FBGEMM.) The mean is over the coordinates that step: squares are
+    summed by lane, coordinate c in lane c mod 16, then halves of lanes are added to one another.
+    Parameters and notes are those of :func:`push`.
+    """
+    base, table = int64(values.ctypes.data), int64(words.ctypes.data)
+    squares = np.zeros(16, np.float32)
+    n = slots.shape[0]
+    o = int64(0)
+    for i in range(n):
+        prefetch(table + (slots[min(i + AHEAD, n - 1)] << 5))
+        ahead = min(i + ROWS_AHEAD, n - 1)
+        if dims[ahead] > 0:
+            line = int64(words[slots[ahead] * 4 + 3] & LINE)
+            for b in range(lines_of(dims[ahead], layout)):
+                prefetch(base + ((line + b) << 6))
+        word = words[slots[i] * 4 + 3]
+        own, sent = dim_of(word), dims[i]
+        dim = min(sent, own)
+        if dim > 0:
+            first = int64(word & LINE)
+            if saving != 0:
+                for b in range(lines_of(own, layout)):
+                    preserve(lines, first + b, kept, side_lines, side_words, side_count)
+            v, g = values[first << 4 : (first << 4) + dim], gradients[o : o + dim]
+            squares[:] = 0
+            for begin in range(0, dim, 16):
+                for c in range(min(dim - begin, int64(16))):
+                    at = begin + c
+                    slope = max(min(g[at], GRADIENT_MAX), -GRADIENT_MAX) + l2 * v[at]
+                    squares[c] += slope * slope
+            half = 8
+            while half > 0:
+                for c in range(half):
+                    squares[c] += squares[half + c]
+                half >>= 1
+            total = values[(first << 4) + own] + squares[0] / float32(dim)
+            values[(first << 4) + own] = total
+            scale = beta + np.sqrt(total)
+            for c in range(dim):
+                slope = max(min(g[c], GRADIENT_MAX), -GRADIENT_MAX) + l2 * v[c]
+                v[c] = v[c] - rate * slope / scale
+        o += sent
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

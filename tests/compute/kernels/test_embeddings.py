@@ -31,6 +31,7 @@ TIERS = [
     Tiers(2, (0, 2, 4), (3, 8, 17)),
     Tiers(3, (1, 3), (16, 32)),
     Tiers(3, (0,), (512,)),
+    Tiers(2, (0, 2, 4), (1, 16, 33), sums=False, row_sum=True),
 ]
 each = pytest.mark.parametrize("tiers", TIERS)
 
@@ -42,7 +43,8 @@ def layout_of(tiers: Tiers, region_slots: int = 1 << 40, region_lines: int = 1 <
 
 
 def random_embedding(tiers: Tiers, dim: int, rng: np.random.Generator) -> Embedding:
-    return Embedding(*rng.normal(size=(2, tiers.parts, dim)).astype(np.float32))
+    V, m = rng.normal(size=(2, tiers.parts, dim)).astype(np.float32)
+    return Embedding(V, m[:1, :1] if tiers.row_sum else m)
 
 
 class Rows:
@@ -245,7 +247,7 @@ def test_huge_gradients_are_cut_and_leave_numbers() -> None:
 
 
 @pytest.mark.parametrize("lanes", [1, 2, 4])
-@pytest.mark.parametrize("tiers", [TIERS[0], TIERS[2]])
+@pytest.mark.parametrize("tiers", [TIERS[0], TIERS[2], TIERS[5]])
 def test_lanes_that_earn_the_same_rows_give_each_one_embedding(tiers: Tiers, lanes: int) -> None:
     rng = np.random.default_rng(1)
     keys = np.unique(rng.integers(0, 1 << 63, 400, np.uint64) << np.uint64(1) | np.uint64(1))
