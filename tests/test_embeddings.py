@@ -33,8 +33,26 @@ def test_rows_are_whole_lines_of_blocks(
     assert all(tiers.floats(dim) >= 2 * tiers.parts * dim for dim in dims)
 
 
-def test_an_embedding_of_nothing_takes_nothing() -> None:
-    assert Tiers(2, (0,), (16,)).lines(0) == 0
+@pytest.mark.parametrize(
+    ("dim", "lines"), [(1, 1), (15, 1), (16, 2), (31, 2), (32, 3), (64, 5), (128, 9), (512, 33)]
+)
+def test_a_row_with_one_sum_is_longer_by_one_number(dim: int, lines: int) -> None:
+    by_row = Tiers(2, (0,), (dim,), sums=False, row_sum=True)
+    assert by_row.lines(dim) == lines == -(-(dim + 1) // 16)
+    assert by_row.floats(dim) == 16 * lines
+    # never more than with a sum for each coordinate
+    assert lines <= Tiers(2, (0,), (dim,)).lines(dim)
+
+
+@pytest.mark.parametrize("sums", [{}, {"sums": False}, {"sums": False, "row_sum": True}])
+def test_an_embedding_of_nothing_takes_nothing(sums: dict[str, bool]) -> None:
+    assert Tiers(2, (0,), (16,), **sums).lines(0) == 0
+
+
+@pytest.mark.parametrize(("order", "sums"), [(2, True), (3, False)])
+def test_one_sum_a_row_is_in_the_place_of_others_and_of_pairs(order: int, sums: bool) -> None:
+    with pytest.raises(ValueError, match="one sum for a row"):
+        Tiers(order, (0,), (8,), sums=sums, row_sum=True)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 from streamlearn.cluster.resharding import remove_shards, reshard
 from streamlearn.cluster.stored_shards import StoredShards, counts_of_shards, shard_directory
-from streamlearn.config import FmConfig, JobConfig, job_signature
+from streamlearn.config import DeepConfig, FmConfig, JobConfig, job_signature
 from streamlearn.errors import ClusterError
 from streamlearn.protocol import Mark
 from streamlearn.shards.disk import RealDisk
@@ -69,9 +69,18 @@ def test_a_new_shard_starts_as_any_other(tmp_path: Path) -> None:
     found.log.close()
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        FmConfig(order=3, dim_by_count={"0": 5, "9": 16, "20": 40}),
+        DeepConfig(dim=16, v_rule="rowwise"),
+    ],
+    ids=["fm", "net"],
+)
 @pytest.mark.parametrize(("of", "into"), [(1, 3), (3, 2), (2, 5)])
-def test_embeddings_go_where_their_features_go(tmp_path: Path, of: int, into: int) -> None:
-    model = FmConfig(order=3, dim_by_count={"0": 5, "9": 16, "20": 40})
+def test_embeddings_go_where_their_features_go(
+    tmp_path: Path, of: int, into: int, model: FmConfig | DeepConfig
+) -> None:
     job, tiers = JobConfig(model=model), model.tiers
     made = rows(500)
     dims = np.random.default_rng(1).choice([0, *tiers.dims], 500).astype(np.uint64)

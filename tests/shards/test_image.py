@@ -22,20 +22,21 @@ from streamlearn.shards.shard import Shard
 from streamlearn.shards.snapshot import SnapshotReader, SnapshotWriter, next_sequence
 from tests.reference.tables import small_tables
 from tests.shard_parts import job, keys_of, mark, push, spec
-from tests.shards.test_shard import FM, embedded_records_of, records_of
+from tests.shards.test_shard import FM, NET, embedded_records_of, records_of
 
 SPEC = spec(job(ttl_seconds=1200.0, when_full="evict"), 1, 3, features_max=200)
 FM_SPEC = spec(job(model=FM, ttl_seconds=1200.0, when_full="evict"), 1, 3, features_max=200)
+NET_SPEC = spec(job(model=NET, ttl_seconds=1200.0, when_full="evict"), 1, 3, features_max=200)
 
 
-@pytest.fixture(params=[SPEC, FM_SPEC], ids=["lr", "fm"])
+@pytest.fixture(params=[SPEC, FM_SPEC, NET_SPEC], ids=["lr", "fm", "net"])
 def of(request):
     return request.param
 
 
 def some_records(of, seed: int, count: int) -> list:
     """Return records of a shard, of embeddings where its model has some."""
-    return embedded_records_of(of, seed, count) if of is FM_SPEC else records_of(seed, count)
+    return records_of(seed, count) if of is SPEC else embedded_records_of(of, seed, count)
 
 
 class Sheet:
@@ -189,7 +190,7 @@ def test_snapshot_is_loaded_as_it_was(tmp_path, of):
         meta = read_meta(reader)
     assert meta == ImageMeta.of(made)
     assert meta.shard == (1, 3)
-    assert names == ({"rows", "vectors"} if of is FM_SPEC else {"rows"})
+    assert names == ({"rows"} if of is SPEC else {"rows", "vectors"})
 
 
 def test_snapshot_whose_embeddings_are_not_those_of_its_rows_is_refused(tmp_path):

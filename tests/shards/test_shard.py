@@ -46,6 +46,11 @@ FM = {
     "v_init_scale": 0.5,
 }  # fmt: skip
 FM_SPEC = spec(job(model=FM), index=1, of=3)
+# Embeddings that end anywhere in a line, with one sum for each.
+NET = {
+    "kind": "deep", "v_rule": "rowwise", "dim": 17, "threshold": 1, "l1": 0.1, "v_lr": 0.1,
+    "v_init_scale": 0.5,
+}  # fmt: skip
 TIERS = FM_SPEC.job.model.tiers
 
 
@@ -301,20 +306,21 @@ TABLES = pytest.mark.parametrize(
 
 
 @TABLES
-@pytest.mark.parametrize("rule", ["ftrl", "adagrad", "sgd", "difacto"])
+@pytest.mark.parametrize("rule", ["ftrl", "adagrad", "sgd", "difacto", "rowwise"])
 def test_same_records_give_the_same_bytes(tables, rule):
     features_max = 150 if "when_full" in tables else 5000
-    model = FM if rule == "difacto" else {"l1": 0.1, "rule": rule}
+    model = {"difacto": FM, "rowwise": NET}.get(rule, {"l1": 0.1, "rule": rule})
+    embedded = "kind" in model
     of = spec(job(model=model, **tables), 1, 3, features_max=features_max)
     with small_tables():
-        records = embedded_records_of(of, 1) if rule == "difacto" else records_of(1)
+        records = embedded_records_of(of, 1) if embedded else records_of(1)
         plain, busy = Shard(of), Shard(of)
         rng = np.random.default_rng(3)
         held: list = []
         cut: Cut | None = None
         grew = gone = 0
         for lsn, record in enumerate(records, 1):
-            if isinstance(record, Push) and rule == "difacto":
+            if isinstance(record, Push) and embedded:
                 pushed, there = pushed_and_there(plain, record)
                 grew += np.count_nonzero((pushed > 0) & (pushed < there))
                 gone += np.count_nonzero((pushed > 0) & (there == 0))
@@ -339,10 +345,12 @@ def test_same_records_give_the_same_bytes(tables, rule):
         assert plain.table.features > 0
         if "when_full" in tables:
             assert plain.table.evicted > 0
-        if rule == "difacto":
-            assert as_bytes(embeddings_of(busy.table)) == as_bytes(embeddings_of(plain.table))
+        if embedded:
+            held = embeddings_of(busy.table)
+            assert as_bytes(held) == as_bytes(embeddings_of(plain.table))
             check_arena(busy.table)
-            assert grew > 20
+            assert sum(bool(one.m.any()) for one in held.values()) > 20
+            assert grew > 20 or rule == "rowwise"  # which has one length only
             assert (gone > 0) == bool(tables)
 
 

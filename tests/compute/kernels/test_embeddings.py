@@ -17,6 +17,7 @@ from streamlearn.shards.table import ExactTable
 from tests.reference.embeddings import (
     LINE,
     Embedding,
+    by_row,
     check_arena,
     drawn,
     embeddings_of,
@@ -33,6 +34,7 @@ TIERS = [
     Tiers(3, (0,), (512,)),
     Tiers(2, (0, 2, 4), (1, 16, 33), sums=False, row_sum=True),
 ]
+BY_ROW = Tiers(2, (0,), (8,), sums=False, row_sum=True)
 each = pytest.mark.parametrize("tiers", TIERS)
 
 
@@ -230,20 +232,70 @@ def test_a_slot_without_a_key_has_no_embedding_to_move() -> None:
     assert int(made.words[3]) == word
 
 
-def test_huge_gradients_are_cut_and_leave_numbers() -> None:
-    tiers = Tiers(2, (0,), (8,))
+def push(made: Rows, dims: list[int], gradients: np.ndarray, rates: np.ndarray) -> None:
+    """Take a step with all rows, by the rule that their tiers are for."""
+    step: Any = kernels.push_by_row if made.tiers.row_sum else kernels.push
+    step(
+        made.words, np.arange(len(dims)), np.array(dims), gradients.astype(np.float32), made.layout,
+        made.values, made.values.view(np.uint64), *rates, *Nothing().arguments(0),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("tiers", [Tiers(2, (0,), (8,)), BY_ROW])
+def test_huge_gradients_are_cut_and_leave_numbers(tiers: Tiers) -> None:
     made = Rows(tiers, [8])
     made.values[16 + 8 : 32] = 0
-    gradients = np.array([3e38, -3e38, 2.0**60, 1, 0, -1, 2.0**51, -(2.0**52)], np.float32)
-    nothing = Nothing().arguments(0)
-    rates = np.array([0.5, 1, 0.01], np.float32)
+    gradients = np.array([3e38, -3e38, 2.0**60, 1, 0, -1, 2.0**51, -(2.0**52)])
     for _ in range(50):
-        kernels.push(
-            made.words, np.zeros(1, np.int64), np.array([8]), gradients, made.layout, made.values,
-            made.values.view(np.uint64), *rates, *nothing,
-        )  # fmt: skip
+        push(made, [8], gradients, np.array([0.5, 1, 0.01], np.float32))
     assert np.isfinite(made.values).all()
-    assert made.values[24:32].max() < 2.0**108
+    assert 2.0**100 < made.values[24:32].max() < 2.0**108
+
+
+def test_a_step_by_rows_is_the_one_written_out() -> None:
+    tiers = Tiers(2, (0, 1, 2), (5, 16, 512), sums=False, row_sum=True)
+    dims = [512, 5, 0, 16, 512, 16]
+    sent = [512, 5, 16, 5, 16, 0]  # of some less than there is, of one more than there is
+    made, dice = Rows(tiers, dims), np.random.default_rng(2)
+    made.held = [one and one._replace(m=abs(one.m)) for one in made.held]
+    for word, one in zip(made.rows[:, 3].tolist(), made.held, strict=True):
+        if one is not None:
+            row, at = laid_out(one, tiers), (word & LINE) * 16
+            made.values[at : at + len(row)] = row
+    rates = np.array([0.3, 0.5, 0.1], np.float32)
+    for _ in range(3):
+        gradients = dice.normal(size=sum(sent)).astype(np.float32)
+        push(made, sent, gradients, rates)
+        parts = np.split(gradients, np.cumsum(sent)[:-1])
+        for i, (one, g) in enumerate(zip(made.held, parts, strict=True)):
+            if one is None:
+                continue
+            made.held[i] = by_row(one, g[None], rates)
+            at = (int(made.words[i * 4 + 3]) & LINE) * 16
+            found = taken_apart(made.values[at : at + tiers.floats(dims[i])], dims[i], tiers)
+            assert found.V.tobytes() == made.held[i].V.tobytes()
+            assert found.m.tobytes() == made.held[i].m.tobytes()
+            # and that is, but for rounding, the equation
+            slopes = g.astype(float) + 0.1 * one.V[0, : len(g)]
+            if len(g):
+                n = one.m.item() + np.mean(slopes**2)
+                assert found.m.item() == pytest.approx(n, rel=1e-5)
+                expected = one.V[0, : len(g)] - 0.3 * slopes / (0.5 + np.sqrt(n))
+                assert found.V[0, : len(g)] == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+def test_of_one_number_both_rules_are_the_same() -> None:
+    rates = np.array([0.3, 0.5, 0.1], np.float32)
+    found = []
+    for more in ({}, {"sums": False, "row_sum": True}):
+        tiers = Tiers(2, (0,), (1,), **more)
+        made = Rows(tiers, [1] * 20)
+        made.values[:] = 0
+        for gradients in np.random.default_rng(2).normal(size=(5, 20)):
+            push(made, [1] * 20, gradients, rates)
+        found.append(made.values[[(int(word) & LINE) * 16 for word in made.words[3::4]]])
+    assert found[0].all()
+    assert found[0].tobytes() == found[1].tobytes()
 
 
 @pytest.mark.parametrize("lanes", [1, 2, 4])
