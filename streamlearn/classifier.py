@@ -8,7 +8,6 @@ beyond a score.
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -388,18 +387,7 @@ class StreamingClassifier(ClassifierMixin, KeptEstimator[Learned]):  # type: ign
 
     def _check_columns(self, x: Any, matrix: Matrix) -> None:
         """Refuse a matrix with other columns than the first one's."""
-        names, known, own = column_names(x), self._columns.names, type(self).__name__
-        if names is not None and known is None:
-            warnings.warn(
-                f"X has feature names, but {own} was fitted without feature names", stacklevel=4
-            )
-        elif names is None and known is not None:
-            warnings.warn(
-                f"X does not have valid feature names, but {own} was fitted with feature names",
-                stacklevel=4,
-            )
-        elif names != known:
-            raise ValueError(_other_names(names or (), known or ()))
+        self._check_frame(column_names(x))
         self._check_count(matrix.shape[1])
 
     def _column_keys(self, asked: str, instead: str) -> U64:
@@ -430,22 +418,6 @@ def _sigmoid(score: float) -> float:
 def _probabilities(scores: F64) -> F64:
     positive = 1 / (1 + np.exp(-np.clip(scores, -700, 700)))
     return np.stack([1 - positive, positive], axis=1)
-
-
-def _other_names(names: tuple[str, ...], known: tuple[str, ...]) -> str:
-    """Say how columns differ from those of the first frame, in scikit-learn's words."""
-    message = "The feature names should match those that were passed during fit.\n"
-    unseen, missing = sorted(set(names) - set(known)), sorted(set(known) - set(names))
-    for title, some in (
-        ("Feature names unseen at fit time:\n", unseen),
-        ("Feature names seen at fit time, yet now missing:\n", missing),
-    ):
-        if some:
-            message += title + "".join(f"- {name}\n" for name in some[:5])
-            message += "- ...\n" if len(some) > 5 else ""
-    if not unseen and not missing:
-        message += "Feature names must be in the same order as they were in fit.\n"
-    return message
 
 
 try:

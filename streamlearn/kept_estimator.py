@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import operator
 import os
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final, Generic, Protocol, Self, TypeVar
@@ -146,6 +147,22 @@ class KeptEstimator(ABC, BaseEstimator, Generic[L]):  # type: ignore[misc]
             "feature_names_in": None if names is None else names.tolist(),
         }
 
+    def _check_frame(self, names: tuple[str, ...] | None) -> None:
+        """Refuse a frame with other columns than the first X; warn where only one has names."""
+        held = self.__dict__.get("feature_names_in_")
+        known, own = None if held is None else tuple(held.tolist()), type(self).__name__
+        if names is not None and known is None:
+            warnings.warn(
+                f"X has feature names, but {own} was fitted without feature names", stacklevel=5
+            )
+        elif names is None and known is not None:
+            warnings.warn(
+                f"X does not have valid feature names, but {own} was fitted with feature names",
+                stacklevel=5,
+            )
+        elif names != known:
+            raise ValueError(_other_names(names or (), known or ()))
+
     def _check_names(self, names: Sequence[Any] | None) -> None:
         """Refuse a frame with other columns than the first one's."""
         known = self.__dict__.get("feature_names_in_")
@@ -178,6 +195,22 @@ def threads_of(n_jobs: Any) -> int:
         raise ValueError(f"n_jobs is {n_jobs!r}, expected a whole number, or -1 for all")
     cores = len(os.sched_getaffinity(0))
     return int(n_jobs) if n_jobs > 0 else max(1, cores + 1 + int(n_jobs))
+
+
+def _other_names(names: tuple[str, ...], known: tuple[str, ...]) -> str:
+    """Say how columns differ from those of the first frame, in scikit-learn's words."""
+    message = "The feature names should match those that were passed during fit.\n"
+    unseen, missing = sorted(set(names) - set(known)), sorted(set(known) - set(names))
+    for title, some in (
+        ("Feature names unseen at fit time:\n", unseen),
+        ("Feature names seen at fit time, yet now missing:\n", missing),
+    ):
+        if some:
+            message += title + "".join(f"- {name}\n" for name in some[:5])
+            message += "- ...\n" if len(some) > 5 else ""
+    if not unseen and not missing:
+        message += "Feature names must be in the same order as they were in fit.\n"
+    return message
 
 
 def _few(names: Sequence[Any]) -> str:

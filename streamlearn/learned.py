@@ -10,7 +10,15 @@ from typing import Any, Final, Self, cast
 import msgspec
 import numpy as np
 
-from streamlearn.config import JobConfig, OutputConfig, SourceConfig, TablesConfig, check_job
+from streamlearn.config import (
+    ComputeConfig,
+    DeepConfig,
+    JobConfig,
+    OutputConfig,
+    SourceConfig,
+    TablesConfig,
+    check_job,
+)
 from streamlearn.errors import ConfigError, SnapshotError
 from streamlearn.kinds import MODELS
 from streamlearn.messages import F32, F64, U64
@@ -31,6 +39,7 @@ __all__ = [
     "job_of",
     "job_with",
     "open_model",
+    "opened_by",
     "pack",
     "read_beside",
     "save_model",
@@ -46,6 +55,8 @@ _NO_ROWS: Final[U64] = np.empty((0, 4), np.uint64)
 _NO_VECTORS: Final[F32] = np.empty(0, np.float32)
 # A mapping of numbers in Python, or None; of texts, for TOML's sake, and perhaps empty in a job.
 _TIERS: Final = "dim_by_count"
+# The same of any names.
+_SETTINGS: Final = "settings"
 # Beside ``model/``: what a snapshot of the command line's has no place for.
 _ESTIMATOR: Final = "estimator.json"
 
@@ -56,7 +67,10 @@ _TABLES: Final = {
     "fm": (*_OF_TABLES, "embeddings_bytes_max"),
     "mf": ("features_max", "embeddings_bytes_max", "ratings_bytes_max", "when_full"),
     "lda": ("features_max", "embeddings_bytes_max", "tokens_bytes_max", "when_full"),
+    "deep": ("features_max", "embeddings_bytes_max", "when_full"),
 }
+# Those of how it is computed.
+_COMPUTES: Final = {"deep": ("minibatch", "device")}
 # Those of a source.
 _SOURCES: Final = {
     "lda": ("stop_words", "digits", "markup", "word_length_min", "word_length_max"),
@@ -66,11 +80,21 @@ _MODELS: Final = {kind: struct.__struct_fields__ for kind, struct in MODELS.item
     "mf": (
         *("dim", "loss", "negatives", "alpha", "decay", "l2", "init_scale", "intercept", "epochs"),
         *("held_out", "patience"),
-    )
+    ),
+    # of what labels are, y says; and there are no other workers
+    "deep": tuple(
+        name
+        for name in MODELS["deep"].__struct_fields__
+        if name not in ("loss", "classes", "exchange")
+    ),
 }
 # The settings of an estimator, by the names that the command line has for them.
 SETTINGS: Final = {
-    kind: (*_MODELS[kind], *_SOURCES.get(kind, ()), *_TABLES[kind], "names_max") for kind in _TABLES
+    kind: (
+        *(*_MODELS[kind], *_SOURCES.get(kind, ()), *_COMPUTES.get(kind, ())),
+        *(*_TABLES[kind], "names_max"),
+    )
+    for kind in _TABLES
 }
 # Who opens a model, by its kind.
 _OPENED_BY: Final = {
@@ -78,6 +102,7 @@ _OPENED_BY: Final = {
     "fm": "FactorizationMachine",
     "mf": "MatrixFactorization",
     "lda": "LDA",
+    "deep": "DeepClassifier",
 }
 
 
@@ -302,11 +327,19 @@ def open_model(path: Path, kind: str) -> Model:
     model = load_model(path)
     held = model.job.model.kind
     if held != kind:
+        model.close()
         raise ConfigError(
             f"the model in {path} is of kind {held}, but {_OPENED_BY[kind]} opens {kind}",
-            hint=f"streamlearn.{_OPENED_BY[held]}.load({str(path)!r})",
+            hint=f"streamlearn.{opened_by(model.job)}.load({str(path)!r})",
         )
     return model
+
+
+def opened_by(job: JobConfig) -> str:
+    """Return the name of the class that opens the model of a job."""
+    if isinstance(job.model, DeepConfig) and job.model.loss == "squared":
+        return "DeepRegressor"
+    return _OPENED_BY[job.model.kind]
 
 
 def read_beside(path: Path, *needed: str) -> dict[str, Any] | None:
@@ -352,8 +385,9 @@ def job_of(kind: str, settings: Mapping[str, Any]) -> JobConfig:
         A setting is not allowed.
     """
     values = {name: _plain(value) for name, value in settings.items()}
-    if values.get(_TIERS, ...) is None:
-        values[_TIERS] = {}
+    for name in (_TIERS, _SETTINGS):
+        if values.get(name, ...) is None:
+            values[name] = {}
     model = MODELS[kind]
     source = SourceConfig()
     if kind in _SOURCES:
@@ -363,6 +397,7 @@ def job_of(kind: str, settings: Mapping[str, Any]) -> JobConfig:
         source=source,
         model=model(**{name: values[name] for name in _MODELS[kind]}),
         tables=TablesConfig(**{name: values[name] for name in _TABLES[kind]}),
+        compute=ComputeConfig(**{name: values[name] for name in _COMPUTES.get(kind, ())}),
         output=OutputConfig(names_max=values["names_max"]),
     )
     try:
@@ -374,9 +409,14 @@ def job_of(kind: str, settings: Mapping[str, Any]) -> JobConfig:
 
 
 def job_with(job: JobConfig, other: JobConfig) -> JobConfig:
-    """Return a job whose model has what another one's estimator says of it, all else as it was."""
+    """Return a job with what another one's estimator says of its model, all else as it was."""
     mine = {name: getattr(other.model, name) for name in _MODELS[job.model.kind]}
-    return msgspec.structs.replace(job, model=msgspec.structs.replace(job.model, **mine))
+    computed = {name: getattr(other.compute, name) for name in _COMPUTES.get(job.model.kind, ())}
+    return msgspec.structs.replace(
+        job,
+        model=msgspec.structs.replace(job.model, **mine),
+        compute=msgspec.structs.replace(job.compute, **computed),
+    )
 
 
 def settings_of(job: JobConfig) -> dict[str, Any]:
@@ -384,6 +424,9 @@ def settings_of(job: JobConfig) -> dict[str, Any]:
     values = {name: getattr(job.model, name) for name in _MODELS[job.model.kind]}
     values |= {name: getattr(job.tables, name) for name in _TABLES[job.model.kind]}
     values |= {name: getattr(job.source, name) for name in _SOURCES.get(job.model.kind, ())}
+    values |= {name: getattr(job.compute, name) for name in _COMPUTES.get(job.model.kind, ())}
+    if _SETTINGS in values:
+        values[_SETTINGS] = dict(values[_SETTINGS]) or None
     if _TIERS in values:
         values[_TIERS] = {int(count): dim for count, dim in values[_TIERS].items()} or None
     return values | {"names_max": job.output.names_max}
@@ -442,12 +485,20 @@ def pack(model: Model) -> dict[str, Any]:
     }
 
 
-def unpack(packed: dict[str, Any]) -> Model:
-    """Return the model that :func:`pack` made arrays of."""
+def unpack(
+    packed: dict[str, Any], fields: tuple[str, ...] = (), dense: tuple[int, ...] = ()
+) -> Model:
+    """Return the model that :func:`pack` made arrays of.
+
+    Parameters
+    ----------
+    fields, dense : tuple
+        Of a net, whose state is none of those arrays: as ``Model.new`` takes them.
+    """
     job = msgspec.convert(packed["job"], JobConfig)
     rows = packed["rows"]
     exact = isinstance(rows, np.ndarray)
-    model = Model.new(job, (), rows=len(rows) if exact else 0)
+    model = Model.new(job, fields, rows=len(rows) if exact else 0, dense=dense)
     if isinstance(model.table, ExactTable):
         held: U64 = rows
         model.table.insert_rows(held, packed["vectors"])

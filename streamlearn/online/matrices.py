@@ -21,7 +21,15 @@ from streamlearn.online.features import field_seed
 from streamlearn.online.mappings import Examples, Fields, raw_keys
 from streamlearn.online.minibatch import FEATURES_PER_RECORD_MAX, Minibatch
 
-__all__ = ["Columns", "Matrix", "column_names", "read_matrix"]
+__all__ = [
+    "Columns",
+    "Matrix",
+    "check_shape",
+    "column_names",
+    "is_number",
+    "read_matrix",
+    "stacked",
+]
 
 # Of a minibatch: its arrays fit the second cache.
 _ROWS_MAX: Final = 2048
@@ -134,14 +142,14 @@ def read_matrix(x: Any, fields: Fields, *, missing: bool = False) -> Matrix:
     names = column_names(x)
     if names is not None:
         columns = [x[name] for name in names]
-        if not all(_is_number(column) for column in columns):
+        if not all(is_number(column) for column in columns):
             return _Frame(names, columns, fields, missing=missing)
         fields.know(names)
-        x = _stacked(columns)
+        x = stacked(columns)
     return _Dense(_array(x), missing=missing)
 
 
-def _is_number(column: Any) -> bool:
+def is_number(column: Any) -> bool:
     """Say whether a frame's column has a numeric type, booleans included."""
     kind = getattr(column.dtype, "kind", None)
     if kind is None:  # polars
@@ -149,7 +157,8 @@ def _is_number(column: Any) -> bool:
     return kind in "biuf"
 
 
-def _stacked(columns: Sequence[Any]) -> Any:
+def stacked(columns: Sequence[Any]) -> Any:
+    """Return columns of numbers side by side, float64[n, d]; NaN where one is missing."""
     out = np.empty((len(columns[0]), len(columns)), np.float64)
     for j, column in enumerate(columns):
         try:
@@ -176,13 +185,14 @@ def _array(x: Any) -> np.ndarray[Any, Any]:
     return array
 
 
-def _check_shape(shape: tuple[int, int]) -> None:
-    rows, columns = shape
+def check_shape(shape: tuple[int, ...]) -> None:
+    """Refuse what has no rows, or no columns."""
+    rows, *columns = shape
     if not rows:
         raise ValueError(
             f"Found array with 0 sample(s) (shape={shape}) while a minimum of 1 is required."
         )
-    if not columns:
+    if not all(columns):
         raise ValueError(
             f"Found array with 0 feature(s) (shape={shape}) while a minimum of 1 is required."
         )
@@ -215,7 +225,7 @@ class _Dense:
         self._array = array
         self._missing = missing
         self.shape: tuple[int, int] = (array.shape[0], array.shape[1])
-        _check_shape(self.shape)
+        check_shape(self.shape)
         width = self.shape[1]
         self._step = max(1, min(_ROWS_MAX, _NNZ_MAX // width))
         _check_values(array, max(1, _CHECKED_MAX // width), missing=missing)
@@ -249,7 +259,7 @@ class _Csr:
         self._data = x.data if x.data.dtype.kind in "biuf" else x.data.astype(np.float64)
         self._indices, self._indptr = x.indices, np.asarray(x.indptr, np.int64)
         self.shape: tuple[int, int] = (x.shape[0], x.shape[1])
-        _check_shape(self.shape)
+        check_shape(self.shape)
         _check_values(self._data, _CHECKED_MAX, missing=missing)
         _check_features(int(np.diff(self._indptr).max(initial=0)))
 
@@ -293,12 +303,12 @@ class _Frame:
         self, names: Sequence[str], columns: Sequence[Any], fields: Fields, *, missing: bool
     ) -> None:
         self.shape: tuple[int, int] = (len(columns[0]), len(names))
-        _check_shape(self.shape)
+        check_shape(self.shape)
         _check_features(len(names))
-        fields.know([n for n, column in zip(names, columns, strict=True) if _is_number(column)])
+        fields.know([n for n, column in zip(names, columns, strict=True) if is_number(column)])
         self._columns: list[Callable[[slice], tuple[U64, F32]]] = []
         for name, column in zip(names, columns, strict=True):
-            if _is_number(column):
+            if is_number(column):
                 self._columns.append(_numbers(name, column, missing=missing))
             else:
                 self._columns.append(_categories(name, column, fields))
@@ -319,7 +329,7 @@ class _Frame:
 
 
 def _numbers(name: str, column: Any, *, missing: bool) -> Callable[[slice], tuple[U64, F32]]:
-    values = _stacked([column])[:, 0]
+    values = stacked([column])[:, 0]
     _check_values(values, _CHECKED_MAX, missing=missing)
     key = raw_keys([field_seed(name)])
 

@@ -23,10 +23,10 @@ from streamlearn.online.schema import WILDCARD, read_label_rule
 if TYPE_CHECKING:
     from streamlearn.config import SourceConfig
 
-__all__ = ["SchemaFields", "by_index"]
+__all__ = ["LABEL", "SchemaFields", "as_json", "buffer_of", "by_index", "plain"]
 
 # What stands in for the label, whose rule or column says nothing of a mapping's features.
-_LABEL: Final = "(label)"
+LABEL: Final = "(label)"
 
 
 def by_index(config: SourceConfig) -> bool:
@@ -50,7 +50,7 @@ class SchemaFields:
     """
 
     def __init__(self, config: SourceConfig, fields: Sequence[str]) -> None:
-        self._format = JsonlFormat(_as_json(config, fields))
+        self._format = JsonlFormat(as_json(config, fields))
         self._parser = self._format.parser(None)
         self._out = Minibatch(1, 2 * FEATURES_PER_RECORD_MAX, has_values=self._format.has_values)
         self._records: list[bytes] = []
@@ -63,10 +63,10 @@ class SchemaFields:
         ValueError
             The record is bad: says why.
         """
-        line = msgspec.json.encode({**record, _LABEL: 1}, enc_hook=_plain)
+        line = msgspec.json.encode({**record, LABEL: 1}, enc_hook=plain)
         out = self._out
         out.clear()
-        self._parser.parse(_buffer(line), 0, len(line) + 1, out)
+        self._parser.parse(buffer_of(line), 0, len(line) + 1, out)
         if out.bad:
             reason, field, arg = out.bad_reason[0], out.bad_field[0], out.bad_arg[0]
             raise ValueError(self._format.complaint(int(reason), int(field), int(arg), line))
@@ -77,9 +77,9 @@ class SchemaFields:
 
     def describe(self, record: Mapping[Any, Any]) -> Described:
         """Return the names of the features of a good record; fields index :attr:`fields`."""
-        line = msgspec.json.encode({**record, _LABEL: 1}, enc_hook=_plain)
+        line = msgspec.json.encode({**record, LABEL: 1}, enc_hook=plain)
         return self._parser.describe(
-            _buffer(line), np.zeros(1, np.int64), np.array([len(line)], np.int64)
+            buffer_of(line), np.zeros(1, np.int64), np.array([len(line)], np.int64)
         )
 
     @property
@@ -88,11 +88,12 @@ class SchemaFields:
         return self._format.fields
 
 
-def _buffer(line: bytes) -> U8:
+def buffer_of(line: bytes) -> U8:
+    """Return a record as a parser takes it, with a line's end and room behind."""
     return np.frombuffer(bytearray(line + b"\n" + bytes(BLOCK_TAILROOM_BYTES)), np.uint8)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return what JSON can say of values that msgspec does not know."""
     if isinstance(value, np.generic):
         return value.item()
@@ -107,7 +108,7 @@ def _format(config: SourceConfig) -> str:
     return ALIASES.get(config.format, config.format)
 
 
-def _as_json(config: SourceConfig, fields: Sequence[str]) -> SourceConfig:
+def as_json(config: SourceConfig, fields: Sequence[str]) -> SourceConfig:
     """Return the same source as JSON, its label aside."""
     columns = dict(config.columns)
     match _format(config):
@@ -143,6 +144,6 @@ def _as_json(config: SourceConfig, fields: Sequence[str]) -> SourceConfig:
         config,
         format="jsonl",
         header=True,
-        columns=columns | {_LABEL: "label"},
+        columns=columns | {LABEL: "label"},
         label="",
     )
