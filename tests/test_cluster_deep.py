@@ -69,13 +69,15 @@ async def test_every_record_is_counted_once_a_pass(tmp_path: Path, epochs: int) 
         assert figures["loss"] < 0.65
 
 
+@pytest.mark.parametrize("rule", ["adagrad", "rowwise"])
 async def test_one_worker_in_step_learns_the_same_over_any_number_of_shards(
-    tmp_path: Path,
+    tmp_path: Path, rule: str
 ) -> None:
     logs = click_logs(tmp_path / "log", 1)
     states = []
     for shards in (1, 2):
-        made = cluster_of(tmp_path / str(shards), logs, tau=0, window=1, shards=shards)
+        in_step = {"tau": 0, "window": 1, "shards": shards}
+        made = cluster_of(tmp_path / str(shards), logs, {"v_rule": rule}, **in_step)
         async with made as cluster:
             running = cluster.start_worker("a")
             await cluster.finish()

@@ -15,6 +15,7 @@ from streamlearn.protocol import Fault, FollowPart, KeyMiss, Pulled, Push, Pushe
 from streamlearn.shards.arena import dims_of
 from streamlearn.shards.shard import Shard
 from tests.cluster.test_feeding import Feeding
+from tests.reference.embeddings import Embedding, as_bytes, by_row, embeddings_of
 from tests.reference.tables import small_tables
 from tests.shard_parts import (
     Desk,
@@ -35,6 +36,10 @@ MODEL: dict[str, Any] = {
     "v_init_scale": 0.3,
 }  # fmt: skip
 SPEC = spec(job(tau=-1, model=MODEL), index=1, of=2)
+# One length, with one sum for each embedding.
+NET = spec(
+    job(tau=-1, model={"kind": "deep", "v_rule": "rowwise", "dim": 96, "v_lr": 0.5}), index=1, of=2
+)
 PLAIN = spec(job(tau=-1), index=1, of=2)
 TIERS = SPEC.job.model.tiers
 assert TIERS is not None
@@ -270,6 +275,31 @@ def test_models_without_embeddings_say_nothing_of_them():
     assert not any("embeddings" in name for name in made.service.figures())
 
 
+def test_one_sum_a_row_is_where_it_was_when_a_log_is_read_again():
+    tiers = NET.job.model.tiers
+    keys, made = keys_of(NET, *range(20)), Desk(NET, log=MemoryLog())
+    made.join(1, "a", 1, 0)
+    embedding: dict[int, Embedding] = {}
+    for clock in range(4):
+        request = made.ask(1, pull(NET, keys, clock=clock))
+        answer = made.answers[1, request]
+        dims = columns.decode_lengths(answer.lengths, answer.count, tiers.dims)
+        assert dims.tolist() == [96 if clock else 0] * 20
+        slopes = np.random.default_rng(clock).normal(0, 1, int(dims.sum())).astype(np.float32)
+        told = push(NET, keys, clock=clock, named=request, vectors=slopes, at=mark(clock + 1))
+        assert isinstance(made.asked(1, told), Pushed)
+        now = embeddings_of(made.shard.table)
+        for key, g in zip(keys.tolist(), slopes.reshape(20, -1), strict=True):
+            if key in embedding:
+                one = by_row(embedding[key], g[None], made.shard._v_rates)
+                assert as_bytes({0: one}) == as_bytes({0: now[key]})
+        embedding = now
+    assert all(one.m.item() > 0 for one in embedding.values())
+    again = replayed(NET, made.log)
+    assert again.digest() == made.shard.digest()
+    assert as_bytes(embeddings_of(again.table)) == as_bytes(embedding)
+
+
 # ---------------------------------------------------------------- what is refused
 
 
@@ -370,11 +400,12 @@ def test_count_beyond_memory_is_refused():
 # ---------------------------------------------------------------- followers
 
 
+@pytest.mark.parametrize("of", [SPEC, NET], ids=["fm", "net"])
 @pytest.mark.parametrize("rows", [1 << 18, 1 << 7])
-def test_follower_is_sent_the_state_in_pieces_and_then_records(rows, monkeypatch):
+def test_follower_is_sent_the_state_in_pieces_and_then_records(rows, of, monkeypatch):
     monkeypatch.setattr(feeding, "_PART_ROWS", rows)
     with small_tables():
-        made = Feeding(SPEC, log=MemoryLog())
+        made = Feeding(of, log=MemoryLog())
         sent: list[Any] = []
         for _ in range(3):
             made.push(7)
