@@ -277,6 +277,15 @@ DENSE_GENERATION = Metric(
 DENSE_LOST = Metric(
     "dense_groups_lost_total", "counter", "Groups that ended since another worker was lost."
 )
+DEVICE_BUSY_SECONDS = Metric(
+    "device_busy_seconds_total", "counter", "Time that the devices of a net computed, in all."
+)
+DEVICE_BYTES = Metric(
+    "device_bytes_total",
+    "counter",
+    "Bytes that went to the devices of a net and came back; direction is in or out.",
+    ("direction",),
+)
 # The log.
 LSN = Metric("log_lsn", "gauge", "Number of the last log record applied.")
 DURABLE_LSN = Metric("log_durable_lsn", "gauge", "Number of the last log record that is on disk.")
@@ -405,6 +414,14 @@ class Metrics:
         self.set(DENSE_GROUP_SIZE, told["workers"])
         self.set(DENSE_GENERATION, told["generation"])
         self.set(DENSE_LOST, told["lost"])
+
+    def set_net(self, told: Mapping[str, float]) -> None:
+        """Show what a net tells of its own steps (``DeepStep.figures``)."""
+        self.set(DENSE_STEPS, told["steps"])
+        self.set(DENSE_SKIPPED, told["skipped"])
+        self.set(DEVICE_BUSY_SECONDS, told["busy_seconds"])
+        self.set(DEVICE_BYTES, told["bytes_in"], "in")
+        self.set(DEVICE_BYTES, told["bytes_out"], "out")
 
     def on_scrape(self, read: Callable[[], None]) -> None:
         """Call ``read`` before each scrape, to ``set`` what has changed; it must not wait."""

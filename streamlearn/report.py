@@ -23,6 +23,8 @@ _LABELS: Final[Mapping[str, str]] = {
     "peak_rss_bytes": "peak memory",
     "bad_records": "bad records",
     "examples_dropped": "examples dropped",
+    "steps": "steps",
+    "steps_skipped": "steps skipped",
     "resumed_from": "resumed from",
     "loss": "loss",
     "accuracy": "accuracy",

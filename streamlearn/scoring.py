@@ -106,7 +106,8 @@ async def score(
         if reader is not None:
             reader.close()
     report = run_report(learner, started, telemetry)
-    report.pop("examples_dropped", None)  # none is to teach anything
+    for name in ("examples_dropped", "steps", "steps_skipped"):  # none is to teach anything
+        report.pop(name, None)
     if isinstance(model.solver, MfSolver):
         report |= _unknown(model.solver, model.counts.examples)
     if reader is not None:

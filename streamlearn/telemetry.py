@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from prometheus_client import CollectorRegistry
 
 from streamlearn import __version__, metrics
+from streamlearn.config import DeepConfig
 from streamlearn.learner import Learner
 from streamlearn.messages import Partition, Progress
 from streamlearn.metrics import Metrics
@@ -17,6 +18,7 @@ from streamlearn.model import Model
 from streamlearn.net.sources.objects import ObjectSource
 from streamlearn.online.lda import LdaSolver
 from streamlearn.online.losses import validation_of
+from streamlearn.online.solvers import DeviceSolver
 from streamlearn.shards.table import ExactTable
 
 if TYPE_CHECKING:
@@ -226,6 +228,8 @@ class Telemetry:
             m.set_embeddings(table.arena)
         elif model.has_embeddings:
             m.set(metrics.EMBEDDINGS_BYTES, table.embeddings_bytes)
+        if isinstance(model.job.model, DeepConfig):
+            m.set_net(cast("DeviceSolver", model.solver).figures())
         m.set(metrics.NAMES, len(model.names))
         m.set(metrics.NAMES_BYTES, model.names.bytes)
         m.set(metrics.NAMES_REFUSED, model.names.refused)

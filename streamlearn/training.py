@@ -15,12 +15,12 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
 from streamlearn.compute.leftovers import few_arenas
-from streamlearn.config import JobConfig, LdaConfig, MfConfig, start_seconds
+from streamlearn.config import DeepConfig, JobConfig, LdaConfig, MfConfig, start_seconds
 from streamlearn.errors import (
     ConfigError,
     DataError,
@@ -40,6 +40,7 @@ from streamlearn.net.sources.uri import open_source
 from streamlearn.online.formats import Format
 from streamlearn.online.losses import new_validation
 from streamlearn.online.minibatch import Minibatch
+from streamlearn.online.solvers import DeviceSolver
 from streamlearn.preparing import compile_kernels, prepare_format, todo_all
 from streamlearn.privacy import is_private, refuse_more
 from streamlearn.quarantine import Quarantine
@@ -460,11 +461,19 @@ def run_report(learner: Learner, started: Started, telemetry: Telemetry) -> dict
         "peak_rss_bytes": usage.ru_maxrss * 1024,
         "bad_records": counts.bad_records,
         **({"examples_dropped": learner.notices.dropped} if model.has_embeddings else {}),
+        **_of_net(model),
         "subsampled": counts.subsampled,
         "resumed_from": model.resumed_from,
         **model.validation.report(telemetry.summary),
         **{name: value for name, value in sizes(model).items() if name != "sparsity"},
     }
+
+
+def _of_net(model: Model) -> dict[str, int]:
+    if not isinstance(model.job.model, DeepConfig):
+        return {}
+    told = cast("DeviceSolver", model.solver).figures()
+    return {"steps": int(told["steps"]), "steps_skipped": int(told["skipped"])}
 
 
 def with_lanes(job: JobConfig) -> JobConfig:

@@ -67,6 +67,8 @@ def test_a_net_learns_clicks_better_than_a_constant(learned: Path) -> None:
     assert report["loss"] == report["logloss"] < 0.98 * report["baseline_logloss"]
     assert 0.5 < report["accuracy"] <= 1
     assert report["auc"] > 0.6
+    assert report["steps"] >= 2 * RECORDS / 32
+    assert report["steps_skipped"] == report["examples_dropped"] == 0
 
 
 def test_a_run_that_is_broken_off_goes_on_to_the_same_model(
@@ -107,6 +109,32 @@ def test_one_step_of_delay_learns_about_as_well(log: Path, learned: Path, tmp_pa
     assert ended.code == 0, ended.stderr
     alone = json.loads((learned / "report.json").read_text())
     assert ended.report["loss"] == pytest.approx(alone["loss"], rel=0.02)
+
+
+def test_one_sum_a_row_learns_about_as_well_in_less_memory(log: Path, tmp_path: Path) -> None:
+    reports = []
+    by_row = [*NET, "--dim", 32, "--v-rule", "rowwise"]
+    for name, flags in {"one": [*NET, "--dim", 32], "other": by_row}.items():
+        ended = train(log, *flags, "--out", tmp_path / name)
+        assert ended.code == 0, ended.stderr
+        reports.append(ended.report)
+    assert reports[1]["loss"] == pytest.approx(reports[0]["loss"], rel=0.05)
+    assert reports[1]["loss"] < 0.98 * reports[1]["baseline_logloss"]
+    lines = [report["embeddings_bytes"] / 64 / report["features"] for report in reports]
+    assert lines == [4, 3]
+    # sums are in snapshots
+    often = settings("output.snapshot_seconds=0.1")
+    with Running("train", log, *by_row, "--out", tmp_path / "broken", *often) as running:
+        if running.wait_until_learning():
+            running.signal(signal.SIGTERM)
+        running.end()
+    ended = train(log, *by_row, "--out", tmp_path / "broken")
+    assert ended.report["examples"] == RECORDS
+    assert_same_model(tmp_path / "other", tmp_path / "broken")
+    # and cannot become those of the other rule
+    ended = train(log, *NET, "--dim", 32, "--out", tmp_path / "other")
+    assert ended.code != 0
+    assert "'v_rule': 'rowwise'" in ended.stderr
 
 
 def test_what_is_predicted_is_what_was_evaluated(log: Path, learned: Path) -> None:

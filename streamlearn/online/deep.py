@@ -257,6 +257,14 @@ class DeepStep:
         self._dense.restore(arrays)
         self.steps, self.skipped = (int(arrays[name][0]) for name in ("steps", "skipped"))
 
+    def figures(self) -> dict[str, float]:
+        """Return ``steps``, ``skipped``, ``busy_seconds``, ``bytes_in`` and ``bytes_out``."""
+        lane = self._lane
+        return {
+            "steps": self.steps, "skipped": self.skipped, "busy_seconds": lane.busy_seconds,
+            "bytes_in": lane.bytes_in, "bytes_out": lane.bytes_out,
+        }  # fmt: skip
+
     def close(self) -> None:
         """End the lane, once all that has begun is done."""
         self._lane.close()
@@ -414,6 +422,10 @@ class DeepSolver:
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Take what :meth:`state` returned; see :meth:`DeepStep.restore`."""
         self.step.restore(arrays)
+
+    def figures(self) -> dict[str, float]:
+        """Return what it tells of its steps and devices; see :meth:`DeepStep.figures`."""
+        return self.step.figures()
 
     def close(self) -> None:
         """End the step's lane."""

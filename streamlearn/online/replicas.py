@@ -52,6 +52,21 @@ class Lane(Protocol):
         """All of them."""
         ...
 
+    @property
+    def busy_seconds(self) -> float:
+        """Spent computing, of all devices together."""
+        ...
+
+    @property
+    def bytes_in(self) -> int:
+        """Bytes of inputs so far."""
+        ...
+
+    @property
+    def bytes_out(self) -> int:
+        """Bytes of results so far."""
+        ...
+
     def submit_all(self, parts: Sequence[Part], join: Callable[[], None] | None = None) -> Owed:
         """Have each device do its work with its inputs, after all that was submitted before.
 

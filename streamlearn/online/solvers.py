@@ -70,6 +70,10 @@ class DeviceSolver(Solver, Protocol):
         """Take what :meth:`state` returned; raises SnapshotError where it does not fit."""
         ...
 
+    def figures(self) -> dict[str, float]:
+        """Return what it tells of its steps and devices, by name."""
+        ...
+
     def close(self) -> None:
         """End its lanes."""
         ...
