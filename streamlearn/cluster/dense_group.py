@@ -19,6 +19,7 @@ Sockets between workers are neither encrypted nor authenticated.
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -38,7 +39,7 @@ from streamlearn.compute.agreement import all_gather, peers
 from streamlearn.compute.exchange import Counts, Exchange
 from streamlearn.compute.float_exchange import FloatExchange
 from streamlearn.config import DeepConfig
-from streamlearn.errors import PeerLostError
+from streamlearn.errors import ClusterError, PeerLostError
 from streamlearn.net.address import join_address, split_address
 from streamlearn.online.deep import DeepStep
 from streamlearn.online.standardizing import Standardizer, Sums
@@ -57,6 +58,8 @@ _BACKEND: Final = "streamlearn"
 # Of the exchange's state, what is a worker's own.
 _OWN: Final = ("exchange.residual.", "exchange.owned.")
 
+# nccl: a wait for a lost peer ends in an error here, and not with the process.
+_NCCL: Final = {"TORCH_NCCL_BLOCKING_WAIT": "1", "TORCH_NCCL_ASYNC_ERROR_HANDLING": "0"}
 _STORES: Final[Any] = dist  # torch does not tell mypy that they are there
 
 Named = Sequence[tuple[str, nn.Parameter]]
@@ -301,9 +304,14 @@ class DenseGroup:
                 host, port, is_master=False, timeout=timedelta(seconds=_COME_SECONDS)
             )
         store = _STORES.PrefixStore(str(met.generation), first)
-        store.set(f"here-{met.rank}", "1")
-        store.wait([f"here-{rank}" for rank in range(met.size)], timedelta(seconds=_COME_SECONDS))
+        here = [f"here-{rank}" for rank in range(met.size)]
+        store.set(here[met.rank], _gpu(self._device()))
+        store.wait(here, timedelta(seconds=_COME_SECONDS))
+        _check_gpus([store.get(one).decode() for one in here])
         return store
+
+    def _device(self) -> torch.device:
+        return self._named[0][1].device if self._named else torch.device("cpu")
 
     def _init(self, met: Met, store: Any) -> None:
         """Make the group torch's."""
@@ -312,8 +320,9 @@ class DenseGroup:
             dist.Backend.register_backend(
                 _BACKEND, lambda *given: _gloo(host, *given), devices=["cpu"]
             )
-        device = self._named[0][1].device if self._named else torch.device("cpu")
-        backend = _BACKEND if device.type == "cpu" else f"cpu:{_BACKEND},cuda:nccl"
+        for name, value in _NCCL.items():
+            os.environ.setdefault(name, value)
+        backend = _BACKEND if self._device().type == "cpu" else f"cpu:{_BACKEND},cuda:nccl"
         dist.init_process_group(
             backend,
             store=store,
@@ -414,6 +423,34 @@ class DenseGroup:
             part = mean[at : at + one.numel()].view_as(one).to(one)
             at += one.numel()
             one.grad = part if one.grad is None else one.grad + part
+
+
+def _gpu(device: torch.device) -> str:
+    """Return what tells a GPU from all others; of the CPU, which many may share, nothing."""
+    if device.type == "cpu":
+        return "cpu"
+    return str(torch.cuda.get_device_properties(device).uuid)
+
+
+def _check_gpus(devices: Sequence[str]) -> None:
+    """Check that all workers compute on GPUs of their own, or all on CPUs.
+
+    Raises
+    ------
+    ClusterError
+    """
+    for worker, device in enumerate(devices):
+        for other, one in enumerate(devices[:worker]):
+            if (device == "cpu") != (one == "cpu"):
+                raise ClusterError(
+                    f"worker {other} computes on {one}, worker {worker} on {device}",
+                    hint="have all compute on GPUs, or all on CPUs (compute.device)",
+                )
+            if device == one != "cpu":
+                raise ClusterError(
+                    f"workers {other} and {worker} compute on the same GPU, {device}",
+                    hint="give each a GPU of its own: compute.device lists several for `up`",
+                )
 
 
 def _gloo(host: str, store: Any, rank: int, size: int, timeout: timedelta) -> Any:

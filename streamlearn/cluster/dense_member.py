@@ -27,10 +27,14 @@ __all__ = ["DenseMember"]
 
 _log = logging.getLogger("streamlearn.cluster.worker")
 
-# Without a minibatch for so long, a worker takes part with nothing: a little more than what lies
-# between a step and the next where pulls are under way ahead of it.
+# Without a minibatch for so long, a worker takes part with nothing: at first for twice the time that
+# has lain between its steps lately, since a step with half the examples costs as much as a whole
+# one; then, so as not to hold up the others, for a moment each time.
 _IDLE_SECONDS: Final = 0.004
-# Where nobody has one, twice as long each time.
+_FIRST_IDLE_SECONDS_MAX: Final = 0.05
+# Share of the last one in the mean time between steps.
+_LATELY: Final = 0.1
+# Where nobody has a minibatch, twice as long each time.
 _IDLE_SECONDS_MAX: Final = 0.1
 # Between attempts to form a group that fail.
 _AGAIN_SECONDS: Final = 0.2
@@ -80,6 +84,8 @@ class DenseMember:
         self._staying: asyncio.Task[None] | None = None
         self._stepping = 0
         self._stepped = 0
+        self._gap = _IDLE_SECONDS / 2  # between steps, lately
+        self._ended = 0.0
         self._free = asyncio.Event()
         self._free.set()
 
@@ -87,6 +93,10 @@ class DenseMember:
         self, prepared: Prepared, pulled: Sequence[Pulled], seed: int, epoch: int
     ) -> tuple[list[Pushed], AnyTotals]:
         """Step a minibatch with whoever is there, however often groups are lost meanwhile."""
+        loop = asyncio.get_running_loop()
+        if self._ended:
+            gap = min(loop.time() - self._ended, _FIRST_IDLE_SECONDS_MAX)
+            self._gap += _LATELY * (gap - self._gap)
         self._stepping += 1
         self._free.clear()
         try:
@@ -95,6 +105,7 @@ class DenseMember:
                 with self._ends():
                     return await self._lane.run(self._stepper.step, prepared, pulled, seed, epoch)
         finally:
+            self._ended = loop.time()
             self._stepped += 1
             self._stepping -= 1
             if not self._stepping:
@@ -102,12 +113,13 @@ class DenseMember:
 
     async def run(self) -> None:
         """Take part in steps of others while there is nothing to step here, until cancelled."""
-        pause, seen = _IDLE_SECONDS, 0
+        pause, seen = _IDLE_SECONDS, -1
         while True:
             await self._free.wait()
             await asyncio.sleep(pause)
             if self._stepping or self._stepped != seen:
-                pause, seen = _IDLE_SECONDS, self._stepped
+                pause = min(max(2 * self._gap, _IDLE_SECONDS), _FIRST_IDLE_SECONDS_MAX)
+                seen = self._stepped
                 continue
             pause = min(2 * pause, _IDLE_SECONDS_MAX)
             if not self._takes_part() or not self.groups:
@@ -168,7 +180,7 @@ class DenseMember:
             met = await self._first().insist(meet)
             assert isinstance(met, Met)
             try:
-                await asyncio.shield(self._lane.run(stepper.form, met))
+                await self._lane.run(stepper.form, met)
             except PeerLostError as error:
                 _log.info("group %d did not come together: %s", met.generation, error)
                 await asyncio.sleep(_AGAIN_SECONDS)

@@ -175,6 +175,7 @@ def processes(
     options: UpOptions,
     plan: Plan,
     place: Callable[[str, list[str], int], list[str]],
+    device: str = "",
 ) -> list[Process]:
     """Return all processes of a cluster, shards first; their addresses are noted in the plan.
 
@@ -182,6 +183,8 @@ def processes(
     ----------
     place : callable
         ``Engine.place``.
+    device : str
+        As ``compute.device`` has it: several workers take turns at several devices.
     """
     out, of = options.directory, options.shards
     job_file = str(out / _JOB_FILE)
@@ -202,6 +205,9 @@ def processes(
     for number in range(options.workers):
         name = f"worker-{number}"
         which = ["--name", name, "--dir", str(out / WORKERS / name)]
+        if options.workers > 1 and "," in device:
+            devices = device.split(",")
+            which += ["--device", devices[number % len(devices)].strip()]
         add(name, "worker", which, listens=False)
     for index in range(of):
         for number in range(options.followers):

@@ -171,7 +171,8 @@ class Supervisor:
             _log.info("%s", done)
         if counts_of_shards(out):
             self._resumed_from = str(out / SHARDS)
-        for process in processes(self.options, plan, self._engine.place):
+        device = self.job.compute.device
+        for process in processes(self.options, plan, self._engine.place, device):
             self._running[process.name] = _Running(process)
         await asyncio.to_thread(laid_out, self.job, self.options, plan)
         with self._signals():

@@ -15,6 +15,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="comes with the extra `deep`")
 
+from streamlearn.cluster.dense_group import _check_gpus  # noqa: E402
+from streamlearn.errors import ClusterError  # noqa: E402
 from tests.cluster.dense_worker import (  # noqa: E402
     SETTINGS,
     STEPS,
@@ -204,3 +206,12 @@ def test_others_go_on_when_one_is_killed(task: str, tmp_path: Path) -> None:
     assert same(told[0]["formed"], told[1]["formed"])
     assert same(told[0]["state"], told[1]["state"])
     assert not same(told[0]["formed"], told[0]["state"])
+
+
+def test_workers_compute_on_gpus_of_their_own_or_all_on_cpus() -> None:
+    _check_gpus(["cpu", "cpu", "cpu"])
+    _check_gpus(["GPU-1", "GPU-2"])
+    with pytest.raises(ClusterError, match="workers 0 and 2 compute on the same GPU, GPU-1"):
+        _check_gpus(["GPU-1", "GPU-2", "GPU-1"])
+    with pytest.raises(ClusterError, match="worker 0 computes on GPU-1, worker 1 on cpu"):
+        _check_gpus(["GPU-1", "cpu"])

@@ -12,7 +12,15 @@ import pytest
 from streamlearn.cluster.plan import Plan, adopt, laid_out, processes
 from streamlearn.cluster.roles import UpOptions
 from streamlearn.cluster.stored_shards import StoredShards, counts_of_shards
-from streamlearn.config import JobConfig, LrConfig, OutputConfig, SourceConfig, load_job
+from streamlearn.config import (
+    MODELS,
+    ComputeConfig,
+    JobConfig,
+    LrConfig,
+    OutputConfig,
+    SourceConfig,
+    load_job,
+)
 from streamlearn.errors import ClusterError, ConfigError, RunError
 from streamlearn.protocol import Mark
 from streamlearn.shards.snapshot import SnapshotWriter
@@ -166,6 +174,38 @@ def test_shards_come_first_and_everything_has_its_place(tmp_path: Path) -> None:
     )
     assert found["worker-0"].http == "h-worker-0:1"
     assert plan.addresses["follower-1-0"] == ["h-follower-1-0:1", "h-follower-1-0:2"]
+
+
+@pytest.mark.parametrize(
+    ("device", "workers", "expected"),
+    [
+        ("cuda:0, cuda:1", 3, ["cuda:0", "cuda:1", "cuda:0"]),
+        ("cuda:0,cuda:1", 1, [None]),
+        ("auto", 2, [None, None]),
+    ],
+)
+def test_workers_take_turns_at_devices(
+    tmp_path: Path, device: str, workers: int, expected: list[str | None]
+) -> None:
+    options = UpOptions(shards=1, workers=workers, directory=tmp_path)
+    told = []
+    for process in processes(options, Plan(1, "x"), place, device):
+        if process.role == "worker":
+            words = process.arguments
+            told.append(words[words.index("--device") + 1] if "--device" in words else None)
+    assert told == expected
+
+
+def test_workers_of_nets_share_the_cores(tmp_path: Path) -> None:
+    options = UpOptions(shards=1, workers=1 << 12, directory=tmp_path)
+    for lanes, model, expected in ((0, "deep", 1), (3, "deep", 3), (0, "lr", 0)):
+        plan = Plan(1, "x")
+        processes(options, plan, place)
+        told = msgspec.structs.replace(
+            JOB, model=MODELS[model](), compute=ComputeConfig(lanes=lanes)
+        )
+        laid_out(told, options, plan)
+        assert load_job(tmp_path / "job.toml").job.compute.lanes == expected
 
 
 def test_addresses_are_asked_for_again(tmp_path: Path) -> None:
