@@ -27,11 +27,11 @@ __all__ = ["DenseMember"]
 
 _log = logging.getLogger("streamlearn.cluster.worker")
 
-# Without a minibatch for so long, a worker takes part with nothing: at first for twice the time that
-# has lain between its steps lately, since a step with half the examples costs as much as a whole
-# one; then, so as not to hold up the others, for a moment each time.
+# Without a minibatch for so long, a worker takes part with nothing: at first for twice the time
+# between its steps lately, since a step with half the examples costs as much as a whole one; then,
+# so as not to hold up the others, for a moment each time.
 _IDLE_SECONDS: Final = 0.004
-_FIRST_IDLE_SECONDS_MAX: Final = 0.05
+_FIRST_IDLE_SECONDS_MAX: Final = 0.02
 # Share of the last one in the mean time between steps.
 _LATELY: Final = 0.1
 # Where nobody has a minibatch, twice as long each time.

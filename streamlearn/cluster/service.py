@@ -18,7 +18,7 @@ from streamlearn import columns
 from streamlearn.cluster.feeding import Feeds
 from streamlearn.cluster.meeting import Meeting, Said
 from streamlearn.cluster.reading import embedded, read
-from streamlearn.config import loss_of
+from streamlearn.config import DeepConfig, loss_of
 from streamlearn.errors import ColumnError, LogError, RefusedError
 from streamlearn.protocol import (
     MARKS,
@@ -188,7 +188,7 @@ class Service:
             Join: self._join,
             Leave: self._leave,
             Meet: self._meet,
-            Stay: self._stay,
+            Stay: self._meet,
             Register: self._register,
             Claim: self._claim,
             Finished: self._finished,
@@ -331,7 +331,9 @@ class Service:
         # Workers are held back by one another on the first shard alone: on two, they could wait for
         # one another. On all others each is by itself: what it reads there before the first shard
         # lets it go on would be old by then.
-        held_by = self._under_way.values() if shard.spec.index == 0 else (own,)
+        # Workers of a net step together, so what they read is of one age: it is one minibatch.
+        together = shard.spec.index > 0 or isinstance(shard.spec.job.model, DeepConfig)
+        held_by = (own,) if together else self._under_way.values()
         bearable = 1 + shard.lsn // _RECORDS_PER_MINIBATCH
         under_way = [clock for clocks in held_by for clock in clocks]
         # The oldest always goes on: those under way may wait for it, on another shard.
@@ -529,15 +531,13 @@ class Service:
         if member is not None and member.incarnation == incarnation:
             self._record(Leave(worker, incarnation))
 
-    def _meet(self, session: int, request: int, meet: Meet, now: float) -> None:
+    def _meet(self, session: int, request: int, message: Meet | Stay, now: float) -> None:
         if self.shard.spec.index:
             raise RefusedError("workers meet at the first shard", code="invalid")
-        self._tell(self.meeting.meet(session, request, meet, now))
-
-    def _stay(self, session: int, request: int, stay: Stay, now: float) -> None:
-        if self.shard.spec.index:
-            raise RefusedError("workers meet at the first shard", code="invalid")
-        self._tell(self.meeting.stay(session, request, stay))
+        if isinstance(message, Meet):
+            self._tell(self.meeting.meet(session, request, message, now))
+        else:
+            self._tell(self.meeting.stay(session, request, message))
 
     def _tell(self, said: list[Said]) -> None:
         for one in said:

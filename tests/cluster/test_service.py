@@ -762,3 +762,17 @@ def test_other_shards_put_no_groups_together():
     made = desk()
     assert made.fault(1, Meet("a", 1, 0, "h:1")).code == "invalid"
     assert made.fault(1, Stay("a", 1, 0)).code == "invalid"
+
+
+@pytest.mark.parametrize(("kind", "answered"), [("deep", 2), ("lr", 1)])
+def test_young_nets_are_read_by_all_workers_at_once_since_they_step_together(kind, answered):
+    of = spec(job(tau=8, model={"kind": kind}), index=0, of=2)
+    made = Desk(of)
+    keys = keys_of(of, 1, 2)
+    made.join(1, "a", 1, 0)
+    made.join(2, "b", 2, 0)
+    for session in (1, 2):
+        for clock in (0, 1):
+            made.ask(session, pull(of, keys, clock, incarnation=session))
+    pulled = [key for key, answer in made.answers.items() if isinstance(answer, Pulled)]
+    assert len(pulled) == answered
