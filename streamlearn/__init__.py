@@ -9,10 +9,14 @@ if TYPE_CHECKING:
     from streamlearn.estimators import LogisticRegression as LogisticRegression
     from streamlearn.lda_estimator import LDA as LDA
     from streamlearn.matrix_estimator import MatrixFactorization as MatrixFactorization
+    from streamlearn.net_estimator import DeepClassifier as DeepClassifier
+    from streamlearn.net_estimator import DeepRegressor as DeepRegressor
 
 __version__ = "0.1.0"
 __all__ = [
     "LDA",
+    "DeepClassifier",
+    "DeepRegressor",
     "FactorizationMachine",
     "LogisticRegression",
     "MatrixFactorization",
@@ -30,6 +34,10 @@ def __getattr__(name: str) -> Any:
         from streamlearn import matrix_estimator
 
         return matrix_estimator.MatrixFactorization
+    if name in ("DeepClassifier", "DeepRegressor"):
+        from streamlearn import net_estimator
+
+        return getattr(net_estimator, name)
     if name in __all__:
         from streamlearn import estimators
 

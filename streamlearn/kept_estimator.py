@@ -26,7 +26,7 @@ try:
 except ImportError:
     from streamlearn.parameters import BaseEstimator, NotFittedError
 
-__all__ = ["KeptEstimator", "threads_of"]
+__all__ = ["KeptEstimator", "NotFittedError", "threads_of"]
 
 # Names that a message has room for.
 _NAMES_MAX: Final = 10
