@@ -28,7 +28,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Final, cast
@@ -450,6 +452,16 @@ def _want(name: str, sizes: Sizes, *, fields: bool, outputs: int | None = None) 
         )
 
 
+@contextmanager
+def _here() -> Iterator[None]:
+    """Find modules in the working directory, too, as a script there would."""
+    sys.path.append("")
+    try:
+        yield
+    finally:
+        sys.path.remove("")
+
+
 def _factory(name: str) -> Callable[..., Any]:
     """Find a factory by name."""
     module, colon, attribute = name.partition(":")
@@ -462,7 +474,8 @@ def _factory(name: str) -> Callable[..., Any]:
             hint=f"did you mean {near[0]}?" if near else None,
         )
     try:
-        found = getattr(importlib.import_module(module), attribute, None)
+        with _here():
+            found = getattr(importlib.import_module(module), attribute, None)
     except Exception as error:
         raise ConfigError(
             f"net {name!r}: module {module!r} cannot be imported",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -55,6 +56,24 @@ def through(layers: nn.Sequential, x: np.ndarray) -> np.ndarray:
         if i < len(linear) - 1:
             x = np.maximum(x, 0)
     return x
+
+
+def test_a_module_in_the_working_directory_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "net_of_this_place.py").write_text(
+        "from torch import nn\n"
+        "from streamlearn.online.nets import Needs\n"
+        "class Net(nn.Linear):\n"
+        "    def __init__(self, sizes): super().__init__(sizes.dense[0], 1)\n"
+        "    def needs(self): return Needs(0, False, 1)\n"
+        "    def forward(self, dense, embeddings, wide): return super().forward(dense)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    before = sys.path[:]
+    net, _ = load_net("net_of_this_place:Net", Sizes((3,), 0, 1), seed=0)
+    assert net.in_features == 3
+    assert sys.path == before
 
 
 def test_mlp_equals_numpy() -> None:
