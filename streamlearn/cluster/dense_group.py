@@ -130,6 +130,7 @@ class DenseGroup:
         self._named: Named = ()
         self._store: Any = None
         self._place: _Place | None = None
+        self._run: Callable[[Callable[[], Any]], Any] = lambda function: function()
         self._share: float | None = None  # of this worker in the step that was announced
         self._kept: dict[str, torch.Tensor] = {}  # of the exchange before
         self._counts = Counts()
@@ -207,6 +208,7 @@ class DenseGroup:
         """
         assert self._place is None, "a group stands"
         self.wanted = False
+        self._run = run
         if met.size > 1:
             first = step.state() if met.rank == 0 else {}
             try:
@@ -362,8 +364,13 @@ class DenseGroup:
             step.restore({k: v for k, v in arrays.items() if not k.startswith("exchange.")})
         place = self._place
         assert place is not None
-        merged = _merged(place.exchange.state_dict(), self._kept, base, self._counts)
-        run(lambda: place.exchange.load_state_dict(merged))
+        exchange = place.exchange
+
+        def load() -> None:
+            fresh = exchange.state_dict()
+            exchange.load_state_dict(_merged(fresh, self._kept, base, self._counts))
+
+        run(load)
 
     # ---------------------------------------------------------------- letting go
 
@@ -380,11 +387,12 @@ class DenseGroup:
     def _let_go(self) -> None:
         """Keep what the exchange owes, and end it."""
         if self._place is not None:
-            self._keep()
+            self._run(self._keep)
             self._counts = self._place.exchange.counts
             self._place.exchange.close()
 
     def _keep(self) -> None:
+        """Keep what the exchange owes; in the net's lane."""
         assert self._place is not None
         exchange = self._place.exchange
         try:
