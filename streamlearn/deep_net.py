@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from typing import Any, Final
 
-from streamlearn.compute.devices import open_lane
+from streamlearn.compute.cuda import StreamLane
+from streamlearn.compute.devices import Lanes, open_lane
 from streamlearn.config import DeepConfig, JobConfig, classes_of
 from streamlearn.errors import ConfigError
 from streamlearn.online.deep import DeepSolver, DeepStep
+from streamlearn.online.dense_part import NewExchange
 from streamlearn.online.nets import Sizes
 
-__all__ = ["DENSE_BYTES_MAX", "new_net"]
+__all__ = ["DENSE_BYTES_MAX", "new_deep_step", "new_net"]
 
 # The dense part of a minibatch: some ten of them are under way.
 DENSE_BYTES_MAX: Final = 256 << 20
@@ -36,10 +38,27 @@ def new_net(
     ConfigError
         There is no such net or device, or they do not go together with what the stream has.
     """
+    return DeepSolver(model, table, new_deep_step(job, model, fields, dense)[0])
+
+
+def new_deep_step(
+    job: JobConfig,
+    model: DeepConfig,
+    fields: int,
+    dense: tuple[int, ...],
+    exchange: NewExchange | None = None,
+) -> tuple[DeepStep, StreamLane | Lanes]:
+    """Return what steps a net, and the lane that it computes in; as :func:`new_net` raises.
+
+    Parameters
+    ----------
+    exchange : callable, optional
+        What stands between the workers' gradients, see :class:`DeepStep`.
+    """
     _check(job, fields, dense)
     sizes = Sizes(dense, fields, classes_of(job) or 1)
     lane = open_lane(job.compute.device, threads=job.compute.lanes)
-    return DeepSolver(model, table, DeepStep(model, sizes, lane))
+    return DeepStep(model, sizes, lane, exchange=exchange), lane
 
 
 def _check(job: JobConfig, fields: int, dense: tuple[int, ...]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,10 +13,14 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="comes with the extra `deep`")
 
+from streamlearn.cluster.gathering import gather  # noqa: E402
+from streamlearn.errors import SnapshotError  # noqa: E402
 from streamlearn.protocol import ClassMark  # noqa: E402
 from streamlearn.shards.arena import dims_of  # noqa: E402
 from tests.click_log import clicks, spoiled  # noqa: E402
 from tests.cluster_parts import Cluster, Logs, check_counted  # noqa: E402
+from tests.cluster_state import write_shard  # noqa: E402
+from tests.shard_parts import job  # noqa: E402
 
 MODEL: dict[str, Any] = {
     "kind": "deep", "net": "wide_deep", "settings": {"hidden": (8,)}, "dim": 3, "lr": 0.01,
@@ -38,8 +44,8 @@ def click_logs(directory: Path, files: int = 3, count: int = 150) -> Any:
 
 
 def cluster_of(directory: Path, logs: Any, model: dict[str, Any] | None = None, **more: Any):
-    job = {"minibatch": 16, "tau": 2} | more
-    return Cluster(directory, model=MODEL | (model or {}), source=logs.source, **job)
+    settled = {"minibatch": 16, "tau": 2} | more
+    return Cluster(directory, model=MODEL | (model or {}), source=logs.source, **settled)
 
 
 def check_embeddings(cluster: Cluster) -> None:
@@ -145,3 +151,27 @@ async def test_classes_are_marked_with_how_many_were_right(tmp_path: Path) -> No
         correct = sum(mark.correct for mark in marks)
         assert 0.5 * examples < correct < examples
         assert running.worker.validation.totals().correct == pytest.approx(correct)
+
+
+def test_shards_and_the_command_line_need_no_torch() -> None:
+    program = (
+        "import sys\n"
+        "import streamlearn.cli, streamlearn.cluster.shard_node, streamlearn.cluster.worker_node\n"
+        "from tests.shard_parts import Desk, job, spec\n"
+        "Desk(spec(job(model={'kind': 'deep'})))\n"
+        "print([name for name in sys.modules if name in ('torch', 'safetensors')])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True,
+        cwd=Path(__file__).parent.parent,
+    )  # fmt: skip
+    assert done.stdout.strip() == "[]"
+
+
+def test_model_is_not_gathered_without_a_dense_part(tmp_path: Path) -> None:
+    logs = click_logs(tmp_path / "log", 1)
+    of_job = job(model=MODEL, source=logs.source)
+    rows = np.zeros((0, 4), np.uint64)
+    write_shard(tmp_path / "out", of_job, 0, 1, rows, [])
+    with pytest.raises(SnapshotError, match="no worker has kept the dense part"):
+        gather(tmp_path / "out", of_job, 1, now=1.0)

@@ -11,15 +11,13 @@ import numpy as np
 from streamlearn import __version__
 from streamlearn.cluster.dense_group import DenseGroup, SharedStandardizer
 from streamlearn.cluster.preparing import Prepared, Pushed, Stepper
-from streamlearn.compute.devices import open_lane
 from streamlearn.config import DeepConfig, JobConfig, classes_of
+from streamlearn.deep_net import new_deep_step
 from streamlearn.errors import ConfigError, PeerLostError
 from streamlearn.net.address import split_address
-from streamlearn.online.deep import DeepStep
 from streamlearn.online.formats import Format
 from streamlearn.online.localized import Localized, Localizer
 from streamlearn.online.minibatch import Minibatch, room_of
-from streamlearn.online.nets import Sizes
 from streamlearn.online.progressive import Validation
 from streamlearn.online.standardizing import Standardizer, Sums
 from streamlearn.online.steps import Values
@@ -50,6 +48,7 @@ class DeepStepper(Stepper):
     ----------
     group : DenseGroup
     net : DeepStep
+        Of ``streamlearn.online.deep``.
     shape : tuple of int
         Of an example's dense part.
     idle_steps : int
@@ -62,12 +61,12 @@ class DeepStepper(Stepper):
         model = job.model
         assert isinstance(model, DeepConfig)
         self.shape = format.dense
-        sizes = Sizes(format.dense, len(format.fields), classes_of(job) or 1)
         self.group = DenseGroup(model, _host_of(job), f"{__version__}, net {model.net}")
-        self._lane = open_lane(job.compute.device, threads=job.compute.lanes)
-        self.net = DeepStep(model, sizes, self._lane, exchange=self.group.between)
+        self.net, self._lane = new_deep_step(
+            job, model, len(format.fields), format.dense, self.group.between
+        )
         if self.net.standardizer is not None:
-            self.net.standardizer = SharedStandardizer(sizes.dense)
+            self.net.standardizer = SharedStandardizer(format.dense)
         super().__init__(job, rows_max, validation, self.net, classes_of(job))
         self.idle_steps = 0
         self._nothing = Minibatch.of(format, *room_of(1, 1, format.record_rows))

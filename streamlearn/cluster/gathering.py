@@ -122,12 +122,11 @@ def gather(
         known = next((worker.job for worker in workers if worker.job is not None), None)
         job = known or job or shards.job
         names = _merged_names(workers, max(1, job.output.names_max))
-        dense = max(workers, key=lambda worker: worker.steps, default=None)
-        shape = dense.shape if dense is not None else ()
-        model = Model.new(job, names.fields, dense=shape)
+        dense = _dense_of(workers) if isinstance(job.model, DeepConfig) else None
+        model = Model.new(job, names.fields, dense=dense.shape if dense is not None else ())
         opened.callback(model.close)
-        if isinstance(job.model, DeepConfig):
-            _take_dense(model, dense)
+        if dense is not None:
+            cast("DeviceSolver", model.solver).restore(read_dense(dense.reader))
         model.names = names
         model.validation = _merged_validation(workers, job)
         model.validation.set_totals(totals_of(job, shards.marks))
@@ -212,14 +211,15 @@ class _Worker:
         }
 
 
-def _take_dense(model: Model, worker: _Worker | None) -> None:
-    """Have a net be where the worker was that had made most steps."""
-    if worker is None or worker.steps < 0:
+def _dense_of(workers: Sequence[_Worker]) -> _Worker:
+    """Return the worker whose dense part has made most steps."""
+    furthest = max(workers, key=lambda worker: worker.steps, default=None)
+    if furthest is None or furthest.steps < 0:
         raise SnapshotError(
             "no worker has kept the dense part of the net",
             hint="put workers/NAME/state of one of them back",
         )
-    cast("DeviceSolver", model.solver).restore(read_dense(worker.reader))
+    return furthest
 
 
 def _merged_names(workers: Sequence[_Worker], names_max: int) -> Names:
