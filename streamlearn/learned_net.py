@@ -265,6 +265,7 @@ class LearnedNet:
             "dense": model.dense,
             "net": cast("DeviceSolver", model.solver).state(),
             "losses": list(self.losses),
+            "warns": self.inputs.warns,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -273,6 +274,7 @@ class LearnedNet:
         cast("DeviceSolver", model.solver).restore(state["net"])
         self.__init__(model)  # type: ignore[misc]
         self.losses = list(state["losses"])
+        self.inputs.warns = state["warns"]
 
 
 def _close(solver: Any) -> None:

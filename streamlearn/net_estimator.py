@@ -144,7 +144,8 @@ class DeepClassifier(ClassifierMixin, StreamingNet):  # type: ignore[misc]
     ['same', 'other']
     """
 
-    _multiclass = True
+    # of classes that it meets as they come, it learns two
+    _multiclass = False
 
     _known: SeveralClasses | None = None
 
@@ -240,7 +241,10 @@ class DeepClassifier(ClassifierMixin, StreamingNet):  # type: ignore[misc]
         ValueError, TypeError
             The data are wrong.
         """
-        return self._scores(X).astype(np.float64)
+        scores = self._scores(X).astype(np.float64)
+        if scores.ndim == 2 and scores.shape[1] == 2:  # as the command line may have it
+            return scores[:, 1] - scores[:, 0]
+        return scores
 
     def predict_proba(self, X: Any) -> F64:  # noqa: N803
         """Return the probability of each class, float64[n, classes]."""

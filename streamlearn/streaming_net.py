@@ -226,6 +226,8 @@ class StreamingNet(KeptEstimator[LearnedNet]):
         own = {name: held[name] for name in ("columns", "shuffle") if name in held}
         self = cls._opened(learned, held, **own)
         self._made_with = self.columns
+        # a job of the command line says which fields there are
+        learned.inputs.warns = state is not None and self.columns is None
         self._take_labels(learned, held)
         return self
 
@@ -261,6 +263,7 @@ class StreamingNet(KeptEstimator[LearnedNet]):
         source = source_of(x, self.columns)
         fields, dense = shape_of(source, x)
         inputs = inputs_of(source, fields, dense)
+        inputs.warns = self.columns is None
         return source, inputs, inputs.read(x, noting=True)
 
     def _make(self, x: Any, source: SourceConfig, inputs: Inputs, **labels: Any) -> LearnedNet:

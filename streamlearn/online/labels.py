@@ -101,7 +101,10 @@ class SeveralClasses(Classes):
             One is none of them.
         """
         try:
-            places = np.minimum(np.searchsorted(self.values, labels), len(self.values) - 1)
+            # the command line's have the order that they were named in
+            order = np.argsort(self.values)
+            found = np.searchsorted(self.values, labels, sorter=order)
+            places = order[np.minimum(found, len(order) - 1)]
             other = np.asarray(self.values[places] != labels, bool)
         except TypeError:  # texts among numbers
             raise self._unknown(labels[:5].tolist()) from None

@@ -12,6 +12,7 @@ own records would be: keys, numbers and names are those of the command line.
 
 from __future__ import annotations
 
+import inspect
 import threading
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -47,6 +48,7 @@ from streamlearn.online.net_values import (
     values_of,
 )
 from streamlearn.online.records import LABEL, as_json, buffer_of, plain
+from streamlearn.online.schema import WILDCARD
 from streamlearn.online.svmlight import FIELD
 
 if TYPE_CHECKING:
@@ -54,6 +56,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Inputs", "Rows", "columns_of", "inputs_of", "shape_of", "source_of"]
 
+# Features of one call whose names are asked for.
+_KNOWN_MAX: Final = 1 << 20
 # Records parsed at once.
 _CHUNK: Final = 2048
 _BYTE: Final = np.float32(255)
@@ -137,9 +141,12 @@ class Inputs(Protocol):
     ----------
     has_values : bool
         Whether features have values.
+    warns : bool
+        Whether a field that the net does not have is warned of.
     """
 
     has_values: bool
+    warns: bool
 
     def read(self, x: Any, *, noting: bool = False) -> Rows:
         """Read examples.
@@ -201,6 +208,8 @@ def source_of(x: Any, columns: Mapping[str, str] | None = None) -> SourceConfig:
         kinds = {str(j): "number:raw" for j in range(array.shape[1])}
     if not kinds:
         raise ValueError("no field of X has a value, and a net needs one")
+    if columns is None:  # in an order of their own, whatever that of a first record is
+        kinds = {name: kinds[name] for name in sorted(kinds, key=_place_of)}
     label = "label"
     while label in kinds:
         label += "_"
@@ -261,6 +270,7 @@ class SparseInputs:
     """Rows of sparse matrices, as lines of svmlight have them; or mappings of column to number."""
 
     has_values = True
+    warns = False
 
     def read(self, x: Any, *, noting: bool = False) -> Rows:
         """See :meth:`Inputs.read`."""
@@ -299,6 +309,7 @@ class ArrayInputs:
     """
 
     has_values = False
+    warns = False
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self._shape = shape
@@ -330,6 +341,12 @@ class NamedInputs:
     has_values = False
 
     def __init__(self, source: SourceConfig, fields: Sequence[str], dense: tuple[int, ...]) -> None:
+        if source.columns.get(WILDCARD) == "number:raw":
+            raise ConfigError(
+                "names of numbers that a header alone has named are not kept, and frames and "
+                "mappings go by names",
+                hint="name them in source.columns and learn it again, or use streamlearn predict",
+            )
         config = msgspec.structs.replace(as_json(source, fields), classes=())
         self._logarithms = ALIASES.get(source.format, source.format) == "criteo"
         columns = dict(config.columns)
@@ -351,6 +368,7 @@ class NamedInputs:
         self._places: I32 = np.array([place[name] for name in self._format.fields], np.int32)
         held = {name: j for j, name in enumerate(self._format.dense_names)}
         self._order: I64 = np.array([held[name] for name in names], np.int64)
+        self.warns = True
         not_read = ("label", "weight", "ignore")
         self._read = {name for name, kind in columns.items() if kind not in not_read}
         self._passed = {name for name, kind in columns.items() if kind in not_read}
@@ -417,7 +435,7 @@ class NamedInputs:
             check_shape((0, 1))
         parts: list[tuple[U64, I32, F32, I64]] = []
         named: list[Described] = []
-        known = _NO_KEYS
+        known: set[int] = set()
         with self._lock:
             self._make_room(len(lines))
             for first in range(0, len(lines), _CHUNK):
@@ -433,10 +451,10 @@ class NamedInputs:
                         row = int(np.searchsorted(starts, out.bad_start[0], side="right")) - 1
                         raise ValueError(f"row {first + row} of X: {self._complaint(chunk[row])}")
                     parts.append(_copied(out))
-                    if noting and out.nnz:
+                    if noting and len(known) < _KNOWN_MAX:
                         keys, places = np.unique(parts[-1][0], return_index=True)
-                        new = ~np.isin(keys, known, assume_unique=True)
-                        known = np.concatenate([known, keys[new]])
+                        new = [key not in known for key in keys.tolist()]
+                        known.update(keys.tolist())
                         named += self._describe(buffer, starts, places[new])
         keys = np.concatenate([one for one, *_ in parts])
         fields = self._places[np.concatenate([one for _, one, *_ in parts])]
@@ -485,13 +503,27 @@ class NamedInputs:
     def _pass_over(self, names: Iterable[str]) -> None:
         """Take note of fields that the net does not have; warn of each once."""
         new = [name for name in names if name not in self._passed]
-        if new:
+        if new and self.warns:
             self._passed.update(new)
             warnings.warn(
                 f"fields {new[:_NAMED_MAX]} are left out: the net was made without them, as the "
                 "first data did not have them",
-                stacklevel=6,
+                stacklevel=_level_of_caller(),
             )
+
+
+def _level_of_caller() -> int:
+    """Return the level, as warnings count it, of who calls this package."""
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and frame.f_globals["__name__"].startswith("streamlearn."):
+        level, frame = level + 1, frame.f_back
+    return level - 1
+
+
+def _place_of(name: str) -> tuple[int, str]:
+    """Return what fields are ordered by: numbers as such, before names."""
+    whole = name.isdecimal() and name.isascii()
+    return (int(name), "") if whole else (1 << 63, name)
 
 
 def _column_names(x: Any, keys: U64) -> Described:
