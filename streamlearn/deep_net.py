@@ -58,7 +58,11 @@ def new_deep_step(
     _check(job, fields, dense)
     sizes = Sizes(dense, fields, classes_of(job) or 1)
     lane = open_lane(job.compute.device, threads=job.compute.lanes)
-    return DeepStep(model, sizes, lane, exchange=exchange), lane
+    try:
+        return DeepStep(model, sizes, lane, exchange=exchange), lane
+    except BaseException:
+        lane.close()
+        raise
 
 
 def _check(job: JobConfig, fields: int, dense: tuple[int, ...]) -> None:

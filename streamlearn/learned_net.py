@@ -255,7 +255,11 @@ class LearnedNet:
                 f"{asking} does not learn",
                 hint=f"streamlearn.{other}.load({str(path)!r})",
             )
-        return cls(model), read_beside(path)
+        try:
+            return cls(model), read_beside(path)
+        except BaseException:
+            model.close()
+            raise
 
     def __getstate__(self) -> dict[str, Any]:
         """Return all that is not made again: equal for equal models."""

@@ -581,6 +581,8 @@ def test_lanes_end_with_their_model() -> None:
     before = threading.active_count()
     for _ in range(5):
         DeepClassifier(**SMALL, epochs=1).fit(x, y)
+        with pytest.raises(ValueError, match="convnet wants images"):
+            DeepClassifier(net="convnet").fit(x, y)
     gc.collect()
     assert threading.active_count() <= before
 
