@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import weakref
 from collections.abc import Iterator
@@ -39,6 +40,9 @@ __all__ = ["LearnedNet", "require_torch"]
 # Rows are scored in numbers that this divides, so that a row's score does not depend on how many
 # are scored with it: torch adds in another order where there are fewer.
 _ROWS_TOGETHER: Final = 16
+# Rows scored at once where minibatches are smaller, as long as their dense part has few numbers.
+_SCORED_ROWS: Final = 1024
+_SCORED_FLOATS: Final = 1 << 18
 
 
 def require_torch(asking: str) -> None:
@@ -213,7 +217,8 @@ class LearnedNet:
 
     def score(self, rows: Rows) -> F32:
         """Return the scores (logits) of examples, float32[n], or float32[n, classes]."""
-        step = min(self.model.job.compute.minibatch, rows.count)
+        most = min(_SCORED_ROWS, _SCORED_FLOATS // max(1, math.prod(self.model.dense)))
+        step = min(max(self.model.job.compute.minibatch, most), rows.count)
         step = -(-step // _ROWS_TOGETHER) * _ROWS_TOGETHER
         room = max(FEATURES_PER_RECORD_MAX, rows.nnz_max(step))
         batch = self._batch(step, room)

@@ -30,9 +30,10 @@ class DeepClassifier(ClassifierMixin, StreamingNet):  # type: ignore[misc]
 
     Parameters
     ----------
-    net : str, default "mlp"
-        mlp, wide_deep, deepfm, dlrm, convnet, or ``package.module:factory`` of your own. wide_deep
-        and deepfm want fields of categories, and two classes or numbers; convnet wants images.
+    net : str or callable, default "mlp"
+        mlp, wide_deep, deepfm, dlrm, convnet, or ``package.module:factory`` of your own, or that
+        factory. wide_deep and deepfm want fields of categories, and two classes or numbers;
+        convnet wants images.
     settings : dict, optional
         The net's own: ``hidden``, ``dropout``, ``bottom``, ``top``, ``width``, or those of your
         factory.

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Final, NoReturn, Self
 
 import msgspec
 import numpy as np
 
-from streamlearn.config import SourceConfig
+from streamlearn.config import JobConfig, SourceConfig
 from streamlearn.errors import ConfigError
 from streamlearn.inspection import strongest
 from streamlearn.kept_estimator import KeptEstimator, NotFittedError
+from streamlearn.learned import SETTINGS, job_of
 from streamlearn.learned_net import LearnedNet, require_torch
 from streamlearn.messages import F32
 from streamlearn.model import Model
@@ -47,7 +48,7 @@ class StreamingNet(KeptEstimator[LearnedNet]):
     def __init__(
         self,
         *,
-        net: str = "mlp",
+        net: str | Callable[..., Any] = "mlp",
         settings: Mapping[str, Any] | None = None,
         dim: int = 16,
         pooling: str = "sum",
@@ -257,6 +258,12 @@ class StreamingNet(KeptEstimator[LearnedNet]):
             )
         return learned
 
+    def _job(self) -> JobConfig:
+        values = {name: getattr(self, name) for name in SETTINGS[self._kind]}
+        if callable(values["net"]):
+            values["net"] = _name_of(values["net"])
+        return job_of(self._kind, values)
+
     def _read_first(self, x: Any) -> tuple[SourceConfig, Inputs, Rows]:
         """Read what is learned first, as what it shows to be."""
         require_torch(type(self).__name__)
@@ -304,6 +311,23 @@ class StreamingNet(KeptEstimator[LearnedNet]):
             return None
         learned = self._ready()
         return learned.score(learned.inputs.read(x))
+
+
+def _name_of(factory: Any) -> str:
+    """Return the name that a factory of nets is found by, in a snapshot as here.
+
+    Raises
+    ------
+    ValueError
+        It has none.
+    """
+    module, name = (getattr(factory, of, "") for of in ("__module__", "__qualname__"))
+    if not module or not name.isidentifier():
+        raise ValueError(
+            f"net is {factory!r}, which cannot be found by a name, as whoever loads the model must "
+            "do: define it at the top of a module"
+        )
+    return f"{module}:{name}"
 
 
 def weight_of(w: float) -> F32:

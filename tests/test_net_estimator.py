@@ -34,7 +34,7 @@ from streamlearn.config import DeepConfig  # noqa: E402
 from streamlearn.errors import ConfigError, TableFullError  # noqa: E402
 from streamlearn.learned import SETTINGS  # noqa: E402
 from streamlearn.model import load  # noqa: E402
-from streamlearn.online.nets import Sizes, load_net  # noqa: E402
+from streamlearn.online.nets import Needs, Sizes, load_net  # noqa: E402
 from tests.deep_parts import learned  # noqa: E402
 from tests.runs import run, settings  # noqa: E402
 
@@ -188,6 +188,45 @@ def test_python_learns_what_the_command_line_learns(tmp_path: Path, format_: str
             np.testing.assert_allclose(held, states[1][name], rtol=1e-4, atol=1e-5, err_msg=name)
     finally:
         theirs.close()
+
+
+class Line(torch.nn.Module):  # type: ignore[misc, name-defined, unused-ignore]
+    """A net of one's own: one layer."""
+
+    def __init__(self, sizes: Sizes, scale: float = 1.0) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.scale = scale
+        self.layer = torch.nn.Linear(sizes.dense[0], sizes.outputs)
+
+    def needs(self) -> Needs:
+        return Needs(dim=0, wide=False, outputs=self.sizes.outputs)
+
+    def forward(self, dense: Any, embeddings: None, wide: None) -> Any:
+        return self.scale * self.layer(dense)
+
+
+def test_a_net_may_be_ones_own(tmp_path: Path) -> None:
+    x, y = matrix()
+    model = DeepClassifier(net=Line, settings={"scale": 2.0}, lr=0.05, epochs=10).fit(x, y)
+    assert model.score(x, y) > 0.75
+    assert isinstance(model.net_, Line)
+    model.save(tmp_path)
+    opened = DeepClassifier.load(tmp_path)
+    assert opened.net == f"{Line.__module__}:Line"
+    np.testing.assert_array_equal(opened.predict_proba(x), model.predict_proba(x))
+    with pytest.raises(ValueError, match="define it at the top of a module"):
+        DeepClassifier(net=lambda sizes: Line(sizes)).fit(x, y)
+
+
+def test_a_score_is_of_its_row_alone() -> None:
+    x, y = matrix(1500)
+    model = DeepClassifier(**SMALL, epochs=1).fit(x, y)
+    whole = model.decision_function(x)
+    for step in (1, 37):
+        parts = [model.decision_function(x[i : i + step]) for i in range(0, 370, step)]
+        # as exact as scikit-learn's own check wants it
+        np.testing.assert_allclose(np.concatenate(parts), whole[:370], atol=1e-7)
 
 
 def test_shuffling_is_a_function_of_the_seed() -> None:
