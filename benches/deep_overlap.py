@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from streamlearn import deep_net
-from streamlearn.compute.cuda import StreamLane
 from streamlearn.config import load_job
 from streamlearn.lanes import Parcel, Portion
 from streamlearn.training import TrainingRun
@@ -28,21 +27,22 @@ __all__ = ["measure"]
 
 def measure(given: argparse.Namespace) -> dict[str, Any]:
     """Train once; return seconds a step."""
-    lanes: list[StreamLane] = []
+    lanes: list[Any] = []
     pull = Portion.pull
 
     def slow_pull(self: Portion, parcel: Parcel) -> None:
         time.sleep(given.slow)
         pull(self, parcel)
 
-    class Watched(StreamLane):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            lanes.append(self)
+    open_lane = deep_net.open_lane
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        lanes.append(open_lane(*args, **kwargs))
+        return lanes[-1]
 
     if given.slow:
         Portion.pull = slow_pull  # type: ignore[method-assign]
-    deep_net.StreamLane = Watched  # type: ignore[misc]
+    deep_net.open_lane = watched
     with tempfile.TemporaryDirectory() as scratch:
         job = load_job(
             None,
