@@ -36,7 +36,7 @@ from streamlearn.notices import Notices
 from streamlearn.online.formats import Format
 from streamlearn.online.minibatch import Minibatch, room_of
 from streamlearn.online.solvers import LocalSolver, Scorer, SharedSolver
-from streamlearn.quarantine import Quarantine
+from streamlearn.quarantine import Quarantine, check_share
 from streamlearn.shards.cut import Cut, Nothing
 from streamlearn.shards.table import ExactTable
 from streamlearn.stream import Stream, Work
@@ -538,13 +538,7 @@ class Learner:
 
     def check_bad_share(self) -> None:
         """Raise DataError where more records of this run were bad than is allowed."""
-        if self.bad > self._bad_share_max * max(self.records, 1):
-            share = self.bad / max(self.records, 1)
-            raise DataError(
-                f"{self.bad:,} of {self.records:,} records are bad ({share:.1%}), more than "
-                f"source.bad_records_max = {self._bad_share_max:.1%}",
-                hint="see bad_records.jsonl; mend the schema and run `streamlearn replay`",
-            )
+        check_share(self.bad, self.records, self._bad_share_max)
 
     def _block_done(self, stream: Stream, block: Block) -> None:
         with self._noting:
@@ -563,13 +557,18 @@ class Learner:
     # ---------------------------------------------------------------- snapshots, in the control
     # lane
 
-    def _come_to_rest(self) -> None:
-        """Note what is under way where minibatches are stepped in the lane that is to look."""
-        if self._windows and self.control is self.learn_lanes[0]:
-            self._settle(0, now=True)
+    def _come_to_rest(self, *, now: bool = True) -> bool:
+        """Note what is under way, `now` or if nothing follows, where it is stepped in this lane.
+
+        Returns whether it is: then nothing is noted but in the lane that looks.
+        """
+        here = bool(self._windows) and self.control is self.learn_lanes[0]
+        if here:
+            self._settle(0, now=now)
+        return here
 
     def _take_parts(self, *, all_parts: bool) -> None:
-        self._come_to_rest()  # while this waited, the lane was not idle
+        self._come_to_rest(now=False)  # while this waited, the lane was not idle
         self._cutting.take_parts(all_parts=all_parts)
 
     def _begin(self, begin: Callable[[], ModelCut], done: SnapshotDone) -> None:
@@ -592,7 +591,8 @@ class Learner:
         """Return the validation's figures as they are between two minibatches."""
 
         def ask() -> dict[str, float]:
-            self._come_to_rest()
+            if self._come_to_rest(now=False):
+                return self.model.validation.summary()
             with self._boundary.alone() if self._boundary else nullcontext():
                 self._merge()
                 return self.model.validation.summary()

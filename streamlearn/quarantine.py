@@ -17,7 +17,21 @@ import numpy as np
 from streamlearn.errors import DataError, RunError
 from streamlearn.messages import BadRecord
 
-__all__ = ["Quarantine", "merge_quarantines", "read_quarantine"]
+__all__ = ["Quarantine", "TooManyBadError", "check_share", "merge_quarantines", "read_quarantine"]
+
+
+class TooManyBadError(DataError):
+    """More records are bad than the job allows: it stops, and not a partition alone."""
+
+
+def check_share(bad: int, records: int, most: float) -> None:
+    """Raise TooManyBadError where more than a share ``most`` of the records are bad."""
+    if bad > most * max(records, 1):
+        raise TooManyBadError(
+            f"{bad:,} of {records:,} records are bad ({bad / max(records, 1):.1%}), more than "
+            f"source.bad_records_max = {most:.1%}",
+            hint="see bad_records.jsonl; mend the schema and run `streamlearn replay`",
+        )
 
 
 class Quarantine:

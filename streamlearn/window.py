@@ -209,6 +209,7 @@ class Window:
         self._enter()
         self._portions.post(None, parcel)
         self._pulling = parcel
+        self._land()  # there is time for it while the pull is on its way
         self._begin(parcel)
         self._pulling = None
         before, self._stepping = self._stepping, parcel

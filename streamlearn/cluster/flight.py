@@ -21,7 +21,7 @@ from streamlearn.cluster.batcher import Batcher, Cut
 from streamlearn.cluster.preparing import Buffers, Part, Prepared, Pushed, codings, marked
 from streamlearn.cluster.remote import RewindError, Ticket
 from streamlearn.config import LdaConfig
-from streamlearn.errors import DataError, RefusedError, StreamlearnError, TableFullError
+from streamlearn.errors import RefusedError, StreamlearnError, TableFullError
 from streamlearn.messages import U8, Block, Partition, Position
 from streamlearn.online.formats import Described
 from streamlearn.online.localized import Localized
@@ -37,13 +37,14 @@ from streamlearn.protocol import (
     PushFactors,
     PushTopics,
 )
+from streamlearn.quarantine import check_share
 from streamlearn.stream import Stream
 
 if TYPE_CHECKING:
     from streamlearn.cluster.worker import Worker
     from streamlearn.messages import I64
 
-__all__ = ["Flight", "TooManyBadError", "as_local"]
+__all__ = ["Flight", "as_local"]
 
 # Minibatches parsed and localised ahead of the window.
 _AHEAD: Final = 2
@@ -51,10 +52,6 @@ _AHEAD: Final = 2
 # their logs, and are kept (some 200 kB each) to be sent again.
 _OPEN_MAX: Final = 8
 _RECORDS_BEFORE_STOP: Final = 1000
-
-
-class TooManyBadError(DataError):
-    """More records are bad than the job allows: it stops, and not this partition alone."""
 
 
 class Flight:
@@ -322,13 +319,8 @@ class Flight:
             worker.quarantine.flush()
         # not those that are durable: others are under way, and their bad ones are counted, too
         records = worker.stepped
-        share_max = worker.job.source.bad_records_max
-        if records >= _RECORDS_BEFORE_STOP and worker.bad > share_max * records:
-            raise TooManyBadError(
-                f"{worker.bad:,} of {records:,} records are bad ({worker.bad / records:.1%}), "
-                f"more than source.bad_records_max = {share_max:.1%}",
-                hint="see bad_records.jsonl; mend the schema and run `streamlearn replay`",
-            )
+        if records >= _RECORDS_BEFORE_STOP:
+            check_share(worker.bad, records, worker.job.source.bad_records_max)
 
 
 class _Nothing:

@@ -19,7 +19,7 @@ import msgspec
 
 from streamlearn.cluster.copies import Copies, copies_max
 from streamlearn.cluster.dense_member import DenseMember
-from streamlearn.cluster.flight import Flight, TooManyBadError, as_local
+from streamlearn.cluster.flight import Flight, as_local
 from streamlearn.cluster.preparing import Buffers, Prepared, Preparer, Pushed
 from streamlearn.cluster.remote import Remote, RewindError, Who
 from streamlearn.cluster.shard_host import Worked
@@ -55,7 +55,7 @@ from streamlearn.protocol import (
     State,
     StateIs,
 )
-from streamlearn.quarantine import Quarantine
+from streamlearn.quarantine import Quarantine, TooManyBadError
 
 if TYPE_CHECKING:
     from streamlearn.cluster.deep_stepper import DeepStepper
