@@ -6,7 +6,8 @@ Two workers, each in a network namespace of its own, are tied by a pair of inter
 ``--mbit`` Mbit/s through in either direction (a token bucket of the kernel's; wants root and
 ``ip``, ``tc``). Both contenders teach the same net on the same minibatches from the same weights:
 rows of covtype, every other one each worker's. ``ddp`` is ``DistributedDataParallel`` over gloo
-with its defaults; ``ours`` is ``compute.exchange`` with one byte a coordinate and a step of delay.
+with its defaults; ``ours`` is ``compute.exchange`` with one byte a coordinate, ``delayed`` the same
+with a step of delay.
 
 One line of JSON for each: steps a second over the later half, bytes that the interface sent, loss
 and accuracy on the test rows.
@@ -31,12 +32,12 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from deep_plain import covtype
-from streamlearn.compute.exchange import Exchange
+from streamlearn.compute.exchange import BUCKET, Exchange
 from streamlearn.online.nets import Sizes, load_net, losses_of
 
 __all__ = ["CONTENDERS", "compare"]
 
-CONTENDERS = ("ddp", "ours")
+CONTENDERS = ("ddp", "ours", "delayed")
 _NAMES = ("deep-a", "deep-b")
 _LINKS = ("deep-va", "deep-vb")
 _ADDRESSES = ("10.77.0.1", "10.77.0.2")
@@ -48,13 +49,14 @@ def compare(train: Path, test: Path, given: argparse.Namespace) -> dict[str, dic
     found = {}
     with ExitStack() as held:
         _tie(held, given.mbit)
-        for who in CONTENDERS:
+        for who in given.contenders:
             started = [
                 subprocess.Popen(
                     [
                         *("ip", "netns", "exec", name, sys.executable, __file__),
                         *("--rank", str(rank), "--who", who, "--steps", str(given.steps)),
                         *("--batch", str(given.batch), "--hidden", str(given.hidden)),
+                        *("--bucket", str(given.bucket)),
                         *(str(train), str(test)),
                     ],
                     stdout=subprocess.PIPE,
@@ -109,7 +111,8 @@ def work(given: argparse.Namespace) -> dict[str, Any]:
     if given.who == "ddp":
         taught = DistributedDataParallel(net)
     else:
-        exchange = Exchange(net.named_parameters(), seed=0, delay=1)
+        delay = int(given.who == "delayed")
+        exchange = Exchange(net.named_parameters(), seed=0, delay=delay, bucket=given.bucket)
     before, middle, sent = _sent(given.rank), 0.0, 0
     for step in range(given.steps):
         if step == given.steps // 2:
@@ -155,8 +158,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--hidden", type=int, default=1024)
+    parser.add_argument("--bucket", type=int, default=BUCKET)
     parser.add_argument("--rank", type=int)
     parser.add_argument("--who", choices=CONTENDERS)
+    parser.add_argument("--contenders", nargs="+", default=CONTENDERS)
     given = parser.parse_args()
     if given.rank is not None:
         print(json.dumps(work(given)))

@@ -53,9 +53,9 @@ from streamlearn.errors import ClusterError, ConfigError, SnapshotError
 
 __all__ = ["BUCKET", "Counts", "Exchange"]
 
-# Coordinates of a bucket at most, but for a single larger parameter: 1 MiB on the wire, so that
-# buckets of one step are rounded, sent and summed in turn, and messages stay far above latency.
-BUCKET: Final = 1 << 20
+# Coordinates of a bucket at most: 256 KiB on the wire, so that buckets of one step are rounded,
+# sent and summed in turn, and messages stay far above latency.
+BUCKET: Final = 1 << 18
 
 _FORMAT: Final = 1
 _COUNTERS: Final = ("format", "workers", "worker", "step", "skipped", "before", "after", "pending")
@@ -106,7 +106,7 @@ class Exchange:
     block : int
         Coordinates under one scale, at least 1.
     bucket : int
-        Coordinates sent in one message at most, but for a single larger parameter, at least 1.
+        Coordinates sent in one message at most, at least 1; larger parameters are cut.
     version : str
         What else must be the same at all workers: the release, the net's name.
     group : ProcessGroup, optional
@@ -423,7 +423,7 @@ class Exchange:
 
 
 class _Bucket:
-    """Parameters that travel together, and the buffers in which they do.
+    """Pieces of parameters that travel together, and the buffers in which they do.
 
     Buffers of coordinates are shaped [workers, blocks, block]: the chunk of each worker in whole
     blocks, the bucket's coordinates first, zeros behind them. Blocks are evened out, so that fewer
@@ -431,10 +431,10 @@ class _Bucket:
     its codes.
     """
 
-    def __init__(self, parameters: list[torch.nn.Parameter], workers: int, block: int) -> None:
-        self.parameters = parameters
-        self.coordinates = sum(one.numel() for one in parameters)
-        device = parameters[0].device
+    def __init__(self, pieces: list[_Piece], workers: int, block: int) -> None:
+        self.pieces = pieces
+        self.coordinates = sum(one.size for one in pieces)
+        device = pieces[0].parameter.device
         blocks, block = blocks_of(self.coordinates, workers, block)
         shape, row = (workers, blocks, block), blocks * (SCALE_BYTES + block)
         self.carried = torch.zeros(shape, device=device)
@@ -458,30 +458,31 @@ class _Bucket:
         """Copy the parameters' gradients into `carried`; none counts as zero."""
         flat, at = self.flat(self.carried), 0
         self.carried.view(-1)[self.coordinates :] = 0  # a skipped step may have left anything
-        for one in self.parameters:
-            to = flat[at : at + one.numel()]
-            at += one.numel()
-            if one.grad is None:
+        for piece in self.pieces:
+            to = flat[at : at + piece.size]
+            at += piece.size
+            gradient = piece.parameter.grad
+            if gradient is None:
                 to.zero_()
-            elif one.grad.layout != torch.strided:
+            elif gradient.layout != torch.strided:
                 raise ConfigError(
-                    f"a gradient of shape {list(one.shape)} is sparse; only dense ones travel",
+                    f"a gradient of shape {list(gradient.shape)} is sparse; only dense ones travel",
                     hint="keep embeddings in the parameter tables",
                 )
             else:
-                to.copy_(one.grad.flatten())
+                to.copy_(gradient.flatten()[piece.first : piece.first + piece.size])
 
     @torch.no_grad()
     def unload(self) -> None:
         """Copy `mean` to the parameters' gradients."""
         flat, at = self.flat(self.mean), 0
-        for one in self.parameters:
-            part = flat[at : at + one.numel()].view_as(one)
-            at += one.numel()
-            if one.grad is None:
-                one.grad = part.to(one.dtype, copy=True)
-            else:
-                one.grad.copy_(part)
+        for piece in self.pieces:
+            one = piece.parameter
+            part = flat[at : at + piece.size]
+            at += piece.size
+            if one.grad is None or not one.grad.is_contiguous():
+                one.grad = torch.empty_like(one, memory_format=torch.contiguous_format)
+            one.grad.view(-1)[piece.first : piece.first + piece.size].copy_(part)
 
     def answer_with(self, places: torch.Tensor, key: tuple[int, ...]) -> None:
         """Sum what all workers sent for this one's chunk, and write the mean as its answer."""
@@ -517,16 +518,29 @@ def _stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
-def _cut(parameters: list[torch.nn.Parameter], bucket: int) -> list[list[torch.nn.Parameter]]:
-    """Cut parameters into buckets, in their order."""
-    buckets: list[list[torch.nn.Parameter]] = []
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Coordinates ``[first, first + size)`` of a parameter, flat."""
+
+    parameter: torch.nn.Parameter
+    first: int
+    size: int
+
+
+def _cut(parameters: list[torch.nn.Parameter], bucket: int) -> list[list[_Piece]]:
+    """Cut parameters into buckets, in their order, each full but the last."""
+    buckets: list[list[_Piece]] = []
     room = 0
     for one in parameters:
-        if not buckets or one.numel() > room:
-            buckets.append([])
-            room = bucket
-        buckets[-1].append(one)
-        room -= one.numel()
+        first = 0
+        while first < one.numel():
+            if not room:
+                buckets.append([])
+                room = bucket
+            size = min(room, one.numel() - first)
+            buckets[-1].append(_Piece(one, first, size))
+            first += size
+            room -= size
     return buckets
 
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 import math
 from typing import Final
 
+import numpy as np
 import torch
+
+from streamlearn.compute.kernels import rounding as kernels
 
 __all__ = [
     "BLOCK",
@@ -84,6 +87,13 @@ def scales_of(values: torch.Tensor) -> torch.Tensor:
     float32[...]
         max|x| / 127, a hair more; 0 where that has no digits left; NaN or inf where x has any.
     """
+    if _on_host(values):
+        found = torch.empty(values.shape[:-1])
+        flat = values.view(-1, values.shape[-1]).numpy()
+        kernels.scales_of(
+            flat, np.float32(_CODE_MAX), np.float32(_SCALE_MIN), found.view(-1).numpy()
+        )
+        return found
     scales = values.abs().amax(-1) / _CODE_MAX
     return torch.where(scales < _SCALE_MIN, torch.zeros_like(scales), scales)
 
@@ -154,9 +164,7 @@ def noise(places: torch.Tensor, key: tuple[int, ...]) -> torch.Tensor:
     plus the first goes through Wellons's `lowbias32` with the second between its multiplications,
     so that two keys whose first words lie close do not give the same numbers a little shifted.
     """
-    word = 0
-    for part in key:
-        word = _finalised(word + part + 0x9E3779B97F4A7C15)
+    word = _word_of(key)
     x = places + _signed(word)
     x ^= (x >> 16) & 0xFFFF
     x *= 0x7FEB352D
@@ -186,12 +194,41 @@ def write(
     if not fine:
         codes.zero_()
         scales = torch.full_like(scales, torch.nan)
+    elif _on_host(values):
+        _write_codes(codes, values, scales, key)
     else:
         dice = noise(places[: values.numel()], key).view_as(values)
         coded = encode(values, scales, dice)
         codes.copy_(coded.view(codes.shape))
         values -= coded.to(torch.float32).mul_(scales[..., None])
     head.copy_(scales.contiguous().view(torch.int8).view(head.shape))
+
+
+def _write_codes(
+    codes: torch.Tensor, values: torch.Tensor, scales: torch.Tensor, key: tuple[int, ...]
+) -> None:
+    """Do what :func:`write` does with tensors, in one pass."""
+    word, (blocks, block) = _word_of(key), values.shape[-2:]
+    first, second = np.uint32(word & 0xFFFFFFFF), np.uint32(word >> 32)
+    rows = zip(
+        values.view(-1, blocks, block), scales.view(-1, blocks), codes.view(-1, blocks * block),
+        strict=True,
+    )  # fmt: skip
+    for number, (one, its, out) in enumerate(rows):
+        at = np.uint32(number * blocks * block & 0xFFFFFFFF)
+        kernels.write(one.numpy(), its.numpy(), first, second, at, out.view(blocks, block).numpy())
+
+
+def _on_host(values: torch.Tensor) -> bool:
+    return values.device.type == "cpu" and values.is_contiguous() and values.dtype == torch.float32
+
+
+def _word_of(key: tuple[int, ...]) -> int:
+    """Fold a key to 64 bits."""
+    word = 0
+    for part in key:
+        word = _finalised(word + part + 0x9E3779B97F4A7C15)
+    return word
 
 
 def _finalised(word: int) -> int:

@@ -26,8 +26,8 @@ TASKS = (
     *("delay0", "delay1", "resumed0", "resumed1", "bad0", "bad1", "float32", "refused"),
     *("stepped", "aligned", "once", "lost"),
 )
-# The net of `exchange_worker`: 12 x 24, 24, 24, 1, cut into buckets of at most 300.
-BUCKETS = (288, 49)
+# The net of `exchange_worker`: 12 x 24, 24, 24, 1, cut into buckets of 300.
+BUCKETS = (300, 37)
 
 
 def processes(workers: int, folder: Path, *tasks: str) -> None:
