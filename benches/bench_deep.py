@@ -194,7 +194,10 @@ def tasks(given: argparse.Namespace) -> dict[str, Any]:
 def links(given: argparse.Namespace) -> dict[str, Any]:
     """Compare two workers behind slow links."""
     train, test = covtype(given.data)
-    settings = argparse.Namespace(mbit=200.0, steps=given.steps, batch=256, hidden=1024)
+    settings = argparse.Namespace(
+        mbit=200.0, steps=given.steps, batch=256, hidden=1024, bucket=deep_links.BUCKET,
+        contenders=deep_links.CONTENDERS,
+    )  # fmt: skip
     found = deep_links.compare(train, test, settings)
     table([{"who": who, **said} for who, said in found.items()])
     theirs, mine = found["ddp"], found["ours"]

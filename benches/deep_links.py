@@ -35,7 +35,7 @@ from deep_plain import covtype
 from streamlearn.compute.exchange import BUCKET, Exchange
 from streamlearn.online.nets import Sizes, load_net, losses_of
 
-__all__ = ["CONTENDERS", "compare"]
+__all__ = ["BUCKET", "CONTENDERS", "compare"]
 
 CONTENDERS = ("ddp", "ours", "delayed")
 _NAMES = ("deep-a", "deep-b")
