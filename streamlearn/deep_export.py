@@ -29,8 +29,9 @@ from streamlearn.config import classes_of
 from streamlearn.errors import ConfigError, RunError
 from streamlearn.inspection import columns_of
 from streamlearn.messages import F32, U64
-from streamlearn.online.formats import Deep, open_format
+from streamlearn.online.formats import Deep, Format, open_format
 from streamlearn.online.nets import Needs, Sizes
+from streamlearn.online.schema import WILDCARD
 from streamlearn.online.standardizing import LIMIT
 from streamlearn.predicted import one_line
 
@@ -247,7 +248,7 @@ def export_deep(model: Model, target: Path) -> dict[str, Any]:
         vectors=vectors,
     )
     names = {
-        "dense": list(format_.dense_names),
+        "dense": _dense_names(model, format_),
         "fields": list(model.names.fields) if it.needs.dim or it.needs.wide else [],
         "classes": list(model.job.source.classes),
     }
@@ -257,6 +258,13 @@ def export_deep(model: Model, target: Path) -> dict[str, Any]:
         _write_features(listed, model, keys)
         told["features_file"] = str(listed)
     return told
+
+
+def _dense_names(model: Model, format_: Format) -> list[str]:
+    """Return the names of dense columns: as learned, or as the settings have them."""
+    columns = model.job.source.columns
+    by_header = not columns or WILDCARD in columns  # which alone would know them
+    return list(model.dense_names or (() if by_header else format_.dense_names))
 
 
 def graph_of(it: Exportable) -> Graph:

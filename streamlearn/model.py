@@ -120,8 +120,8 @@ class Model:
         Of a further pass over kept ratings: buckets of users that are done; -1: all.
     resumed_from : str or None
         The snapshot that it was loaded from.
-    dense : tuple of int
-        Of a net: shape of an example's dense part.
+    dense, dense_names : tuple of int, tuple of str
+        Of a net: shape of an example's dense part, and names of its numbers, where they have some.
     stored_topics : mapping or None
         Topics of tokens, by block, where a snapshot was loaded with them.
     words_digest : str
@@ -149,6 +149,7 @@ class Model:
     stored_topics: Mapping[str, Any] | None = None
     words_digest: str = ""
     dense: tuple[int, ...] = ()
+    dense_names: tuple[str, ...] = ()
 
     @classmethod
     def new(
@@ -159,6 +160,7 @@ class Model:
         clock: Callable[[], float] | None = None,
         *,
         dense: tuple[int, ...] = (),
+        dense_names: tuple[str, ...] = (),
     ) -> Model:
         """Return an empty model, its table laid out for ``rows`` rows.
 
@@ -168,6 +170,8 @@ class Model:
             Names of the fields of features.
         dense : tuple of int
             Shape of an example's dense part, for a net.
+        dense_names : tuple of str
+            Names of its numbers, where they have some.
         """
         table = new_table(job, rows, clock)
         solver: Solver
@@ -186,6 +190,7 @@ class Model:
             validation=new_validation(job.model, job.output.window),
             names=Names(fields, max(1, job.output.names_max)),
             dense=dense,
+            dense_names=dense_names,
             new_cut=WholeCut if isinstance(job.model, LdaConfig) else Cut,
         )
 
@@ -443,6 +448,7 @@ def load(
         model = Model.new(
             job or stored, tuple(meta["fields"]), rows=int(meta["features"]), clock=clock,
             dense=tuple(meta.get("dense", ())),
+            dense_names=tuple(meta.get("dense_names", ())),
         )  # fmt: skip
         arrays = {
             name: reader.read(name).view(np.dtype(dtype)).reshape(shape)

@@ -75,6 +75,7 @@ class ModelCut:
             "words_digest": model.words_digest,
             "fields": list(model.names.fields),
             "dense": list(model.dense),
+            "dense_names": list(model.dense_names),
             "quarantine_size": 0 if model.sealed else quarantine_size,
             "replayed_size": model.replayed_size,
             "features": model.table.features if self._exact else 0,

@@ -141,7 +141,7 @@ class TrainingRun:
         if model is None:
             model = await asyncio.to_thread(
                 Model.new, self.job, tuple(format_.fields), clock=time.monotonic,
-                dense=format_.dense,
+                dense=format_.dense, dense_names=format_.dense_names,
             )  # fmt: skip
         _check_words(model, format_)
         quarantine = Quarantine(self.directory / "bad_records.jsonl", model.quarantine_size)

@@ -170,6 +170,14 @@ def test_numbers_are_learned_and_judged_by_their_errors(tmp_path: Path) -> None:
     assert evaluated.report["rmse"] < 0.3  # of labels that deviate by 2.3
 
 
+def test_columns_that_a_header_alone_names_are_known_to_what_is_exported(tmp_path: Path) -> None:
+    log = numbers(tmp_path / "log.csv", 500)
+    assert train(log, *DENSE, "--out", tmp_path / "out").code == 0
+    told = run("export", tmp_path / "out", tmp_path / "net.pt2", "--json")
+    assert told.code == 0, told.stderr
+    assert told.report["dense"] == ["a", "b", "c"]
+
+
 def test_losses_that_are_no_numbers_stop_the_job_and_leave_the_snapshot_before(
     tmp_path: Path,
 ) -> None:

@@ -49,8 +49,8 @@ class DeepStepper(Stepper):
     group : DenseGroup
     net : DeepStep
         Of ``streamlearn.online.deep``.
-    shape : tuple of int
-        Of an example's dense part.
+    shape, names : tuple of int, tuple of str
+        Of an example's dense part, and of its numbers.
     idle_steps : int
         Steps of others in which this worker had no example.
     """
@@ -60,7 +60,7 @@ class DeepStepper(Stepper):
     ) -> None:
         model = job.model
         assert isinstance(model, DeepConfig)
-        self.shape = format.dense
+        self.shape, self.names = format.dense, format.dense_names
         self.group = DenseGroup(model, _host_of(job), f"{__version__}, net {model.net}")
         self.net, self._lane = new_deep_step(
             job, model, len(format.fields), format.dense, self.group.between

@@ -123,7 +123,10 @@ def gather(
         job = known or job or shards.job
         names = _merged_names(workers, max(1, job.output.names_max))
         dense = _dense_of(workers) if isinstance(job.model, DeepConfig) else None
-        model = Model.new(job, names.fields, dense=dense.shape if dense is not None else ())
+        inputs: dict[str, Any] = {}
+        if dense is not None:
+            inputs = {"dense": dense.shape, "dense_names": dense.names}
+        model = Model.new(job, names.fields, **inputs)
         opened.callback(model.close)
         if dense is not None:
             cast("DeviceSolver", model.solver).restore(read_dense(dense.reader))
@@ -184,6 +187,7 @@ class _Worker:
     reader: SnapshotReader
     steps: int = -1  # of the dense part of a net
     shape: tuple[int, ...] = ()
+    names: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, reader: SnapshotReader) -> _Worker:
@@ -200,8 +204,9 @@ class _Worker:
                 raise SnapshotError(
                     f"snapshot {reader.path} was written by another version", cause=str(error)
                 ) from error
-        told = reader.meta.get("dense", {"steps": -1, "shape": ()})
-        return cls(arrays, job, reader, int(told["steps"]), tuple(told["shape"]))
+        told = reader.meta.get("dense", {"steps": -1, "shape": (), "names": ()})
+        shape, named = tuple(told["shape"]), tuple(told["names"])
+        return cls(arrays, job, reader, int(told["steps"]), shape, named)
 
     def part(self, prefix: str) -> dict[str, np.ndarray[Any, Any]]:
         return {

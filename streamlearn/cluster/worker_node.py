@@ -334,7 +334,8 @@ class WorkerNode:
         dense: dict[str, Any] = {}
         if worker.dense is not None:
             dense = await step.run(worker.net.state)
-            meta["dense"] = {"shape": worker.net.shape, "steps": int(dense["steps"][0])}
+            steps, net = int(dense["steps"][0]), worker.net
+            meta["dense"] = {"shape": net.shape, "names": net.names, "steps": steps}
         await asyncio.to_thread(_write_arrays, self.directory / STATE, meta, arrays, dense)
         self.saved += 1
 
