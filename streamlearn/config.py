@@ -48,6 +48,7 @@ from streamlearn.settings import (
     convert,
     nearest,
     parse_size,
+    refuse,
     shown,
     start_seconds,
     struct_settings,
@@ -532,16 +533,8 @@ def _check_dense_rows(job: JobConfig) -> None:
         "compute.learn_lanes": (compute.learn_lanes > 1, "its first pass has one learning lane"),
         "compute.shard_lanes": (compute.shard_lanes > 0, "its first pass has one learning lane"),
     }
-    for path, (wrong_here, why) in refused.items():
-        if wrong_here:
-            section, _, name = path.partition(".")
-            raise ConfigError(
-                f"`{path}` is {shown(getattr(getattr(job, section), name))}, which is not for "
-                f'`model.kind = "{job.model.kind}"`: {why}',
-                hint="leave it out; compute.lanes is how many lanes make the further passes"
-                if section == "compute"
-                else "leave it out",
-            )
+    lanes = "leave it out; compute.lanes is how many lanes make the further passes"
+    refuse(job, refused, {"compute": lanes})
 
 
 def _check_tiers(model: ModelConfig) -> None:

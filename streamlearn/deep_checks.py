@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from streamlearn.errors import ConfigError
 from streamlearn.kinds.deep import DeepConfig
-from streamlearn.settings import shown
+from streamlearn.settings import refuse
 
 if TYPE_CHECKING:
     from streamlearn.config import JobConfig
@@ -48,11 +48,4 @@ def check_deep(job: JobConfig, model: DeepConfig) -> None:
         "tables.kkt": (tables.kkt > 0, "the net needs every weight"),
         "compute.learn_lanes": (compute.learn_lanes > 1, "a net has one learning lane a device"),
     }
-    for path, (wrong_here, why) in refused.items():
-        if wrong_here:
-            section, _, name = path.partition(".")
-            raise ConfigError(
-                f"`{path}` is {shown(getattr(getattr(job, section), name))}, which is not for "
-                f'`model.kind = "deep"`: {why}',
-                hint="leave it out",
-            )
+    refuse(job, refused, {})

@@ -30,6 +30,7 @@ __all__ = [
     "joined",
     "nearest",
     "parse_size",
+    "refuse",
     "shown",
     "start_seconds",
     "struct_settings",
@@ -441,6 +442,32 @@ def wrong(setting: Setting, one: Given) -> ConfigError:
         f"`{one.path}` must be {setting.expected}, but is {shown(one.value)}{one.where}",
         hint=f"did you mean {close[0]}?" if close else None,
     )
+
+
+def refuse(job: Any, refused: Mapping[str, tuple[bool, str]], hints: Mapping[str, str]) -> None:
+    """Refuse settings that a kind of model has no use for.
+
+    Parameters
+    ----------
+    job : JobConfig
+    refused : mapping
+        By path, whether it is given, and why it is not for the kind.
+    hints : mapping of str to str
+        By section, what to do beside leaving it out.
+
+    Raises
+    ------
+    ConfigError
+        Names the first that is given.
+    """
+    for path, (given, why) in refused.items():
+        section, _, name = path.partition(".")
+        if given:
+            raise ConfigError(
+                f"`{path}` is {shown(getattr(getattr(job, section), name))}, which is not for "
+                f'`model.kind = "{job.model.kind}"`: {why}',
+                hint=hints.get(section, "leave it out"),
+            )
 
 
 def shown(value: Any) -> str:

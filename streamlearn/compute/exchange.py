@@ -51,7 +51,7 @@ from streamlearn.compute.rounding import (
 )
 from streamlearn.errors import ClusterError, ConfigError, SnapshotError
 
-__all__ = ["BUCKET", "Counts", "Exchange"]
+__all__ = ["BUCKET", "Counts", "Exchange", "copy_gradient"]
 
 # Coordinates of a bucket at most: 256 KiB on the wire, so that buckets of one step are rounded,
 # sent and summed in turn, and messages stay far above latency.
@@ -461,16 +461,7 @@ class _Bucket:
         for piece in self.pieces:
             to = flat[at : at + piece.size]
             at += piece.size
-            gradient = piece.parameter.grad
-            if gradient is None:
-                to.zero_()
-            elif gradient.layout != torch.strided:
-                raise ConfigError(
-                    f"a gradient of shape {list(gradient.shape)} is sparse; only dense ones travel",
-                    hint="keep embeddings in the parameter tables",
-                )
-            else:
-                to.copy_(gradient.flatten()[piece.first : piece.first + piece.size])
+            copy_gradient(piece.parameter, piece.first, to)
 
     @torch.no_grad()
     def unload(self) -> None:
@@ -507,6 +498,26 @@ class _Bucket:
         self.owned = self._owes
         for to, row in zip(self.mean, self.gathered, strict=True):
             to.copy_(decode(row, blocks, block))
+
+
+def copy_gradient(parameter: torch.nn.Parameter, first: int, to: torch.Tensor) -> None:
+    """Copy a parameter's gradient, flat and from ``first`` on, to ``to``; none is zeros.
+
+    Raises
+    ------
+    ConfigError
+        It is sparse.
+    """
+    gradient = parameter.grad
+    if gradient is None:
+        to.zero_()
+    elif gradient.layout != torch.strided:
+        raise ConfigError(
+            f"a gradient of shape {list(gradient.shape)} is sparse; only dense ones travel",
+            hint="keep embeddings in the parameter tables",
+        )
+    else:
+        to.copy_(gradient.flatten()[first : first + to.numel()])
 
 
 def _finite(tensors: Iterable[torch.Tensor]) -> bool:

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from streamlearn.compute.agreement import difference, gather_views, peers
-from streamlearn.compute.exchange import Counts
+from streamlearn.compute.exchange import Counts, copy_gradient
 from streamlearn.compute.rounding import float_bytes
 from streamlearn.errors import ClusterError, ConfigError, SnapshotError
 
@@ -140,15 +140,7 @@ class FloatExchange:
         for one in self._parameters:
             to = self._sent[at : at + one.numel()]
             at += one.numel()
-            if one.grad is None:
-                to.zero_()
-            elif one.grad.layout != torch.strided:
-                raise ConfigError(
-                    f"a gradient of shape {list(one.shape)} is sparse; only dense ones travel",
-                    hint="keep embeddings in the parameter tables",
-                )
-            else:
-                to.copy_(one.grad.flatten())
+            copy_gradient(one, 0, to)
 
     def _hand_out(self) -> bool:
         applies, self._pending = self._pending, False

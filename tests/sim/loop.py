@@ -111,6 +111,9 @@ class _Future(asyncio.Future[T]):
         return self.number
 
 
+_NOTHING_REAL = "a simulation has neither sockets nor threads"
+
+
 class SimLoop(asyncio.AbstractEventLoop):
     """A deterministic event loop without any real input or output.
 
@@ -139,6 +142,14 @@ class SimLoop(asyncio.AbstractEventLoop):
         self._generators: dict[int, contextvars.Context] = {}
 
     # --- time and callbacks
+
+    async def create_connection(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuse: there are no sockets."""
+        raise RuntimeError(_NOTHING_REAL)
+
+    def run_in_executor(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuse: there are no threads."""
+        raise RuntimeError(_NOTHING_REAL)
 
     def time(self) -> float:
         """Return virtual seconds since the loop was made; they never run backwards."""
